@@ -1,0 +1,1 @@
+"""Matryoshka speaker embeddings from pretrained ReDimNet models."""

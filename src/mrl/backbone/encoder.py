@@ -1,0 +1,101 @@
+"""The ReDimNet encoder: log-mel features to frame features, through 2-D and 1-D views of one memory.
+
+A 2-D map of ``channels`` x ``bands`` and a 1-D signal of ``bands * channels`` features hold the same numbers per frame. Kept in the
+order ``(batch, frames, bands, channels)``, one is a view of the other: the change of dimension that names the network costs nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from mrl.backbone.blocks import Squeeze, block_2d
+from mrl.backbone.config import ReDimNetConfig, StageConfig
+from mrl.backbone.context import TimeContext
+from mrl.backbone.masking import hide_padding, map_mask
+
+_NORM_EPSILON = 1e-6
+
+
+class WeightedSum(nn.Module):
+    """Sum of all earlier outputs, with softmax weights per feature, added up in place instead of concatenated."""
+
+    def __init__(self, num_inputs: int, features: int) -> None:
+        super().__init__()
+        # With a single input the weight is one whatever the logit; the official files carry that logit nevertheless.
+        trainable = num_inputs > 1
+        self.logits = nn.Parameter(torch.zeros(num_inputs, features if trainable else 1), requires_grad=trainable)
+
+    def forward(self, outputs: Sequence[Tensor]) -> Tensor:
+        if len(outputs) == 1:
+            return outputs[0]
+        weights = self.logits.softmax(dim=0).to(outputs[0].dtype)
+        total = outputs[0] * weights[0]
+        for output, weight in zip(outputs[1:], weights[1:], strict=True):
+            total.addcmul_(output, weight)
+        return total
+
+
+class Stage(nn.Module):
+    """Weighted sum, strided convolution over bands, 2-D blocks, squeeze where expanded, time context."""
+
+    def __init__(self, config: ReDimNetConfig, stage: StageConfig, index: int, channels: int, bands: int) -> None:
+        super().__init__()
+        self.bands_in = bands
+        self.channels_in = channels
+        channels_out, bands_out = channels * stage.stride, bands // stage.stride
+        width = channels_out * stage.expansion
+        self.weighted_sum = WeightedSum(index + 1, config.volume)
+        self.reshape = nn.Conv2d(channels, width, (1, stage.stride), stride=(1, stage.stride))
+        self.blocks = nn.ModuleList(block_2d(config.block_2d, width, bands_out, config.group_divisor) for _ in range(stage.num_blocks))
+        self.squeeze = Squeeze(width, channels_out, config.group_divisor) if stage.expansion != 1 else None
+        reduction = stage.context_reduction
+        self.context = TimeContext(config.volume, config.volume // reduction, config.block_1d) if reduction is not None else None
+
+    def forward(self, outputs: Sequence[Tensor], mask: Tensor | None) -> Tensor:
+        signal = self.weighted_sum(outputs)
+        maps = signal.unflatten(2, (self.bands_in, self.channels_in)).permute(0, 3, 1, 2)
+        maps = self.reshape(maps)
+        maps_inside = map_mask(mask)
+        for block in self.blocks:
+            maps = block(maps, maps_inside)
+        if self.squeeze is not None:
+            maps = self.squeeze(maps, maps_inside)
+        signal = maps.permute(0, 2, 3, 1).flatten(2)
+        return signal if self.context is None else self.context(signal, mask)
+
+
+class FrameEncoder(nn.Module):
+    """``(batch, frames, bands)`` log-mel features -> ``(batch, frames, frame_dim)`` frame features."""
+
+    def __init__(self, config: ReDimNetConfig) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, config.channels, 3, padding=1)
+        self.stem_norm = nn.LayerNorm(config.channels, eps=_NORM_EPSILON)
+        stages = []
+        channels, bands = config.channels, config.bands
+        for index, stage in enumerate(config.stages):
+            stages.append(Stage(config, stage, index, channels, bands))
+            channels, bands = channels * stage.stride, bands // stage.stride
+        self.stages = nn.ModuleList(stages)
+        self.stage_dropout = config.stage_dropout
+        self.final_sum = WeightedSum(len(stages) + 1, config.volume)
+        self.frame_dim = config.frame_dim or config.volume
+        self.frame_projection = nn.Linear(config.volume, config.frame_dim) if config.frame_dim else None
+        self.frame_norm = nn.BatchNorm2d(config.frame_dim) if config.frame_dim else None
+
+    def forward(self, features: Tensor, mask: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
+        """Return the frame features, and the 1-D outputs of stem, stages and final sum, each ``(batch, frames, volume)``."""
+        maps = self.stem(hide_padding(features.unsqueeze(1), map_mask(mask)).contiguous(memory_format=torch.channels_last))
+        outputs = [self.stem_norm(maps.permute(0, 2, 3, 1)).flatten(2)]
+        for stage in self.stages:
+            outputs.append(functional.dropout(stage(outputs, mask), p=self.stage_dropout, training=self.training))
+        frames = self.final_sum(outputs)
+        outputs.append(frames)
+        if self.frame_projection is not None and self.frame_norm is not None:
+            projected = self.frame_projection(frames).unsqueeze(2).permute(0, 3, 1, 2)
+            frames = self.frame_norm(projected).permute(0, 2, 3, 1).squeeze(2)
+        return frames, outputs

@@ -1,0 +1,166 @@
+"""The exact ReDimNet: waveform in, raw speaker embedding out, numbers as the official network gives them.
+
+Paper: Yakovlev et al., "Reshape Dimensions Network for Speaker Recognition", Interspeech 2024, https://arxiv.org/abs/2407.18223.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from mrl.backbone.config import ReDimNetConfig
+from mrl.backbone.encoder import FrameEncoder
+from mrl.backbone.frontend import LogMelFrontEnd, frame_mask
+from mrl.backbone.official import load_official, to_official_state_dict
+from mrl.backbone.pooling import build_pooling
+from mrl.backbone.waveforms import Audio, as_batch
+
+
+class ReDimNet(nn.Module):
+    """Waveform ``(batch, samples)`` at 16 kHz -> front end -> encoder -> pooled statistics -> raw embedding ``(batch, embed_dim)``.
+
+    Build one from a released file with :func:`mrl.load_pretrained_redimnet`, from an official pair of configuration and weights
+    with :meth:`from_official`, or untrained from a :class:`ReDimNetConfig`.
+
+    Recordings of unequal length may share a batch (a list, or ``lengths=``): padding is masked in every normalisation, convolution,
+    attention and pooling, so each result is that of the recording alone.
+    """
+
+    def __init__(self, config: ReDimNetConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.front_end = LogMelFrontEnd(config.front_end)
+        self.encoder = FrameEncoder(config)
+        self.pooling = build_pooling(config.pooling, self.encoder.frame_dim, global_context=config.global_context_attention)
+        self.pooled_norm = nn.BatchNorm1d(self.pooling.pooled_dim)
+        self.embedding = nn.Linear(self.pooling.pooled_dim, config.embed_dim)
+        self.embedding_norm = nn.BatchNorm1d(config.embed_dim) if config.embedding_norm else None
+        self.classifier = _classifier(config)
+        self.pretrained_source: dict[str, Any] | None = None
+
+    @property
+    def sample_rate(self) -> int:
+        """Sample rate of the waveforms, in Hz."""
+        return self.config.front_end.sample_rate
+
+    @property
+    def embed_dim(self) -> int:
+        """Length of the raw embedding (192 in every released model)."""
+        return self.config.embed_dim
+
+    @property
+    def pooled_dim(self) -> int:
+        """Length of the vector of pooled statistics, before its BatchNorm."""
+        return self.pooling.pooled_dim
+
+    @property
+    def minimum_samples(self) -> int:
+        """The shortest waveform that the front end can take, in samples."""
+        return self.config.front_end.minimum_samples
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network lies."""
+        return self.embedding.weight.device
+
+    def trainable_parameters(self) -> Iterator[nn.Parameter]:
+        """Yield the parameters that have an influence on the output (all but the logits of single-input sums)."""
+        for name, parameter in self.named_parameters():
+            if not (name.endswith("weighted_sum.logits") and parameter.shape[0] == 1):
+                yield parameter
+
+    def frame_features(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Log-mel features ``(batch, frames, bands)`` -> frame features ``(batch, frames, frame_dim)``; mask ``(batch, frames)``."""
+        frames: Tensor = self.encoder(features.to(self.embedding.weight.dtype), mask)[0]
+        return frames
+
+    def pooled_statistics(self, audio: Audio, lengths: Tensor | Sequence[int] | None = None) -> Tensor:
+        """Return the pooled statistics ``(batch, pooled_dim)``, before their BatchNorm; a single waveform is a batch of one.
+
+        Raises:
+            InputError: unusable type, shape or length.
+        """
+        waveform, counts, _ = self._batch(audio, lengths)
+        return self._pooled(waveform, counts)[0]
+
+    def normalise_pooled(self, pooled: Tensor) -> Tensor:
+        """BatchNorm of the pooled statistics, ``(batch, pooled_dim)``: what embedding and Matryoshka head are affine maps of."""
+        normalised: Tensor = self.pooled_norm(pooled.to(self.pooled_norm.weight.dtype))
+        return normalised
+
+    def embed_pooled(self, pooled: Tensor) -> Tensor:
+        """Pooled statistics ``(batch, pooled_dim)`` -> raw embedding ``(batch, embed_dim)``, not of unit length."""
+        embedding: Tensor = self.embedding(self.normalise_pooled(pooled))
+        return embedding if self.embedding_norm is None else self.embedding_norm(embedding)
+
+    def forward(self, audio: Audio, lengths: Tensor | Sequence[int] | None = None) -> Tensor | tuple[Tensor, list[Tensor]]:
+        """Return what the official network returns: the raw embedding, not of unit length.
+
+        Args:
+            audio: a path, a waveform ``(samples,)``, ``(batch, samples)``, ``(batch, 1, samples)`` at :attr:`sample_rate` Hz,
+                or a list of waveforms of unequal lengths.
+            lengths: ``(batch,)`` samples per item of a padded batch.
+
+        Returns:
+            ``(batch, embed_dim)``, or ``(embed_dim,)`` for a path or a single waveform. With ``num_classes`` in the configuration
+            the class logits instead; with ``return_all_outputs`` a pair with the list of 1-D outputs ``(batch, features, frames)``.
+
+        Raises:
+            InputError: unusable type, shape or length.
+            AudioLoadingError: a path that cannot be decoded.
+        """
+        waveform, counts, single = self._batch(audio, lengths)
+        pooled, outputs = self._pooled(waveform, counts)
+        result = self.embed_pooled(pooled)
+        if self.classifier is not None:
+            result = self.classifier(result)
+        if single:
+            result = result.squeeze(0)
+        if self.config.return_all_outputs:
+            return result, [output.transpose(1, 2) for output in outputs]
+        return result
+
+    def _batch(self, audio: Audio, lengths: Tensor | Sequence[int] | None) -> tuple[Tensor, Tensor | None, bool]:
+        return as_batch(audio, lengths, sample_rate=self.sample_rate, minimum_samples=self.minimum_samples, device=self.device)
+
+    def _pooled(self, waveform: Tensor, lengths: Tensor | None) -> tuple[Tensor, list[Tensor]]:
+        features = self.front_end(waveform, lengths).to(self.embedding.weight.dtype)
+        mask = None if lengths is None else frame_mask(self.front_end.num_frames(lengths), features.shape[1])
+        frames, outputs = self.encoder(features, mask)
+        return self.pooling(frames, mask), outputs
+
+    @classmethod
+    def from_official(cls, model_config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> ReDimNet:
+        """Build the network that an official file describes, in eval mode.
+
+        Raises:
+            ConfigError: ``model_config`` has an unknown key or an unsupported value.
+            CheckpointError: the weights lack an entry, have one too many, or one of another shape.
+        """
+        model = cls(ReDimNetConfig.from_model_config(model_config))
+        load_official(model, model.config, state_dict)
+        return model.eval()
+
+    def to_official(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Return ``(model_config, state_dict)`` with the official names and shapes; the inverse of :meth:`from_official`."""
+        return self.config.to_model_config(), to_official_state_dict(self, self.config)
+
+
+def _classifier(config: ReDimNetConfig) -> nn.Sequential | None:
+    if config.num_classes is None:
+        return None
+    activations: dict[str | None, nn.Module] = {
+        None: nn.Identity(),
+        "nn.Identity()": nn.Identity(),
+        "nn.ReLU()": nn.ReLU(),
+        "nn.GELU()": nn.GELU(),
+        "nn.Sigmoid()": nn.Sigmoid(),
+        "nn.Tanh()": nn.Tanh(),
+        "nn.Softmax(dim=1)": nn.Softmax(dim=1),
+        "nn.LogSoftmax(dim=1)": nn.LogSoftmax(dim=1),
+    }
+    layers = [nn.ReLU(), nn.Dropout(config.class_dropout), nn.Linear(config.embed_dim, config.num_classes)]
+    return nn.Sequential(*layers, activations[config.head_activation])

@@ -1,0 +1,43 @@
+"""Errors that a user can act on.
+
+Every message is one clear line that says what was found, what was expected, and how to mend it. The command line prints it
+without a traceback and exits with status 2.
+"""
+
+from __future__ import annotations
+
+
+class MRLError(Exception):
+    """Base of all errors that this package raises on purpose."""
+
+
+class InputError(MRLError, ValueError):
+    """An argument has a value, shape or type that cannot be used."""
+
+
+class ConfigError(MRLError, ValueError):
+    """A configuration (YAML file, override, model_config) has an unknown key or an unusable value."""
+
+
+class AudioLoadingError(MRLError):
+    """A recording cannot be decoded or holds nothing usable; the message joins what every decoder said."""
+
+
+class CheckpointError(MRLError):
+    """A checkpoint or model folder is damaged, incomplete, of another kind, or does not fit the network."""
+
+
+class DownloadError(MRLError):
+    """A released checkpoint could not be fetched or failed verification."""
+
+
+class DataError(MRLError):
+    """A corpus, manifest, trial list or embedding file is missing, malformed or inconsistent."""
+
+
+class TrainingError(MRLError):
+    """Training cannot start or cannot go on (non-finite loss, nothing to train, wrong resume)."""
+
+
+class MissingDependencyError(MRLError, ImportError):
+    """An optional package is needed; the message names the extra to install."""
