@@ -1,0 +1,153 @@
+"""Reading a recording: any common format, rate and channel count to (samples,) float32, mono, in [-1, 1]."""
+
+from __future__ import annotations
+
+import math
+import os
+import stat
+from pathlib import Path
+
+import numpy as np
+
+from mrl.audio import ffmpeg_decoder, soundfile_decoder
+from mrl.audio.decoded import AudioInfo, Decoded, Unreadable
+from mrl.audio.headers import HeaderFacts, inspect_header
+from mrl.audio.windows import Waveform, Window
+from mrl.errors import AudioLoadingError, InputError
+
+SAMPLE_RATE = 16000
+"""The rate in Hz at which every network of this package listens."""
+
+_FULL_SCALE_TOLERANCE = 16.0  # float files a little above full scale are clipped; far above it the scale itself is wrong
+_MEND = "expected wav, flac, ogg, opus, mp3, m4a, webm or another format that ffmpeg reads: check that it is audio and complete"
+
+
+def load_audio(
+    path: str | os.PathLike[str],
+    *,
+    offset: float = 0.0,
+    duration: float | None = None,
+    sample_rate: int = SAMPLE_RATE,
+    allow_silence: bool = False,
+) -> Waveform:
+    """Read a recording, or a part of it, as one channel.
+
+    libsndfile (soundfile) is asked first: wav (8, 16, 24, 32 bit, float), flac, ogg, opus; mp3 and what it refuses go to ffmpeg
+    (PyAV): m4a/AAC, webm, video. Channels are averaged, other rates resampled by soxr (HQ). A part is read by seeking and equals
+    the same part of the whole recording (to 2e-6 of full scale where it is resampled, exactly else). Two codecs leave a trace of
+    where decoding began: AAC fills noisy bands with random numbers, and Opus at speech bit rates differs by about -50 dB.
+
+    Args:
+        path: the file.
+        offset: where to start, in seconds.
+        duration: how much to read, in seconds; fewer are returned when the recording ends earlier. None: to the end.
+        sample_rate: rate of the result in Hz.
+        allow_silence: return a part that is digital silence (all zeros) instead of refusing it.
+
+    Returns:
+        ``(samples,)`` float32 in [-1, 1]; values beyond full scale are clipped.
+
+    Raises:
+        AudioLoadingError: the file is absent, empty, not audio, damaged, cut off, silent, or holds NaN or infinite samples, or
+            ``offset`` is past its end. One line that joins what every decoder said. A cut WAV, Ogg or MP3 file (with a Xing
+            header) is refused whatever part is asked for; a cut FLAC, MP4 or WebM file when the missing part is. Formats that do
+            not state their length (raw AAC, MP3 without a header, Ogg cut between two pages) cannot tell.
+        InputError: ``offset``, ``duration`` or ``sample_rate`` is not a usable number.
+    """
+    window = _window(offset, duration, sample_rate)
+    file, facts = _examine(path)
+    reasons: list[str] = []
+    decoded: Decoded | None = None
+    mend = ""
+    for decode in (ffmpeg_decoder.decode,) if facts.mp3 else (soundfile_decoder.decode, ffmpeg_decoder.decode):
+        try:
+            decoded = decode(file, window)
+            break
+        except Unreadable as refusal:
+            reasons.append(refusal.reason)
+            if refusal.final:
+                raise _error(file, reasons, refusal.mend) from refusal
+            mend = refusal.mend
+    if decoded is None:
+        raise _error(file, reasons, mend)
+    _refuse_unusable(file, decoded, allow_silence)
+    samples = window.deliver(decoded.samples, decoded.rate)
+    if not samples.size:
+        raise _error(file, [f"nothing is left at offset {offset:g} s"], "use a smaller offset or a longer duration")
+    clipped: Waveform = np.clip(samples, -1.0, 1.0)
+    return clipped
+
+
+def audio_info(path: str | os.PathLike[str]) -> AudioInfo:
+    """Length, sample rate and channels of a recording by its header, without decoding it.
+
+    Files that do not state an exact length (raw AAC, MP3 without a header, live WebM) have their packets counted.
+
+    Raises:
+        AudioLoadingError: as :func:`load_audio`, for what shows without decoding.
+    """
+    file, facts = _examine(path)
+    reasons: list[str] = []
+    mend = ""
+    if not facts.mp3:
+        try:
+            return soundfile_decoder.info(file)
+        except Unreadable as refusal:
+            reasons.append(refusal.reason)
+    try:
+        return ffmpeg_decoder.info(file, length_stated=facts.length_stated)
+    except Unreadable as refusal:
+        reasons.append(refusal.reason)
+        mend = refusal.mend
+    raise _error(file, reasons, mend)
+
+
+def _window(offset: float, duration: float | None, sample_rate: int) -> Window:
+    if not (math.isfinite(offset) and offset >= 0):
+        raise InputError(f"offset is {offset}, expected seconds from 0 up")
+    if duration is not None and not (math.isfinite(duration) and duration > 0):
+        raise InputError(f"duration is {duration}, expected seconds above 0, or None for all that is left")
+    if isinstance(sample_rate, bool) or int(sample_rate) != sample_rate or sample_rate < 1:
+        raise InputError(f"sample_rate is {sample_rate}, expected a whole number of Hz such as {SAMPLE_RATE}")
+    return Window(float(offset), None if duration is None else float(duration), int(sample_rate))
+
+
+def _examine(path: str | os.PathLike[str]) -> tuple[Path, HeaderFacts]:
+    file = Path(path)
+    try:
+        mode = file.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise _error(file, ["this is a folder"], "give a file; find_audio_files lists the recordings in a folder")
+        if not stat.S_ISREG(mode):
+            raise _error(file, ["this is not a regular file"], "write the recording to a file first")
+        return file, inspect_header(file)
+    except FileNotFoundError as error:
+        raise _error(file, ["there is no such file"], "check the path") from error
+    except (OSError, ValueError) as error:  # ValueError: a null character in the path
+        raise _error(
+            file, [f"it cannot be opened ({getattr(error, 'strerror', None) or error})"], "check the path and its permissions"
+        ) from error
+    except Unreadable as refusal:
+        raise _error(file, [refusal.reason], refusal.mend) from refusal
+
+
+def _refuse_unusable(file: Path, decoded: Decoded, allow_silence: bool) -> None:
+    samples = decoded.samples
+    peak = float(np.max(np.abs(samples)))
+    if not math.isfinite(peak):
+        bad = int(np.count_nonzero(~np.isfinite(samples)))
+        raise _error(file, [f"{bad} of {samples.size} samples are NaN or infinite"], "write the file again from its source")
+    if peak > _FULL_SCALE_TOLERANCE:
+        raise _error(
+            file,
+            [f"samples reach {peak:g}, full scale is 1"],
+            "divide by the largest integer (32768 for 16 bit) before writing as float",
+        )
+    if peak == 0.0 and not allow_silence:
+        if decoded.any_signal:
+            raise _error(file, ["the channels cancel each other when averaged"], "write one of the channels to a mono file")
+        raise _error(file, ["digital silence: every sample read is zero"], "leave it out, or read another part")
+
+
+def _error(file: Path, reasons: list[str], mend: str) -> AudioLoadingError:
+    return AudioLoadingError(f"{file}: {'; '.join(reasons)}; {mend or _MEND}")
