@@ -1,0 +1,122 @@
+"""The command ``mrl``: finds the verb, and turns errors into one line and an exit status.
+
+A verb's module is imported when the verb is used, so that ``mrl --help`` needs neither torch nor patience.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import logging
+import sys
+import traceback
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import click
+
+from mrl.errors import MRLError
+from mrl.version import __version__
+
+EXIT_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+VERBS: dict[str, str] = {
+    "pretrained": "List, download and check the released ReDimNet checkpoints.",
+    "embed": "Turn recordings into embeddings, in one file.",
+    "verify": "Say whether two recordings are of one speaker.",
+    "train": "Train a Matryoshka model in two stages.",
+    "evaluate": "Measure the error rate at every dimension on a trial list.",
+}
+"""Each verb with its line of help; the verb's command is ``command`` in the module ``mrl.cli.VERB``."""
+
+
+class VerbGroup(click.Group):
+    """A click group that imports a verb when it is used, and reports errors in one line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in VERBS:
+            return None
+        command: click.Command = importlib.import_module(f"mrl.cli.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        # click's own version would import every verb for its line of help.
+        with formatter.section("Verbs"):
+            formatter.write_dl(list(VERBS.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        debug = bool(ctx.params.get("debug"))
+        try:
+            with _messages_on_standard_error(debug):
+                return super().invoke(ctx)
+        except BrokenPipeError:
+            raise  # click ends quietly when the reader of a pipe has gone
+        except (MRLError, OSError) as error:
+            if debug:
+                traceback.print_exc()
+            where = "mrl" if ctx.invoked_subcommand is None else f"mrl {ctx.invoked_subcommand}"
+            click.echo(f"{where}: error: {_one_line(error)}", err=True)
+            raise click.exceptions.Exit(EXIT_ERROR) from error
+
+
+@click.group(cls=VerbGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="mrl")
+@click.option("--debug", is_flag=True, envvar="MRL_DEBUG", help="Show tracebacks and detailed messages [also MRL_DEBUG=1].")
+def cli(debug: bool) -> None:
+    """Matryoshka speaker embeddings from pretrained ReDimNet models: one network, every prefix a good embedding."""
+
+
+def run(args: Sequence[str]) -> int:
+    """Run ``mrl`` with these arguments and return its exit status: 0, 1 (partly failed), 2 (error) or 130 (interrupted)."""
+    try:
+        result = cli.main(args=list(args), prog_name="mrl", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except click.Abort:
+        click.echo("mrl: interrupted", err=True)
+        return EXIT_INTERRUPTED
+    except SystemExit as stop:
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    # Outside standalone mode, click returns the status given to ctx.exit().
+    return result if isinstance(result, int) and not isinstance(result, bool) else 0
+
+
+def main() -> int:
+    """Entry point of the command ``mrl``."""
+    return run(sys.argv[1:])
+
+
+@contextlib.contextmanager
+def _messages_on_standard_error(debug: bool) -> Iterator[None]:
+    """Show what the library logs, from INFO upwards, while a verb runs."""
+    library = logging.getLogger("mrl")
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_MessageFormatter())
+    level = library.level
+    library.setLevel(logging.DEBUG if debug else logging.INFO)
+    library.addHandler(handler)
+    try:
+        yield
+    finally:
+        library.removeHandler(handler)
+        library.setLevel(level)
+
+
+class _MessageFormatter(logging.Formatter):
+    """Plain text for information; the level's name before anything graver."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return text if record.levelno <= logging.INFO else f"{record.levelname.lower()}: {text}"
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        names = [str(name) for name in (error.filename, error.filename2) if name is not None]
+        return ": ".join([error.strerror, *names])
+    return " ".join(str(error).split()) or type(error).__name__

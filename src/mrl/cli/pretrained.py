@@ -1,0 +1,178 @@
+"""``mrl pretrained``: list, describe, download and check the released checkpoints."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from mrl.pretrained.registry import PretrainedCheckpoint, VoxCeleb1EER, find_by_name, list_pretrained
+
+_NAME_HELP = "NAME is like b2-vox2-ft_lm; a model name alone (b2, M) means its fine-tuned version."
+
+
+@click.group()
+def command() -> None:
+    """List, download and check the released ReDimNet checkpoints."""
+
+
+@command.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON with everything that is known.")
+def list_command(as_json: bool) -> None:
+    """List all released checkpoints with their published error rates."""
+    checkpoints = list_pretrained()
+    if as_json:
+        _print_json([_as_dict(checkpoint) for checkpoint in checkpoints])
+        return
+    rows = [
+        (
+            checkpoint.name,
+            _parameters(checkpoint),
+            _rate(checkpoint.eer, "original"),
+            _rate(checkpoint.eer, "extended"),
+            _rate(checkpoint.eer, "hard"),
+            _rate(checkpoint.eer_as_norm, "original"),
+            checkpoint.licence,
+        )
+        for checkpoint in checkpoints
+    ]
+    header = ("name", "parameters", "Vox1-O", "Vox1-E", "Vox1-H", "Vox1-O + AS-Norm", "licence")
+    console = Console()
+    if console.is_terminal:
+        # Without a frame it fits into 80 columns; a shortened name could not be typed again.
+        table = Table(box=None, padding=(0, 1, 0, 0), caption="EER in %, published; –: unpublished")
+        for title in header:
+            table.add_column(title, no_wrap=title in ("name", "parameters", "licence"))
+        for row in rows:
+            table.add_row(*row)
+        console.print(table)
+        return
+    for row in (header, *rows):
+        click.echo("\t".join(row))
+
+
+@command.command("info", epilog=_NAME_HELP)
+@click.argument("name")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def info_command(name: str, as_json: bool) -> None:
+    """Tell everything that is known about one checkpoint."""
+    checkpoint = find_by_name(name)
+    if as_json:
+        _print_json(_as_dict(checkpoint))
+        return
+    from mrl.pretrained.cache import checkpoint_folder, read_record
+
+    cached = checkpoint_folder() / checkpoint.file_name
+    recorded = read_record(checkpoint.file_name).sha256
+    unknown_hash = "unpublished; recorded at first use" + (f" as {recorded}" if recorded else "")
+    _print_facts(
+        {
+            "name": checkpoint.name,
+            "model name": checkpoint.model_name,
+            "training type": checkpoint.train_type,
+            "data set": checkpoint.dataset,
+            "training data": checkpoint.training_data,
+            "licence of the weights": f"{checkpoint.licence} ({checkpoint.licence_note})",
+            "address": checkpoint.url,
+            "SHA-256": checkpoint.sha256 or unknown_hash,
+            "size": f"{checkpoint.num_bytes:,} bytes" if checkpoint.num_bytes else "unpublished",
+            "sample rate": f"{checkpoint.sample_rate} Hz",
+            "parameters": _parameters(checkpoint),
+            "parameters, paper": _millions(checkpoint.paper_parameters),
+            "GMACs for 2 s, paper": "–" if checkpoint.paper_gmacs is None else f"{checkpoint.paper_gmacs:g}",
+            "EER % Vox1-O / E / H": _rates(checkpoint.eer),
+            "the same + AS-Norm": _rates(checkpoint.eer_as_norm),
+            **{f"EER % {test_set}": _percent(percent) for test_set, percent in checkpoint.other_eers},
+            "source of the figures": checkpoint.figures_source,
+            "in the cache": f"{cached}" if cached.is_file() else f"no (its place: {cached})",
+        }
+    )
+
+
+@command.command("download", epilog=_NAME_HELP)
+@click.argument("name")
+@click.option("--force-reload", is_flag=True, help="Download even if the file is in the cache.")
+def download_command(name: str, force_reload: bool) -> None:
+    """Download a checkpoint into torch.hub's cache, verify it, and print its path.
+
+    MRL_MIRROR (a folder or a base address) replaces the official source.
+    """
+    checkpoint = find_by_name(name)
+    from mrl.pretrained.download import fetch_checkpoint
+
+    click.echo(str(fetch_checkpoint(checkpoint, force_reload=force_reload).path))
+
+
+@command.command("verify", epilog=_NAME_HELP)
+@click.argument("name_or_file")
+def verify_command(name_or_file: str) -> None:
+    """Check a cached checkpoint, or any checkpoint file: hash, size, and that the network loads it."""
+    is_file = Path(name_or_file).expanduser().is_file()
+    wanted = name_or_file if is_file or _looks_like_path(name_or_file) else find_by_name(name_or_file)
+    from mrl.pretrained.loading import verify_checkpoint
+
+    report = verify_checkpoint(wanted)
+    compared = {
+        "published": "equals the published one",
+        "first use": "equals the one recorded at first use",
+        "none": "nothing to compare with",
+    }
+    _print_facts(
+        {
+            "file": str(report.path),
+            "released as": "a file of your own" if report.checkpoint is None else report.checkpoint.name,
+            "SHA-256": f"{report.sha256} ({compared[report.hash_check]})",
+            "size": f"{report.num_bytes:,} bytes",
+            "parameters": f"{report.num_parameters:,}",
+            "embedding": f"{report.embed_dim} dimensions",
+            "result": "in order: the network loads it strictly",
+        }
+    )
+
+
+def _looks_like_path(text: str) -> bool:
+    return "/" in text or "\\" in text
+
+
+def _as_dict(checkpoint: PretrainedCheckpoint) -> dict[str, Any]:
+    values = asdict(checkpoint)
+    values["other_eers"] = dict(checkpoint.other_eers)
+    return {"name": checkpoint.name, "file_name": checkpoint.file_name, "url": checkpoint.url, **values}
+
+
+def _print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def _print_facts(facts: dict[str, str]) -> None:
+    width = max(map(len, facts)) + 1
+    for name, value in facts.items():
+        click.echo(f"{name + ':':<{width}} {value}")
+
+
+def _parameters(checkpoint: PretrainedCheckpoint) -> str:
+    if checkpoint.num_parameters_exact:
+        return f"{checkpoint.num_parameters:,}"
+    return _millions(checkpoint.num_parameters)
+
+
+def _millions(count: int | None) -> str:
+    return "–" if count is None else f"~{count / 1e6:.3g}M"
+
+
+def _rate(eer: VoxCeleb1EER | None, trial_list: str) -> str:
+    return "–" if eer is None else _percent(getattr(eer, trial_list))
+
+
+def _rates(eer: VoxCeleb1EER | None) -> str:
+    return "unpublished" if eer is None else " / ".join(map(_percent, (eer.original, eer.extended, eer.hard)))
+
+
+def _percent(value: float) -> str:
+    """Two decimals, or three where they were published."""
+    return f"{value:.3f}".removesuffix("0")

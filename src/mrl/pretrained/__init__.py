@@ -1,0 +1,54 @@
+"""Released ReDimNet checkpoints: what there is, fetching and verifying a file, and loading it exactly.
+
+The registry needs no torch; the other names are imported when first used, so that listing checkpoints stays instant.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from mrl.pretrained.registry import PretrainedCheckpoint, VoxCeleb1EER, find_by_name, find_checkpoint, list_pretrained
+
+if TYPE_CHECKING:
+    from mrl.pretrained.checkpoint import OfficialCheckpoint, read_official_checkpoint, write_official_checkpoint
+    from mrl.pretrained.download import LocalCheckpoint, fetch_checkpoint, resolve_weights
+    from mrl.pretrained.loading import CheckpointReport, load_pretrained_redimnet, verify_checkpoint
+    from mrl.pretrained.transfer import TransferSettings
+
+_LATER = {
+    "OfficialCheckpoint": "checkpoint",
+    "read_official_checkpoint": "checkpoint",
+    "write_official_checkpoint": "checkpoint",
+    "LocalCheckpoint": "download",
+    "fetch_checkpoint": "download",
+    "resolve_weights": "download",
+    "TransferSettings": "transfer",
+    "CheckpointReport": "loading",
+    "load_pretrained_redimnet": "loading",
+    "verify_checkpoint": "loading",
+}
+
+__all__ = [
+    "PretrainedCheckpoint",
+    "VoxCeleb1EER",
+    "list_pretrained",
+    "find_checkpoint",
+    "find_by_name",
+    "load_pretrained_redimnet",
+    "verify_checkpoint",
+    "CheckpointReport",
+    "fetch_checkpoint",
+    "resolve_weights",
+    "LocalCheckpoint",
+    "TransferSettings",
+    "OfficialCheckpoint",
+    "read_official_checkpoint",
+    "write_official_checkpoint",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)

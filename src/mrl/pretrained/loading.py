@@ -1,0 +1,141 @@
+"""From a name or a file to the exact official network, ready for inference."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from mrl.backbone import ReDimNet
+from mrl.errors import CheckpointError, ConfigError, InputError
+from mrl.pretrained.checkpoint import read_official_checkpoint
+from mrl.pretrained.download import LocalCheckpoint, cached_checkpoint, fetch_checkpoint, is_mirror, resolve_weights
+from mrl.pretrained.registry import PretrainedCheckpoint, find_checkpoint
+
+
+@dataclass(frozen=True)
+class CheckpointReport:
+    """What :func:`verify_checkpoint` found out about a file that is in order."""
+
+    path: Path
+    sha256: str
+    hash_check: str
+    """What the hash was compared with: ``published``, ``first use`` or ``none``."""
+    num_bytes: int
+    num_parameters: int
+    """Trainable numbers of the network; BatchNorm's running statistics are not counted."""
+    embed_dim: int
+    checkpoint: PretrainedCheckpoint | None
+    """Which released file it is, where known."""
+
+
+def load_pretrained_redimnet(
+    model_name: str = "b2",
+    train_type: str = "ft_lm",
+    dataset: str = "vox2",
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    force_reload: bool = False,
+    device: str | torch.device = "cpu",
+    progress: bool = True,
+) -> ReDimNet:
+    """Load a released ReDimNet exactly, in eval mode.
+
+    The network is built from the checkpoint's own ``model_config`` and loaded strictly. The file comes from torch.hub's cache, or
+    is downloaded into it (see :func:`mrl.pretrained.fetch_checkpoint`).
+
+    Args:
+        model_name: ``b0`` to ``b6``, ``S`` or ``M``.
+        train_type: ``ptn``, ``ft_lm`` (b0 to b6) or ``ft_mix`` (S and M).
+        dataset: ``vox2`` (b0 to b6); ``vb2`` for ptn and ``vb2+vox2+cnc`` for ft_mix of S and M.
+        weights: a checkpoint file, its http(s) or file address, or a mirror (a folder, or an address ending in ``/``, that holds
+            released files). A file or an address of a file wins over the three names, which are then not looked at.
+        force_reload: download again even if the file is in the cache.
+        device: where the network goes.
+        progress: show a progress bar while downloading (on a terminal only).
+
+    Returns:
+        The network. ``model(audio)`` gives the raw embedding ``(batch, 192)``. Its attribute ``pretrained_source`` is a dict with
+        the file, its SHA-256, and model_name, train_type, dataset and licence (None for a file that is not a released one).
+
+    Raises:
+        InputError: no released checkpoint has these names, or ``weights`` or ``device`` is not usable.
+        DownloadError: the file cannot be fetched, or is not the expected one.
+        CheckpointError: the file is damaged or does not fit the network.
+        ConfigError: the file's ``model_config`` asks for something unknown.
+    """
+    target = _usable_device(device)
+    local = _locate(model_name, train_type, dataset, weights, force_reload, progress)
+    model = _build(local)
+    model.eval()
+    model.to(target)
+    model.pretrained_source = _describe(local)
+    return model
+
+
+def verify_checkpoint(checkpoint: PretrainedCheckpoint | str | os.PathLike[str]) -> CheckpointReport:
+    """Check a released checkpoint in the cache, or any local file: hash, readability, and that the network loads it strictly.
+
+    Raises:
+        InputError: there is no such file.
+        DownloadError: the released checkpoint is not in the cache, or the file is not the expected one.
+        CheckpointError: the file is damaged or does not fit the network.
+        ConfigError: the file's ``model_config`` asks for something unknown.
+    """
+    if isinstance(checkpoint, PretrainedCheckpoint):
+        local = cached_checkpoint(checkpoint)
+        hash_check = "first use" if checkpoint.sha256 is None else "published"
+    else:
+        local = resolve_weights(checkpoint)
+        hash_check = "published" if local.checkpoint is not None and local.checkpoint.sha256 == local.sha256 else "none"
+    model = _build(local)
+    return CheckpointReport(
+        path=local.path,
+        sha256=local.sha256,
+        hash_check=hash_check,
+        num_bytes=local.path.stat().st_size,
+        num_parameters=sum(parameter.numel() for parameter in model.parameters()),
+        embed_dim=model.embed_dim,
+        checkpoint=local.checkpoint,
+    )
+
+
+def _locate(
+    model_name: str, train_type: str, dataset: str, weights: str | os.PathLike[str] | None, force_reload: bool, progress: bool
+) -> LocalCheckpoint:
+    if weights is None:
+        return fetch_checkpoint(find_checkpoint(model_name, train_type, dataset), force_reload=force_reload, progress=progress)
+    # Only a mirror needs the names: a file is what it is.
+    checkpoint = find_checkpoint(model_name, train_type, dataset) if is_mirror(weights) else None
+    return resolve_weights(weights, checkpoint, force_reload=force_reload, progress=progress)
+
+
+def _build(local: LocalCheckpoint) -> ReDimNet:
+    official = read_official_checkpoint(local.path, sha256=local.sha256)
+    try:
+        return ReDimNet.from_official(official.model_config, official.state_dict)
+    except (CheckpointError, ConfigError) as error:
+        raise type(error)(f"{local.path}: {error}") from error
+
+
+def _describe(local: LocalCheckpoint) -> dict[str, str | None]:
+    released = local.checkpoint
+    return {
+        "file": str(local.path),
+        "sha256": local.sha256,
+        "model_name": None if released is None else released.model_name,
+        "train_type": None if released is None else released.train_type,
+        "dataset": None if released is None else released.dataset,
+        "licence": None if released is None else released.licence,
+    }
+
+
+def _usable_device(device: str | torch.device) -> torch.device:
+    try:
+        target = torch.device(device)
+        torch.empty(0, device=target)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise InputError(f"device={str(device)!r} cannot be used here: {' '.join(str(error).split())[:160]}") from error
+    return target

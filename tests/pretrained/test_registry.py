@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import sys
+
+import pytest
+
+from mrl.errors import InputError
+from mrl.pretrained import VoxCeleb1EER, find_by_name, find_checkpoint, list_pretrained
+
+
+def test_every_released_file_has_one_entry() -> None:
+    names = [checkpoint.name for checkpoint in list_pretrained()]
+    expected = {f"b{size}-vox2-{train_type}" for size in range(7) for train_type in ("ptn", "ft_lm")}
+    expected |= {f"{size}-{rest}" for size in "SM" for rest in ("vb2-ptn", "vb2+vox2+cnc-ft_mix")}
+    assert len(names) == 18
+    assert set(names) == expected
+
+
+def test_addresses_are_the_official_ones() -> None:
+    release = "https://github.com/IDRnD/ReDimNet/releases/download/latest/"
+    assert find_checkpoint("b2", "ft_lm", "vox2").url == release + "b2-vox2-ft_lm.pt"
+    assert find_checkpoint("M", "ft_mix", "vb2+vox2+cnc").url == release + "M-vb2+vox2+cnc-ft_mix.pt"
+
+
+def test_figures() -> None:
+    b2 = find_checkpoint("b2", "ft_lm", "vox2")
+    assert b2.eer == VoxCeleb1EER(0.57, 0.76, 1.32)
+    assert b2.eer_as_norm == VoxCeleb1EER(0.52, 0.74, 1.27)
+    assert (b2.num_bytes, b2.num_parameters, b2.num_parameters_exact) == (20_582_650, 5_067_057, True)
+    assert b2.sha256 == "c9b6bb2f6747caa28a41eaf2e372d66b0d1563baef186d18f5e99abd5e71e06f"
+    mixed = find_checkpoint("M", "ft_mix", "vb2+vox2+cnc")
+    assert mixed.eer == VoxCeleb1EER(0.835, 0.745, 1.284)
+    assert dict(mixed.other_eers) == {"SITW": 1.203, "VOiCES": 2.703, "CN-Celeb": 7.474}
+    assert mixed.eer_as_norm is None and mixed.sha256 is None
+
+
+def test_unpublished_figures_are_none() -> None:
+    for checkpoint in list_pretrained(train_type="ptn", dataset="vox2"):
+        assert checkpoint.eer is None and checkpoint.eer_as_norm is None
+
+
+def test_only_weights_from_voxblink2_are_non_commercial() -> None:
+    for checkpoint in list_pretrained():
+        assert checkpoint.non_commercial == ("vb2" in checkpoint.dataset)
+        assert checkpoint.sample_rate == 16000
+
+
+def test_entries_are_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        list_pretrained()[0].sha256 = "0"  # type: ignore[misc]
+
+
+def test_filters() -> None:
+    assert [checkpoint.name for checkpoint in list_pretrained(model_name="b5")] == ["b5-vox2-ptn", "b5-vox2-ft_lm"]
+    assert {checkpoint.model_name for checkpoint in list_pretrained(dataset="vb2")} == {"S", "M"}
+
+
+def test_missing_combination_lists_what_exists_nearest_first() -> None:
+    with pytest.raises(InputError) as caught:
+        find_checkpoint("b3", "ft_mix", "vb2+vox2+cnc")  # promised once, never released
+    message = str(caught.value)
+    assert "\n" not in message
+    listed = message.partition("nearest first: ")[2].split(", ")
+    assert listed[0] in ("b3-vox2-ft_lm", "b3-vox2-ptn")
+    assert set(listed) == {checkpoint.name for checkpoint in list_pretrained()}
+
+
+@pytest.mark.parametrize(
+    ("wrong", "nearest"), [("B2", "b2-vox2-ft_lm"), ("b2-vox2-ftlm", "b2-vox2-ft_lm"), ("m-vb2-ptn", "M-vb2-ptn")]
+)
+def test_misspelt_name_has_its_neighbour_first(wrong: str, nearest: str) -> None:
+    with pytest.raises(InputError) as caught:
+        find_by_name(wrong)
+    first = str(caught.value).partition("nearest first: ")[2].split(", ")[0]
+    assert first.split("-")[0] == nearest.split("-")[0]
+    if "-" in wrong:
+        assert first == nearest
+
+
+@pytest.mark.parametrize(
+    ("name", "full"),
+    [
+        ("b2", "b2-vox2-ft_lm"),
+        ("M", "M-vb2+vox2+cnc-ft_mix"),
+        ("S", "S-vb2+vox2+cnc-ft_mix"),
+        ("b0-vox2-ptn", "b0-vox2-ptn"),
+        ("b0-vox2-ptn.pt", "b0-vox2-ptn"),
+    ],
+)
+def test_short_names(name: str, full: str) -> None:
+    assert find_by_name(name).name == full
+
+
+def test_listing_needs_no_torch() -> None:
+    code = "import sys; from mrl.pretrained import list_pretrained; list_pretrained(); sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
