@@ -66,10 +66,17 @@ class ReDimNet(nn.Module):
         """Where the network lies."""
         return self.embedding.weight.device
 
-    def trainable_parameters(self) -> Iterator[nn.Parameter]:
-        """Yield the parameters that have an influence on the output (all but the logits of single-input sums)."""
+    def trainable_parameters(self, *, head: bool = True) -> Iterator[nn.Parameter]:
+        """Yield the parameters that receive a gradient.
+
+        Args:
+            head: with the layers after the pooled statistics' BatchNorm (embedding and classifier), or only those up to it.
+        """
+        parts = ["encoder", "pooling", "pooled_norm"] + (["embedding", "embedding_norm", "classifier"] if head else [])
         for name, parameter in self.named_parameters():
-            if not (name.endswith("weighted_sum.logits") and parameter.shape[0] == 1):
+            # The front end computes without gradient; the sum of a single input has a logit without influence.
+            single = name.endswith("weighted_sum.logits") and parameter.shape[0] == 1
+            if name.split(".", 1)[0] in parts and not single:
                 yield parameter
 
     def frame_features(self, features: Tensor, mask: Tensor | None = None) -> Tensor:

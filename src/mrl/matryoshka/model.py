@@ -1,0 +1,256 @@
+"""The Matryoshka model: a ReDimNet and a head whose every prefix is a speaker embedding."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Literal, overload
+
+import torch
+from torch import Tensor, nn
+
+from mrl.backbone import Audio, ReDimNet
+from mrl.backbone.waveforms import as_batch
+from mrl.errors import InputError
+from mrl.matryoshka.affine import AffineMap, pretrained_map
+from mrl.matryoshka.closed_form import Method, fit_projection
+from mrl.matryoshka.projection import MatryoshkaProjection
+
+BatchNormStatistics = Literal["frozen", "update"]
+
+
+class ReDimNetMRL(nn.Module):
+    """Waveform ``(batch, samples)`` at 16 kHz -> unit-length embedding ``(batch, target_dim)``, any length up to ``embed_dim``.
+
+    The pretrained embedding layer stays in :attr:`backbone` as it was (the teacher of training, the baseline of evaluation); the
+    embedding comes from :attr:`projection`. Use :func:`mrl.create_mrl_from_pretrained` to build one.
+
+    Args:
+        backbone: the network that gives pooled statistics.
+        embed_dim: length of the full embedding.
+        mrl_dims: the prefix lengths that are trained and reported, in any order; the full length always belongs to them.
+
+    Raises:
+        InputError: a length outside 1..embed_dim, or none.
+    """
+
+    def __init__(self, backbone: ReDimNet, embed_dim: int = 256, mrl_dims: Iterable[int] = (16, 32, 64, 128, 192, 256)) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.projection = MatryoshkaProjection(backbone.pooled_dim, embed_dim)
+        self.mrl_dims = checked_dims(mrl_dims, embed_dim)
+        self.backbone_frozen = False
+        self.batch_norm_statistics: BatchNormStatistics = "frozen"
+        # Whether the backbone still is the pretrained one, and its own embedding the baseline to compare with.
+        self.backbone_is_unmodified = True
+        self._let_backbone_train()
+        self.to(backbone.device)
+
+    @property
+    def embed_dim(self) -> int:
+        """Length of the full embedding."""
+        return self.projection.embed_dim
+
+    @property
+    def sample_rate(self) -> int:
+        """Sample rate of the waveforms, in Hz."""
+        return self.backbone.sample_rate
+
+    @property
+    def pooled_dim(self) -> int:
+        """Length of the vector of pooled statistics."""
+        return self.backbone.pooled_dim
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies."""
+        return self.projection.weight.device
+
+    @overload
+    def __call__(
+        self,
+        audio: Audio,
+        lengths: Tensor | Sequence[int] | None = None,
+        target_dim: int | None = None,
+        *,
+        return_all_dims: Literal[True],
+    ) -> dict[int, Tensor]: ...
+
+    @overload
+    def __call__(
+        self,
+        audio: Audio,
+        lengths: Tensor | Sequence[int] | None = None,
+        target_dim: int | None = None,
+        return_all_dims: Literal[False] = False,
+    ) -> Tensor: ...
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        return super().__call__(*args, **kwargs)
+
+    def forward(
+        self,
+        audio: Audio,
+        lengths: Tensor | Sequence[int] | None = None,
+        target_dim: int | None = None,
+        return_all_dims: bool = False,
+    ) -> Tensor | dict[int, Tensor]:
+        """Return speaker embeddings of unit length.
+
+        The network runs in full whatever the length asked for: a short prefix saves storage and search, not encoding time.
+
+        Args:
+            audio: a path, a waveform ``(samples,)``, ``(batch, samples)``, ``(batch, 1, samples)``, or a list of waveforms.
+            lengths: ``(batch,)`` samples per item of a padded batch.
+            target_dim: prefix length, any from 1 to :attr:`embed_dim`; None for the full embedding.
+            return_all_dims: return every length of :attr:`mrl_dims` instead.
+
+        Returns:
+            ``(batch, target_dim)``, or ``(target_dim,)`` for a path or a single waveform; with ``return_all_dims`` a dictionary
+            from length to such a tensor.
+
+        Raises:
+            InputError: unusable audio, or a length that the model does not have.
+            AudioLoadingError: a path that cannot be decoded.
+        """
+        if return_all_dims and target_dim is not None:
+            raise InputError(f"target_dim={target_dim} and return_all_dims=True exclude each other; give one of them")
+        if target_dim is not None:
+            self.projection.check_dim(target_dim)
+        waveform, counts, single = as_batch(
+            audio, lengths, sample_rate=self.sample_rate, minimum_samples=self.backbone.minimum_samples, device=self.device
+        )
+        raw = self.project(self.backbone.pooled_statistics(waveform, counts), target_dim)
+        if single:
+            raw = raw.squeeze(0)
+        if return_all_dims:
+            return {dim: unit_prefix(raw, dim) for dim in self.mrl_dims}
+        return unit_prefix(raw, raw.shape[-1])
+
+    def pooled_statistics(self, audio: Audio, lengths: Tensor | Sequence[int] | None = None) -> Tensor:
+        """Return pooled statistics ``(batch, pooled_dim)``, before their BatchNorm: what stage 1 trains on, computed once."""
+        return self.backbone.pooled_statistics(audio, lengths)
+
+    def project(self, pooled: Tensor, target_dim: int | None = None) -> Tensor:
+        """Map pooled statistics ``(batch, pooled_dim)`` to raw embeddings ``(batch, target_dim)``, not of unit length."""
+        raw: Tensor = self.projection(self.backbone.normalise_pooled(pooled), target_dim)
+        return raw
+
+    def freeze_backbone(self) -> None:
+        """Keep every parameter and buffer of the backbone as it is, whatever ``train()`` says, until it is unfrozen."""
+        self.backbone_frozen = True
+        self.backbone.requires_grad_(False)
+        self.train(self.training)
+
+    def unfreeze_backbone(self, batch_norm_statistics: BatchNormStatistics = "frozen") -> None:
+        """Let the backbone train: encoder, pooling and the BatchNorm of the pooled statistics.
+
+        The pretrained embedding layer stays as it is, as the teacher. Running statistics of BatchNorm stay too unless
+        ``batch_norm_statistics="update"``: fine-tuning on small or narrow data moves them away from what the weights expect.
+        """
+        if batch_norm_statistics not in ("frozen", "update"):
+            raise InputError(f"batch_norm_statistics={batch_norm_statistics!r} is unknown; expected 'frozen' or 'update'")
+        self.backbone_frozen = False
+        self.batch_norm_statistics = batch_norm_statistics
+        self._let_backbone_train()
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> ReDimNetMRL:
+        """Switch between training and evaluation; what is frozen stays in evaluation mode."""
+        super().train(mode)
+        if self.backbone_frozen:
+            self.backbone.eval()
+            return self
+        if self.batch_norm_statistics == "frozen":
+            for module in self.backbone.modules():
+                if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                    module.eval()
+        if mode:
+            self.backbone_is_unmodified = False
+        return self
+
+    def _let_backbone_train(self) -> None:
+        # The pretrained embedding layer takes no part in the output; a parameter without gradient would halt DDP.
+        self.backbone.requires_grad_(False)
+        for parameter in self.backbone.trainable_parameters(head=False):
+            parameter.requires_grad_(True)
+
+    def trainable_parameters(self) -> Iterator[nn.Parameter]:
+        """Yield what training moves at this stage: the head, and the backbone's parts where it is not frozen."""
+        yield from self.projection.parameters()
+        if not self.backbone_frozen:
+            yield from self.backbone.trainable_parameters(head=False)
+
+    @torch.no_grad()
+    def fit_projection(
+        self, pooled: Tensor, labels: Tensor | None = None, *, method: Method = "rotation", **options: Any
+    ) -> AffineMap:
+        """Set the head in closed form from pooled statistics ``(utterances, pooled_dim)`` and speaker labels ``(utterances,)``.
+
+        See :func:`mrl.matryoshka.fit_projection` for methods and options.
+        """
+        features = self.backbone.normalise_pooled(pooled.to(self.device)).double().cpu()
+        options.setdefault("embed_dim", self.embed_dim)
+        options.setdefault("base", pretrained_map(self.backbone))
+        fitted = fit_projection(features, labels, method=method, **options)
+        self.projection.assign(fitted)
+        return fitted
+
+    @torch.no_grad()
+    def to_backbone(self) -> ReDimNet:
+        """Return a plain ReDimNet (a copy) whose embedding is this model's full raw embedding.
+
+        :meth:`ReDimNet.to_official` then gives it in the official format: this is how a model trained from scratch becomes a
+        checkpoint to start from.
+        """
+        config = self.backbone.config.replace(embed_dim=self.embed_dim, embedding_norm=False, num_classes=None)
+        result = ReDimNet(config).to(self.device)
+        kept = {
+            k: v
+            for k, v in self.backbone.state_dict().items()
+            if not k.startswith(("embedding.", "embedding_norm.", "classifier."))
+        }
+        kept["embedding.weight"] = self.projection.weight.detach()
+        kept["embedding.bias"] = self.projection.bias.detach()
+        result.load_state_dict(kept)
+        return result.eval()
+
+    def save_pretrained(self, folder: str | os.PathLike[str], *, training: dict[str, Any] | None = None) -> None:
+        """Write ``model.safetensors``, ``config.json`` and a model card ``README.md`` into ``folder``, each atomically.
+
+        Args:
+            folder: made if absent.
+            training: facts on the training (data, measured error rates) for the model card and ``config.json``.
+        """
+        from mrl.matryoshka.saving import save_model
+
+        save_model(self, folder, training=training)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> ReDimNetMRL:
+        """Load a model that :meth:`save_pretrained` wrote, in eval mode.
+
+        Raises:
+            CheckpointError: the folder or a file in it is absent, damaged or of another kind.
+        """
+        from mrl.matryoshka.saving import load_model
+
+        return load_model(folder, device=device)
+
+
+def unit_prefix(raw: Tensor, dim: int) -> Tensor:
+    """Return the first ``dim`` numbers of raw embeddings ``(..., embed_dim)``, scaled to unit length, in float32."""
+    return nn.functional.normalize(raw[..., :dim].float(), dim=-1)
+
+
+def checked_dims(mrl_dims: Iterable[int], embed_dim: int) -> tuple[int, ...]:
+    """Return prefix lengths sorted, each once, with the full length among them.
+
+    Raises:
+        InputError: one is not a whole number from 1 to ``embed_dim``, or there is none.
+    """
+    dims = list(mrl_dims)
+    wrong = [dim for dim in dims if isinstance(dim, bool) or not isinstance(dim, int) or not 1 <= dim <= embed_dim]
+    if wrong or not dims:
+        raise InputError(f"mrl_dims={dims} cannot be used; expected whole numbers from 1 to embed_dim={embed_dim}")
+    return tuple(sorted({*dims, embed_dim}))
