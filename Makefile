@@ -1,0 +1,33 @@
+# Everything on a fresh machine: `make demo` runs the main job, `make test` passes the tests. Each sets up what it needs.
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test check lock clean
+
+# Synthetic voices, or your own recordings: make demo MRL_DATA=folder (one subfolder per speaker).
+demo: .venv/ready
+	$(BIN)/mrl demo --output demo $(if $(MRL_DATA),--data "$(MRL_DATA)")
+
+test: .venv/ready check
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+check: .venv/ready
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+.venv/ready: requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	touch $@
+
+# Needs pip-tools. The lock pins torch, because a looser range takes builds of several gigabytes.
+lock:
+	pip-compile --quiet --strip-extras --extra dev --all-build-deps --allow-unsafe --no-header --no-emit-index-url --no-emit-find-links \
+		--no-emit-trusted-host --constraint constraints.txt --output-file requirements.lock pyproject.toml
+	sed -i "s/^\(torch==[0-9.]*\)+cpu/\1/" requirements.lock
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache demo runs
