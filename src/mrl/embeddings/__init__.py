@@ -1,0 +1,68 @@
+"""Embeddings of many recordings: which network, which files, and in what format they are kept."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mrl.embeddings.encoders import Backbone, Encoder, MatryoshkaEncoder, evaluation_mode, is_matryoshka
+    from mrl.embeddings.extract import EmbeddedFiles, embed_files
+    from mrl.embeddings.formats import EMBEDDING_SUFFIXES, EmbeddingTable, load_embeddings, save_embeddings
+    from mrl.embeddings.inputs import collect_recordings
+    from mrl.embeddings.mapping import FileFailure, MappedFiles, map_files
+    from mrl.embeddings.models import open_model, weights_sha256
+    from mrl.embeddings.similarity import cosine_similarity
+    from mrl.embeddings.tasks import embed_to_file, score_files
+
+_LATER = {
+    "embed_files": "extract",
+    "EmbeddedFiles": "extract",
+    "map_files": "mapping",
+    "MappedFiles": "mapping",
+    "FileFailure": "mapping",
+    "collect_recordings": "inputs",
+    "save_embeddings": "formats",
+    "load_embeddings": "formats",
+    "EmbeddingTable": "formats",
+    "EMBEDDING_SUFFIXES": "formats",
+    "open_model": "models",
+    "weights_sha256": "models",
+    "cosine_similarity": "similarity",
+    "embed_to_file": "tasks",
+    "score_files": "tasks",
+    "Backbone": "encoders",
+    "MatryoshkaEncoder": "encoders",
+    "Encoder": "encoders",
+    "evaluation_mode": "encoders",
+    "is_matryoshka": "encoders",
+}
+
+__all__ = [
+    "embed_files",
+    "EmbeddedFiles",
+    "map_files",
+    "MappedFiles",
+    "FileFailure",
+    "collect_recordings",
+    "save_embeddings",
+    "load_embeddings",
+    "EmbeddingTable",
+    "EMBEDDING_SUFFIXES",
+    "open_model",
+    "weights_sha256",
+    "cosine_similarity",
+    "embed_to_file",
+    "score_files",
+    "Backbone",
+    "MatryoshkaEncoder",
+    "Encoder",
+    "evaluation_mode",
+    "is_matryoshka",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)

@@ -1,0 +1,196 @@
+"""Embedding files: ``.npz``, ``.parquet`` and ``.safetensors``, all without pickle.
+
+Each holds one row per recording, its id (usually a path), and metadata (which model, which dim, ...):
+
+- ``.npz``: arrays ``ids`` (unicode), ``embeddings`` (n, dim) float32 and ``metadata`` (a JSON text).
+- ``.parquet``: columns ``id`` (string) and ``embedding`` (list of dim float32); the metadata is JSON under ``mrl`` in the schema.
+- ``.safetensors``: tensors ``embeddings`` (n, dim) float32 and ``ids`` (the UTF-8 bytes of a JSON list), and ``metadata`` in the
+  header.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mrl.errors import DataError, InputError, MissingDependencyError
+from mrl.files import atomic_path
+
+EMBEDDING_SUFFIXES = (".npz", ".parquet", ".safetensors")
+"""Suffixes of the files that :func:`save_embeddings` writes and :func:`load_embeddings` reads."""
+
+
+@dataclass(frozen=True, eq=False)
+class EmbeddingTable:
+    """Embeddings with their ids.
+
+    Attributes:
+        ids: (n,) unique names, usually paths.
+        matrix: (n, dim) float32.
+        metadata: what the writer noted (model, dim, ...); empty for files of others.
+    """
+
+    ids: tuple[str, ...]
+    matrix: npt.NDArray[np.float32]
+    metadata: dict[str, Any]
+
+
+def save_embeddings(
+    path: str | os.PathLike[str], ids: Sequence[str], matrix: npt.ArrayLike, metadata: Mapping[str, Any] | None = None
+) -> None:
+    """Write embeddings, atomically, in the format that the suffix of ``path`` names.
+
+    Args:
+        path: ends in ``.npz``, ``.parquet`` or ``.safetensors``.
+        ids: one unique name per row.
+        matrix: (n, dim), written as float32.
+        metadata: anything that JSON can hold.
+
+    Raises:
+        InputError: unknown suffix, repeated ids, or a matrix that does not fit them or is not finite.
+        MissingDependencyError: ``.parquet`` without pyarrow.
+        OSError: the folder cannot be written to or the disk is full; a file that was there is kept.
+    """
+    file = Path(path)
+    write = _format_of(file, _WRITERS)
+    rows = np.ascontiguousarray(matrix, dtype=np.float32)
+    names = [str(name) for name in ids]
+    if rows.ndim != 2 or len(rows) != len(names):
+        raise InputError(f"embeddings must be (n, dim) with one id per row; found shape {rows.shape} and {len(names)} ids")
+    if len(set(names)) != len(names):
+        raise InputError(f"{len(names) - len(set(names))} of {len(names)} ids are repeated; every id must be unique")
+    if not np.isfinite(rows).all():
+        raise InputError(f"{np.count_nonzero(~np.isfinite(rows).all(axis=1))} of {len(rows)} embeddings hold NaN or infinity")
+    try:
+        notes = json.dumps(dict(metadata or {}), ensure_ascii=False, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"metadata of an embedding file must be JSON: {error}") from None
+    with atomic_path(file) as temporary:
+        write(temporary, names, rows, notes)
+
+
+def load_embeddings(path: str | os.PathLike[str]) -> EmbeddingTable:
+    """Read a file that :func:`save_embeddings` wrote, or one of the same layout.
+
+    Raises:
+        InputError: unknown suffix.
+        DataError: the file is missing, damaged, or of another layout.
+        MissingDependencyError: ``.parquet`` without pyarrow.
+    """
+    file = Path(path)
+    read = _format_of(file, _READERS)
+    if not file.is_file():
+        raise DataError(f"embedding file {file} does not exist")
+    try:
+        names, rows, notes = read(file)
+        metadata = json.loads(notes)
+    except (DataError, MissingDependencyError):
+        raise
+    except _DAMAGE as error:
+        said = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
+        raise DataError(f"{file} is damaged or not {file.suffix[1:]} ({said}); write it again") from error
+    if rows.ndim != 2 or len(rows) != len(names) or not isinstance(metadata, dict):
+        raise DataError(f"{file}: expected (n, dim) embeddings, one id per row; found shape {rows.shape} and {len(names)} ids")
+    if len(set(names)) != len(names):
+        raise DataError(f"{file}: {len(names) - len(set(names))} of {len(names)} ids are repeated; every id must be unique")
+    return EmbeddingTable(tuple(names), np.ascontiguousarray(rows, dtype=np.float32), metadata)
+
+
+def check_suffix(path: str | os.PathLike[str]) -> None:
+    """Raise :class:`InputError` unless ``path`` ends in the suffix of an embedding file."""
+    _format_of(Path(path), _WRITERS)
+
+
+_Contents = tuple[list[str], npt.NDArray[Any], str]
+_Writer = Callable[[Path, list[str], npt.NDArray[np.float32], str], None]
+_Reader = Callable[[Path], _Contents]
+_DAMAGE = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+
+
+def _format_of(file: Path, formats: dict[str, Any]) -> Any:
+    if file.suffix.lower() not in formats:
+        raise InputError(
+            f"{file}: {file.suffix!r} is no suffix of an embedding file; expected one of {', '.join(EMBEDDING_SUFFIXES)}"
+        )
+    return formats[file.suffix.lower()]
+
+
+def _write_npz(file: Path, names: list[str], rows: npt.NDArray[np.float32], notes: str) -> None:
+    with file.open("wb") as stream:
+        np.savez(stream, ids=np.array(names, dtype=np.str_), embeddings=rows, metadata=np.array(notes))
+
+
+def _read_npz(file: Path) -> _Contents:
+    with file.open("rb") as stream:  # np.load leaves a file that it opened itself open when the archive is damaged
+        archive = np.load(stream, allow_pickle=False)
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError("it holds one bare array")
+        _require(file, ("ids", "embeddings"), archive.files)
+        notes = str(archive["metadata"]) if "metadata" in archive.files else "{}"
+        return [str(name) for name in archive["ids"]], archive["embeddings"], notes
+
+
+def _pyarrow() -> tuple[Any, Any]:
+    try:
+        import pyarrow
+        import pyarrow.parquet
+    except ImportError as error:
+        raise MissingDependencyError('.parquet files need pyarrow: pip install "redimnet-mrl[parquet]"') from error
+    return pyarrow, pyarrow.parquet
+
+
+def _write_parquet(file: Path, names: list[str], rows: npt.NDArray[np.float32], notes: str) -> None:
+    pyarrow, parquet = _pyarrow()
+    vectors = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(rows.ravel()), rows.shape[1])
+    table = pyarrow.table({"id": pyarrow.array(names, pyarrow.string()), "embedding": vectors})
+    parquet.write_table(table.replace_schema_metadata({"mrl": notes}), file)
+
+
+def _read_parquet(file: Path) -> _Contents:
+    _, parquet = _pyarrow()
+    table = parquet.read_table(file)
+    _require(file, ("id", "embedding"), table.column_names)
+    vectors = table.column("embedding").combine_chunks()
+    numbers = vectors.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
+    if table.num_rows and len(numbers) % table.num_rows:
+        raise ValueError("its embeddings have different lengths")
+    width = len(numbers) // table.num_rows if table.num_rows else vectors.type.list_size
+    notes = (table.schema.metadata or {}).get(b"mrl", b"{}").decode()
+    return table.column("id").to_pylist(), numbers.reshape(table.num_rows, width), notes
+
+
+def _write_safetensors(file: Path, names: list[str], rows: npt.NDArray[np.float32], notes: str) -> None:
+    from safetensors.numpy import save
+
+    text = np.frombuffer(json.dumps(names, ensure_ascii=False).encode(), dtype=np.uint8)
+    file.write_bytes(save({"embeddings": rows, "ids": text}, metadata={"metadata": notes}))
+
+
+def _read_safetensors(file: Path) -> _Contents:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="numpy") as archive:
+            _require(file, ("ids", "embeddings"), list(archive.keys()))
+            notes = (archive.metadata() or {}).get("metadata", "{}")
+            return json.loads(archive.get_tensor("ids").tobytes().decode()), archive.get_tensor("embeddings"), notes
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+
+
+def _require(file: Path, wanted: tuple[str, str], found: Sequence[str]) -> None:
+    if not set(wanted) <= set(found):
+        raise DataError(f"{file}: expected {wanted[0]!r} and {wanted[1]!r} in it, found {sorted(found)}")
+
+
+_WRITERS: dict[str, _Writer] = {".npz": _write_npz, ".parquet": _write_parquet, ".safetensors": _write_safetensors}
+_READERS: dict[str, _Reader] = {".npz": _read_npz, ".parquet": _read_parquet, ".safetensors": _read_safetensors}

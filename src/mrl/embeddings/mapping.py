@@ -1,0 +1,244 @@
+"""Running a function over many recordings: decoded ahead in threads, batched by length, memory bounded, order kept."""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mrl.audio import SAMPLE_RATE, audio_info, load_audio
+from mrl.errors import AudioLoadingError, DataError, InputError
+from mrl.progress import progress_bar
+
+Waveform: TypeAlias = "npt.NDArray[np.float32]"
+BatchFunction: TypeAlias = Callable[[list[Waveform]], Any]
+"""Takes waveforms (samples,) at 16 kHz; returns one (batch, width) tensor or array, or a tuple of them."""
+
+_BATCHES_AHEAD = 2
+_MOST_FILES_PER_BATCH = 256
+_FAILURES_SHOWN = 5
+
+
+class FileFailure(NamedTuple):
+    """A recording that could not be used, and why."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True, eq=False)
+class MappedFiles:
+    """What a function made of many recordings.
+
+    Attributes:
+        kept: indices into the paths given, ascending, of the recordings that worked.
+        matrices: one (len(kept), width) float32 matrix for each output of the function.
+        failures: the others, in the order given.
+    """
+
+    kept: tuple[int, ...]
+    matrices: tuple[npt.NDArray[np.float32], ...]
+    failures: tuple[FileFailure, ...]
+
+
+def map_files(
+    function: BatchFunction,
+    paths: Sequence[str | os.PathLike[str]],
+    *,
+    batch_seconds: float = 60.0,
+    num_workers: int = 2,
+    max_seconds: float | None = None,
+    show_progress: bool = True,
+    description: str = "embedding",
+    on_error: Literal["report", "raise"] = "report",
+) -> MappedFiles:
+    """Decode recordings, run ``function`` on batches of similar length, and collect one row per recording and output.
+
+    The longest recordings come first, so that a batch too large for memory shows at once. At most three batches of audio are
+    in memory. Whether the rows depend on the batch is up to ``function``; the networks of this package mask padding, so
+    that they do not.
+
+    Args:
+        function: takes a list of waveforms (samples,) float32 at 16 kHz; returns (batch, width), tensor or array, or a tuple
+            of them. Runs under ``torch.inference_mode``.
+        paths: the recordings, of any format that :func:`mrl.audio.load_audio` reads.
+        batch_seconds: most audio per batch, in seconds, counted as padded (longest x number); a longer recording goes alone.
+        num_workers: threads that decode; 0 decodes in the calling thread.
+        max_seconds: use only the first so many seconds of each recording.
+        show_progress: draw a bar (on a terminal only).
+        description: what stands beside the bar.
+        on_error: "report" lists unusable recordings and goes on; "raise" looks at all of them and then raises one error that
+            counts them (nothing is computed after the first one).
+
+    Raises:
+        DataError: ``on_error="raise"`` and some recordings are unusable; or the function did not give one row per waveform.
+        InputError: unusable arguments.
+    """
+    if not batch_seconds > 0 or num_workers < 0 or (max_seconds is not None and not max_seconds > 0):
+        raise InputError(
+            f"batch_seconds and max_seconds must be above 0 s and num_workers at least 0; found batch_seconds={batch_seconds}, "
+            f"max_seconds={max_seconds}, num_workers={num_workers}"
+        )
+    if on_error not in ("report", "raise"):
+        raise InputError(f"on_error must be 'report' or 'raise', found {on_error!r}")
+    files = [Path(path) for path in paths]
+    collector = _Collector(len(files))
+    with _executor(num_workers) as executor, progress_bar(description, len(files), enabled=show_progress) as advance:
+        seconds = _durations(files, max_seconds, executor, collector)
+        advance(len(collector.reasons))
+        for members, waveforms in _decoded(files, _batches(seconds, batch_seconds), max_seconds, executor, collector):
+            if members and not (on_error == "raise" and collector.reasons):
+                _run(function, members, waveforms, collector)
+            advance(len(members))
+    failures = tuple(FileFailure(files[index], reason) for index, reason in sorted(collector.reasons.items()))
+    if failures and on_error == "raise":
+        raise DataError(failure_summary(failures, len(files)))
+    return collector.result(failures)
+
+
+def failure_summary(failures: Sequence[FileFailure], total: int) -> str:
+    """Return one line that counts the failures and shows the first few."""
+    shown = "; ".join(_with_path(failure) for failure in failures[:_FAILURES_SHOWN])
+    more = f"; and {len(failures) - _FAILURES_SHOWN} more" if len(failures) > _FAILURES_SHOWN else ""
+    return f"{len(failures)} of {total} recordings cannot be used: {shown}{more}"
+
+
+def _with_path(failure: FileFailure) -> str:
+    return failure.reason if str(failure.path) in failure.reason else f"{failure.path}: {failure.reason}"
+
+
+class _Collector:
+    """Rows in the order of the paths, whatever the order of the batches."""
+
+    def __init__(self, num_files: int) -> None:
+        self.reasons: dict[int, str] = {}
+        self._num_files = num_files
+        self._matrices: list[npt.NDArray[np.float32]] | None = None
+
+    def add(self, members: Sequence[int], outputs: tuple[npt.NDArray[np.float32], ...]) -> None:
+        if self._matrices is None:
+            self._matrices = [np.empty((self._num_files, output.shape[1]), dtype=np.float32) for output in outputs]
+        finite = np.logical_and.reduce([np.isfinite(output).all(axis=1) for output in outputs])
+        for row, member in enumerate(members):
+            if finite[row]:
+                for matrix, output in zip(self._matrices, outputs, strict=True):
+                    matrix[member] = output[row]
+            else:
+                self.reasons[member] = "the network gave NaN or infinity; check the recording and the checkpoint"
+
+    def result(self, failures: tuple[FileFailure, ...]) -> MappedFiles:
+        kept = [index for index in range(self._num_files) if index not in self.reasons]
+        matrices = self._matrices or []
+        return MappedFiles(tuple(kept), tuple(matrix if not failures else matrix[kept] for matrix in matrices), failures)
+
+
+class _CallingThread(Executor):
+    """Runs each call when its result is asked for, so that nothing is decoded ahead."""
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        return _Deferred(lambda: function(*args, **kwargs))
+
+
+class _Deferred(Future[Any]):
+    def __init__(self, call: Callable[[], Any]) -> None:
+        super().__init__()
+        self._call = call
+
+    def result(self, timeout: float | None = None) -> Any:
+        return self._call()
+
+
+def _executor(num_workers: int) -> Executor:
+    return ThreadPoolExecutor(num_workers, thread_name_prefix="decode") if num_workers else _CallingThread()
+
+
+def _durations(files: list[Path], max_seconds: float | None, executor: Executor, collector: _Collector) -> dict[int, float]:
+    """Return the seconds of every readable recording from its header; the others go to the collector."""
+    pending = [executor.submit(audio_info, file) for file in files]
+    seconds = {}
+    for index, future in enumerate(pending):
+        try:
+            length = float(future.result().seconds)
+        except AudioLoadingError as error:
+            collector.reasons[index] = str(error)
+            continue
+        seconds[index] = length if max_seconds is None else min(length, max_seconds)
+    return seconds
+
+
+def _batches(seconds: dict[int, float], batch_seconds: float) -> list[list[int]]:
+    """Group recordings of similar length, longest first."""
+    batches: list[list[int]] = []
+    longest = 0.0
+    for index in sorted(seconds, key=lambda index: (-seconds[index], index)):
+        full = not batches or len(batches[-1]) >= _MOST_FILES_PER_BATCH or longest * (len(batches[-1]) + 1) > batch_seconds
+        if full:
+            batches.append([])
+            longest = seconds[index]
+        batches[-1].append(index)
+    return batches
+
+
+def _decoded(
+    files: list[Path], batches: list[list[int]], max_seconds: float | None, executor: Executor, collector: _Collector
+) -> Iterator[tuple[list[int], list[Waveform]]]:
+    """Yield the members of each batch that can be decoded, with their waveforms; two more batches are decoded meanwhile."""
+    waiting: deque[list[tuple[int, Future[Waveform]]]] = deque()
+    for position in range(len(batches) + _BATCHES_AHEAD):
+        if position < len(batches):
+            waiting.append([(index, executor.submit(_decode, files[index], max_seconds)) for index in batches[position]])
+        if position < _BATCHES_AHEAD and position < len(batches) - 1:
+            continue
+        if not waiting:
+            return
+        members, waveforms = [], []
+        for index, future in waiting.popleft():
+            try:
+                waveforms.append(future.result())
+                members.append(index)
+            except AudioLoadingError as error:
+                collector.reasons[index] = str(error)
+        yield members, waveforms
+
+
+def _decode(file: Path, max_seconds: float | None) -> Waveform:
+    waveform: Waveform = load_audio(file, duration=max_seconds, sample_rate=SAMPLE_RATE)
+    return waveform
+
+
+def _run(function: BatchFunction, members: list[int], waveforms: list[Waveform], collector: _Collector) -> None:
+    try:
+        outputs = _rows(function, waveforms)
+    except (InputError, AudioLoadingError) as error:
+        # One unusable recording (too short, say) must not cost the others of its batch.
+        if len(members) == 1:
+            collector.reasons[members[0]] = str(error)
+            return
+        for member, waveform in zip(members, waveforms, strict=True):
+            _run(function, [member], [waveform], collector)
+        return
+    collector.add(members, outputs)
+
+
+def _rows(function: BatchFunction, waveforms: list[Waveform]) -> tuple[npt.NDArray[np.float32], ...]:
+    with torch.inference_mode():
+        result = function(waveforms)
+    outputs = tuple(_as_array(output) for output in (result if isinstance(result, tuple) else (result,)))
+    for output in outputs:
+        if output.ndim != 2 or len(output) != len(waveforms):
+            raise DataError(f"a function over recordings must give (batch, width); found {output.shape} for {len(waveforms)}")
+    return outputs
+
+
+def _as_array(output: Any) -> npt.NDArray[np.float32]:
+    if isinstance(output, torch.Tensor):
+        output = output.detach().float().cpu().numpy()
+    return np.asarray(output, dtype=np.float32)

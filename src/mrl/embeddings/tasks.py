@@ -1,0 +1,77 @@
+"""What the command line does with a network: embed to a file, and score two files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from mrl.embeddings.encoders import Encoder, is_matryoshka
+from mrl.embeddings.extract import EmbeddedFiles, embed_files
+from mrl.embeddings.formats import check_suffix, save_embeddings
+from mrl.embeddings.mapping import failure_summary
+from mrl.embeddings.models import weights_sha256
+from mrl.embeddings.similarity import cosine_similarity
+from mrl.errors import AudioLoadingError
+from mrl.version import __version__
+
+
+def embed_to_file(
+    model: Encoder,
+    paths: Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str],
+    *,
+    model_name: str,
+    target_dim: int | None = None,
+    batch_seconds: float = 60.0,
+    num_workers: int = 2,
+    max_seconds: float | None = None,
+) -> EmbeddedFiles:
+    """Embed recordings and write what could be embedded to ``output``, with the path of each as its id.
+
+    Args:
+        model: the network.
+        paths: the recordings.
+        output: file to write; its suffix is checked before the work begins. Nothing is written when no recording worked.
+        model_name: how the network was called, for the file's metadata.
+        target_dim, batch_seconds, num_workers, max_seconds: as for :func:`embed_files`.
+
+    Raises:
+        InputError: unusable arguments.
+        OSError: the file cannot be written.
+    """
+    check_suffix(output)
+    embedded = embed_files(
+        model, paths, target_dim=target_dim, batch_seconds=batch_seconds, num_workers=num_workers, max_seconds=max_seconds
+    )
+    if embedded.paths:
+        metadata = {
+            "model": model_name,
+            "model_sha256": weights_sha256(model),
+            "dim": embedded.matrix.shape[1],
+            "unit_length": is_matryoshka(model),
+            "max_seconds": max_seconds,
+            "package": f"redimnet-mrl {__version__}",
+        }
+        save_embeddings(output, [str(path) for path in embedded.paths], embedded.matrix, metadata)
+    return embedded
+
+
+def score_files(
+    model: Encoder, first: str | os.PathLike[str], second: str | os.PathLike[str], *, target_dim: int | None = None
+) -> float:
+    """Return the raw cosine, in [-1, 1], of the embeddings of two recordings.
+
+    Args:
+        model: the network.
+        first, second: the recordings.
+        target_dim: compare prefixes of this length; all dimensions by default.
+
+    Raises:
+        AudioLoadingError: a recording cannot be used.
+        InputError: unusable ``target_dim``.
+    """
+    embedded = embed_files(model, [Path(first), Path(second)], target_dim=target_dim, num_workers=0, show_progress=False)
+    if embedded.failures:
+        raise AudioLoadingError(failure_summary(embedded.failures, 2))
+    return cosine_similarity(*embedded.matrix)

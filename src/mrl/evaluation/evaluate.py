@@ -1,0 +1,277 @@
+"""From a network or foreign embeddings and a trial list to figures at every prefix length."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from mrl.errors import DataError, InputError
+from mrl.evaluation.bootstrap import (
+    Replicates,
+    SpeakerResamples,
+    bootstrap_metrics,
+    interval_of,
+    paired_difference,
+)
+from mrl.evaluation.metrics import error_curve
+from mrl.evaluation.result import DimFigures, EvaluationResult, ListFacts, SystemResult
+from mrl.evaluation.scoring import check_dims, score_prefixes
+from mrl.evaluation.trials import TrialList
+from mrl.version import __version__
+
+if TYPE_CHECKING:
+    from mrl.embeddings.encoders import Encoder
+
+P_TARGETS = (0.01, 0.05)
+"""Priors of the minimum detection costs in use: 0.01 (WeSpeaker, SpeechBrain) and 0.05 (VoxSRC)."""
+
+UNMODIFIED_BACKBONE = "unmodified backbone"
+"""Name of the backbone inside a Matryoshka model that was never trained further."""
+
+TRAINED_BACKBONE = "own backbone (trained)"
+"""Name of the backbone inside a Matryoshka model that was trained along with it: no longer the one published."""
+
+BASELINE = "baseline"
+"""Name of another network that is measured beside the model."""
+
+_ScoreKey = tuple[str, int]
+
+
+@dataclass(frozen=True, eq=False)
+class SystemEmbeddings:
+    """One system to be measured.
+
+    Attributes:
+        name: for tables and plots.
+        matrix: (utterances, dim), row i belongs to ``trials.utterances[i]``.
+        dims: prefix lengths to be measured.
+    """
+
+    name: str
+    matrix: npt.ArrayLike
+    dims: tuple[int, ...]
+
+
+def default_dims(embed_dim: int) -> tuple[int, ...]:
+    """Return powers of two from 16 (or less for small embeddings) up, and ``embed_dim`` itself."""
+    powers = [2**power for power in range(4, 20) if 2**power < embed_dim]
+    return (*powers, embed_dim)
+
+
+def evaluate_systems(
+    systems: Sequence[SystemEmbeddings],
+    trials: TrialList,
+    *,
+    bootstrap: int = 1000,
+    seed: int = 0,
+    speakers: Mapping[str, str] | None = None,
+    reference: _ScoreKey | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> EvaluationResult:
+    """Score and measure several systems on one list.
+
+    Args:
+        systems: at least one, with different names.
+        trials: the list.
+        bootstrap: resamples of the speakers for 95 % intervals; 0 for none.
+        seed: of the resamples.
+        speakers: utterance -> speaker, where paths do not tell (see :func:`mrl.evaluation.speakers.speaker_of`).
+        reference: (name, dim) that all others are compared with, pairwise over the same resamples.
+        provenance: what reports should say about where this came from.
+
+    Raises:
+        DataError: embeddings that are not finite or zero, a list with one kind of trial only, or speakers that do not fit it.
+        InputError: unusable arguments.
+    """
+    names = [system.name for system in systems]
+    if not names or len(set(names)) != len(names):
+        raise InputError(f"systems need different names; found {names}")
+    trials.require_both_classes()
+    resamples = SpeakerResamples.draw(trials, bootstrap, seed=seed, speakers=speakers) if bootstrap else None
+    scores: dict[_ScoreKey, npt.NDArray[np.float32]] = {}
+    for system in systems:
+        for dim, values in score_prefixes(system.matrix, trials, system.dims).items():
+            scores[system.name, dim] = values
+    if reference is not None and reference not in scores:
+        raise InputError(f"reference {reference} is none of the systems and dims measured: {sorted(scores)}")
+    replicates: dict[_ScoreKey, Replicates] = {}
+    if resamples is not None:
+        drawn = bootstrap_metrics(list(scores.values()), resamples, p_targets=P_TARGETS)
+        replicates = dict(zip(scores, drawn, strict=True))
+    figures = {key: _figures(key[1], values, trials.labels, replicates.get(key)) for key, values in scores.items()}
+    if reference is not None and resamples is not None:
+        base, base_replicates = figures[reference].equal_error_rate, replicates[reference].equal_error_rate
+        for key, found in figures.items():
+            if key != reference:
+                versus = paired_difference(found.equal_error_rate, base, replicates[key].equal_error_rate, base_replicates)
+                figures[key] = replace(found, versus_reference=versus)
+    return EvaluationResult(
+        systems=tuple(
+            SystemResult(name, tuple(found for (owner, _), found in figures.items() if owner == name)) for name in names
+        ),
+        trial_list=_list_facts(trials, resamples),
+        reference=reference,
+        seed=seed,
+        resamples=bootstrap,
+        provenance={"package": f"redimnet-mrl {__version__}", **(provenance or {})},
+        scores=scores,
+    )
+
+
+def evaluate_embeddings(
+    ids: Sequence[str],
+    matrix: npt.ArrayLike,
+    trials: TrialList,
+    dims: Iterable[int] | None = None,
+    *,
+    name: str = "embeddings",
+    bootstrap: int = 1000,
+    seed: int = 0,
+    speakers: Mapping[str, str] | None = None,
+    provenance: Mapping[str, Any] | None = None,
+) -> EvaluationResult:
+    """Measure embeddings from anywhere.
+
+    Args:
+        ids: (n,) names exactly as the list writes its utterances; more than the list needs are no harm.
+        matrix: (n, dim), of any scale; the system's own prefixes are measured.
+        trials: the list.
+        dims: prefix lengths; by default powers of two from 16 up and the whole.
+        name: for tables and plots.
+        bootstrap, seed, speakers, provenance: as for :func:`evaluate_systems`.
+
+    Raises:
+        DataError: utterances without an embedding (all of them counted), or as :func:`evaluate_systems`.
+    """
+    rows = np.asarray(matrix, dtype=np.float32)
+    if rows.ndim != 2 or len(rows) != len(ids):
+        raise InputError(f"embeddings must be (n, dim) with one id per row; found shape {rows.shape} and {len(ids)} ids")
+    chosen = check_dims(dims if dims is not None else default_dims(rows.shape[1]), rows.shape[1])
+    system = SystemEmbeddings(name, rows[trials.indices_into(ids)], chosen)
+    return evaluate_systems([system], trials, bootstrap=bootstrap, seed=seed, speakers=speakers, provenance=provenance)
+
+
+def evaluate_model(
+    model: Encoder,
+    trials: TrialList,
+    root: str | os.PathLike[str],
+    *,
+    dims: Iterable[int] | None = None,
+    batch_seconds: float = 60.0,
+    num_workers: int = 2,
+    max_seconds: float | None = None,
+    bootstrap: int = 1000,
+    seed: int = 0,
+    baseline: Encoder | Literal["own"] | None = "own",
+    speakers: Mapping[str, str] | None = None,
+    name: str | None = None,
+    provenance: Mapping[str, Any] | None = None,
+    show_progress: bool = True,
+) -> EvaluationResult:
+    """Embed every utterance of a list once and measure the network at every prefix length, beside a backbone.
+
+    A Matryoshka model is measured at its ``mrl_dims``, a plain backbone at prefixes of its raw embedding, both by default.
+
+    Args:
+        model: a ``ReDimNetMRL`` or a ``ReDimNet``.
+        trials: the list; its utterances are paths below ``root``.
+        root: the data root.
+        dims: prefix lengths.
+        batch_seconds: most audio per forward pass, in seconds.
+        num_workers: threads that decode ahead.
+        max_seconds: use only the first so many seconds of each recording.
+        bootstrap: resamples of the speakers for 95 % intervals; 0 for none.
+        seed: of the resamples.
+        baseline: "own" measures the backbone inside a Matryoshka model beside it, from the same forward pass (its name says
+            whether it was trained further); a network measures that one in a pass of its own; None measures the model alone.
+            The baseline's whole embedding is what differences refer to.
+        speakers: utterance -> speaker, where paths do not tell.
+        name: of the model in tables and plots.
+        provenance: what reports should say about where this came from.
+        show_progress: draw a progress bar (on a terminal only).
+
+    Raises:
+        DataError: missing or unreadable files (all of them counted), or as :func:`evaluate_systems`.
+        InputError: unusable arguments.
+    """
+    from mrl.embeddings.encoders import is_matryoshka
+    from mrl.evaluation.embedding import embed_utterances
+
+    if dims is None:
+        dims = model.mrl_dims if is_matryoshka(model) else default_dims(model.embed_dim)
+    chosen = check_dims(dims, model.embed_dim)
+    trials.require_both_classes()
+    if bootstrap:  # speakers that cannot be told should show before hours of work
+        SpeakerResamples.draw(trials, bootstrap, seed=seed, speakers=speakers)
+    missing = trials.missing_files(root)
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(trials.utterances)} utterances of {trials.source} are not below {root}, "
+            f"the first is {missing[0]!r}"
+        )
+    settings: dict[str, Any] = {
+        "batch_seconds": batch_seconds,
+        "num_workers": num_workers,
+        "max_seconds": max_seconds,
+        "show_progress": show_progress,
+    }
+    model_name = name or ("matryoshka" if is_matryoshka(model) else "backbone")
+    own = baseline == "own" and is_matryoshka(model)
+    matrices = embed_utterances(model, trials, root, own_backbone=own, **settings)
+    systems = [SystemEmbeddings(model_name, matrices[0], chosen)]
+    if own:
+        unmodified = bool(getattr(model, "backbone_is_unmodified", False))
+        systems.append(_baseline_system(UNMODIFIED_BACKBONE if unmodified else TRAINED_BACKBONE, matrices[1], chosen))
+    elif not (baseline is None or isinstance(baseline, str)):
+        matrix = embed_utterances(baseline, trials, root, own_backbone=False, **settings)[0]
+        systems.append(_baseline_system(BASELINE, matrix, chosen))
+    return evaluate_systems(
+        systems,
+        trials,
+        bootstrap=bootstrap,
+        seed=seed,
+        speakers=speakers,
+        reference=(systems[1].name, systems[1].dims[-1]) if len(systems) > 1 else None,
+        provenance={"data_root": str(root), "max_seconds": max_seconds, **(provenance or {})},
+    )
+
+
+def _baseline_system(name: str, matrix: npt.NDArray[np.float32], dims: tuple[int, ...]) -> SystemEmbeddings:
+    """The baseline's whole embedding, and its prefixes at the model's dims: what cutting without a Matryoshka head gives."""
+    embed_dim = matrix.shape[1]
+    return SystemEmbeddings(name, matrix, (*(dim for dim in dims if dim < embed_dim), embed_dim))
+
+
+def _figures(
+    dim: int, scores: npt.NDArray[np.float32], labels: npt.NDArray[np.bool_], replicates: Replicates | None
+) -> DimFigures:
+    curve = error_curve(scores, labels)
+    return DimFigures(
+        dim=dim,
+        equal_error_rate=curve.equal_error_rate(),
+        equal_error_rate_interval=None if replicates is None else interval_of(replicates.equal_error_rate),
+        convex_hull_equal_error_rate=curve.convex_hull_equal_error_rate(),
+        threshold=curve.equal_error_threshold(),
+        minimum_dcf={p_target: curve.minimum_dcf(p_target) for p_target in P_TARGETS},
+        minimum_dcf_intervals={}
+        if replicates is None
+        else {p_target: interval_of(values) for p_target, values in replicates.minimum_dcf.items()},
+        minimum_cllr=curve.minimum_cllr(),
+    )
+
+
+def _list_facts(trials: TrialList, resamples: SpeakerResamples | None) -> ListFacts:
+    return ListFacts(
+        source=trials.source,
+        sha256=trials.sha256,
+        trials=len(trials),
+        targets=trials.num_target,
+        nontargets=trials.num_nontarget,
+        utterances=len(trials.utterances),
+        speakers=None if resamples is None else len(resamples.speakers),
+    )

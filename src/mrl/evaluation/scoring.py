@@ -1,0 +1,106 @@
+"""Cosine scores of all prefixes of one full embedding, in one pass over the trials."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from mrl.errors import DataError, InputError
+from mrl.evaluation.trials import TrialList
+
+FloatMatrix = npt.NDArray[np.float32]
+
+# Numbers gathered per block: bounds the memory. Multiplying blocks of rows by all rows and picking the trials was timed too
+# (256 dims, six prefixes): 2.6 times faster for all pairs of 4,000 utterances in order and 1.2 times for 10 million random trials
+# of 5,000, slower for the same pairs shuffled, for 10 million trials of 20,000 or 50,000, and for VoxCeleb1-O (8 times).
+_BLOCK_NUMBERS = 1 << 18
+# A prefix that holds less than this share of its embedding's length is zero but for rounding; its direction means nothing.
+_SMALLEST_SHARE = 1e-12
+
+
+def check_dims(dims: Iterable[int], embed_dim: int) -> tuple[int, ...]:
+    """Return ``dims`` sorted and without repetition.
+
+    Raises:
+        InputError: no dim at all, or one outside 1..embed_dim.
+    """
+    ordered = tuple(sorted({int(dim) for dim in dims}))
+    if not ordered or ordered[0] < 1 or ordered[-1] > embed_dim:
+        raise InputError(f"dims must lie in 1..{embed_dim} (the size of the embeddings); found {list(ordered)}")
+    return ordered
+
+
+def score_prefixes(embeddings: npt.ArrayLike, trials: TrialList, dims: Iterable[int]) -> dict[int, FloatMatrix]:
+    """Return the cosine of every trial at every prefix length.
+
+    The dot product and the norms of a longer prefix are those of the next shorter one plus the segment between them, so all
+    dims together cost about as much as the longest alone. Memory beyond the result is a few blocks plus one copy of
+    ``embeddings``, whatever the number of trials.
+
+    Args:
+        embeddings: (utterances, dim), row i belongs to ``trials.utterances[i]``; any scale.
+        trials: the list.
+        dims: prefix lengths, each in 1..dim.
+
+    Returns:
+        ``{dim: (trials,) float32}``, raw cosines in [-1, 1], in ascending order of dim.
+
+    Raises:
+        DataError: an embedding is not finite, or a prefix of one has no length (all-zero).
+        InputError: wrong shape or dims.
+    """
+    matrix = np.asarray(embeddings, dtype=np.float32)
+    if matrix.ndim != 2 or len(matrix) != len(trials.utterances):
+        raise InputError(
+            f"embeddings must be (utterances, dim) with one row for each of the {len(trials.utterances)} utterances of the "
+            f"trial list; found shape {matrix.shape}"
+        )
+    ordered = check_dims(dims, matrix.shape[1])
+    unit, inverse_norms = _prefix_norms(matrix[:, : ordered[-1]], ordered, trials)
+    scores = {dim: np.empty(len(trials), dtype=np.float32) for dim in ordered}
+    block = max(256, _BLOCK_NUMBERS // ordered[-1])
+    for start in range(0, len(trials), block):
+        here = slice(start, start + block)
+        enrol, test = trials.enrol[here], trials.test[here]
+        first, second = unit.take(enrol, axis=0), unit.take(test, axis=0)
+        dot = np.zeros(len(enrol), dtype=np.float32)
+        for dim, segment in _segments(ordered):
+            dot += np.einsum("ij,ij->i", first[:, segment], second[:, segment])
+            np.clip(dot * inverse_norms[dim][enrol] * inverse_norms[dim][test], -1.0, 1.0, out=scores[dim][here])
+    return scores
+
+
+def _segments(dims: Iterable[int]) -> Iterator[tuple[int, slice]]:
+    start = 0
+    for dim in dims:
+        yield dim, slice(start, dim)
+        start = dim
+
+
+def _prefix_norms(matrix: FloatMatrix, dims: tuple[int, ...], trials: TrialList) -> tuple[FloatMatrix, dict[int, FloatMatrix]]:
+    """Return the rows at unit length of the longest prefix, and 1 / norm of every prefix of those rows."""
+    finite = np.isfinite(matrix).all(axis=1)
+    if not finite.all():
+        bad = np.flatnonzero(~finite)
+        raise DataError(
+            f"{len(bad)} of {len(matrix)} embeddings hold NaN or infinity, the first is of {trials.utterances[bad[0]]!r}"
+        )
+    # Dividing by the largest entry first keeps squares of very large or small embeddings inside float32.
+    largest = np.abs(matrix).max(axis=1, initial=0.0, keepdims=True)
+    unit = np.divide(matrix, largest, out=np.zeros_like(matrix), where=largest > 0)
+    unit /= np.maximum(np.sqrt(np.einsum("ij,ij->i", unit, unit, dtype=np.float64)), 1e-30).astype(np.float32)[:, None]
+    squared = np.zeros(len(unit), dtype=np.float64)
+    inverse: dict[int, FloatMatrix] = {}
+    for dim, segment in _segments(dims):
+        part = unit[:, segment]
+        squared += np.einsum("ij,ij->i", part, part, dtype=np.float64)
+        bad = np.flatnonzero(squared < _SMALLEST_SHARE**2)
+        if len(bad):
+            raise DataError(
+                f"the first {dim} numbers of {len(bad)} of {len(unit)} embeddings are all zero, so they have no cosine; "
+                f"the first is of {trials.utterances[bad[0]]!r}"
+            )
+        inverse[dim] = (1.0 / np.sqrt(squared)).astype(np.float32)
+    return unit, inverse

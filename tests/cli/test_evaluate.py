@@ -1,0 +1,116 @@
+"""``mrl evaluate``."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+from pathlib import Path
+
+import pytest
+
+from mrl.cli.main import run
+from mrl.embeddings import open_model, weights_sha256
+from mrl.evaluation import evaluate_model, read_trials
+from tests.embeddings.fakes import all_pairs
+from tests.embeddings.tiny import write_models, write_voices
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("evaluate")
+    write_models(folder)
+    lines = "".join(f"{int(label)} {a} {b}\n" for label, a, b in all_pairs(write_voices(folder / "voices")))
+    (folder / "trials.txt.gz").write_bytes(gzip.compress(lines.encode()))
+    return folder
+
+
+def _arguments(place: Path, model: str, *more: str) -> list[str]:
+    return ["evaluate", str(place / model), "--trials", str(place / "trials.txt.gz"), "--bootstrap", "100", *more]
+
+
+def test_a_model_folder(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = _arguments(place, "tiny-mrl", "--root", str(place / "voices"), "--dims", "16,192,256", "--output", str(tmp_path))
+    assert run(arguments) == 0
+    report = json.loads((tmp_path / "report.json").read_text())
+    trials = read_trials(place / "trials.txt.gz")
+    model = open_model(place / "tiny-mrl")
+    expected = evaluate_model(model, trials, place / "voices", dims=(16, 192, 256), bootstrap=0).equal_error_rates()
+    found = {figures["dim"]: figures["eer"] for figures in report["systems"][0]["dims"]}
+    assert found == pytest.approx(expected, abs=1e-9)
+    # The head starts as a rotation of the backbone's embedding, so its figures at 192 and 256 are the backbone's.
+    assert [system["name"] for system in report["systems"]] == ["matryoshka", "unmodified backbone"]
+    assert found[192] == found[256] == report["systems"][1]["dims"][-1]["eer"]
+    provenance = report["provenance"]
+    assert provenance["model_sha256"] == weights_sha256(model)
+    assert provenance["data_root"] == str(place / "voices")
+    assert report["trial_list"]["sha256"] == hashlib.sha256(gzip.decompress((place / "trials.txt.gz").read_bytes())).hexdigest()
+    out = capsys.readouterr().out
+    for figures in report["systems"][0]["dims"]:
+        assert f"{100 * figures['eer']:.2f} [" in out
+    names = {"report.json", "table.md", "table.csv", "eer_by_dim.png", "eer_by_dim.svg"}
+    assert {path.name for path in tmp_path.iterdir()} == names
+    assert out.count("written: ") == 5
+
+
+def test_without_backbone_and_with_another_baseline(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = _arguments(place, "tiny-mrl", "--root", str(place / "voices"), "--dims", "32")
+    assert run([*arguments, "--no-backbone"]) == 0
+    assert "backbone" not in capsys.readouterr().out
+    assert run([*arguments, "--baseline", str(place / "tiny.pt")]) == 0
+    out = capsys.readouterr().out
+    assert "baseline" in out and "unmodified backbone" not in out
+
+
+def test_a_checkpoint_and_its_embedding_file_give_the_same_figures(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    assert run(_arguments(place, "tiny.pt", "--root", str(place / "voices"), "--output", str(checkpoint))) == 0
+    monkeypatch.chdir(place / "voices")
+    assert (
+        run(["embed", *sorted(path.name for path in Path().iterdir()), "-o", "../e.npz", "--model", str(place / "tiny.pt")]) == 0
+    )
+    assert run(_arguments(place, "e.npz", "--output", str(tmp_path / "file"))) == 0
+    first, second = (json.loads((tmp_path / name / "report.json").read_text()) for name in ("checkpoint", "file"))
+    assert [figures["dim"] for figures in second["systems"][0]["dims"]] == [16, 32, 64, 128, 192]
+    assert first["systems"][0]["dims"] == second["systems"][0]["dims"]
+    assert second["provenance"]["embeddings_metadata"]["model"] == str(place / "tiny.pt")
+
+
+def test_speakers_from_a_file(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    trials = read_trials(place / "trials.txt.gz")
+    speakers = tmp_path / "utt2spk"
+    speakers.write_text("".join(f"{name} {name.split('/')[0]}-x\n" for name in trials.utterances))
+    arguments = _arguments(place, "tiny.pt", "--root", str(place / "voices"), "--dims", "16")
+    assert run([*arguments, "--speakers", str(speakers)]) == 0
+    speakers.write_text("".join(f"{name} everyone\n" for name in trials.utterances))
+    assert run([*arguments, "--speakers", str(speakers)]) == 2
+    assert "contradict the speakers" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("model", "more", "message"),
+    [
+        ("tiny.pt", [], "--root"),
+        ("tiny.pt", ["--root", "nowhere"], "is not a folder"),
+        ("tiny.pt", ["--root", "."], "18 of 18 utterances"),
+        ("tiny.pt", ["--root", ".", "--dims", "16,a"], "not a list of whole numbers"),
+        ("tiny.pt", ["--root", ".", "--dims", "193"], "1..192"),
+        ("absent.npz", [], "does not exist"),
+        ("absent.npz", ["--root", "."], "root does not go with"),
+        ("absent", ["--root", "."], "no released checkpoint"),
+    ],
+)
+def test_errors(
+    model: str,
+    more: list[str],
+    message: str,
+    place: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run(_arguments(place, model, *more)) == 2
+    assert message in capsys.readouterr().err
