@@ -23,6 +23,7 @@ from mrl.evaluation import (
     markdown_table,
     plot_eer_by_dim,
     rich_table,
+    summary_table,
     write_report,
 )
 from tests.embeddings.fakes import all_pairs
@@ -150,3 +151,13 @@ def test_unknown_suffix_and_no_matplotlib(result: EvaluationResult, tmp_path: Pa
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(MissingDependencyError, match=r"redimnet-mrl\[plots\]"):
         plot_eer_by_dim(result, tmp_path / "a.png")
+
+
+def test_summary_has_a_row_per_system_and_a_column_per_dim(result: EvaluationResult) -> None:
+    table = summary_table(result)
+    dims = sorted({dim for system in result.systems for dim in system.dims})
+    assert [column.header for column in table.columns] == ["EER %", *map(str, dims)]
+    first = result.systems[0]
+    cells = [next(iter(column.cells)) for column in table.columns[1:]]
+    rates = {figures.dim: f"{100 * figures.equal_error_rate:.2f}" for figures in first.figures}
+    assert cells == [rates.get(dim, "–") for dim in dims]

@@ -2,6 +2,7 @@
 
 from mrl.backbone.config import FrontEndConfig, ReDimNetConfig, StageConfig
 from mrl.backbone.redimnet import ReDimNet
+from mrl.backbone.variants import SCRATCH_NAMES, scratch_config
 from mrl.backbone.waveforms import Audio
 
-__all__ = ["Audio", "FrontEndConfig", "ReDimNet", "ReDimNetConfig", "StageConfig"]
+__all__ = ["SCRATCH_NAMES", "Audio", "FrontEndConfig", "ReDimNet", "ReDimNetConfig", "StageConfig", "scratch_config"]

@@ -27,6 +27,7 @@ VERBS: dict[str, str] = {
     "verify": "Say whether two recordings are of one speaker.",
     "train": "Train a Matryoshka model in two stages.",
     "evaluate": "Measure the error rate at every dimension on a trial list.",
+    "demo": "Do the whole job in minutes, on synthetic voices or your own recordings.",
 }
 """Each verb with its line of help; the verb's command is ``command`` in the module ``mrl.cli.VERB``."""
 

@@ -174,5 +174,5 @@ def _rates(eer: VoxCeleb1EER | None) -> str:
 
 
 def _percent(value: float) -> str:
-    """Two decimals, or three where they were published."""
+    """Two decimals, or three where the third is not zero."""
     return f"{value:.3f}".removesuffix("0")

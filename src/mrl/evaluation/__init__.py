@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         paired_difference,
     )
     from mrl.evaluation.evaluate import (
+        UNMODIFIED_BACKBONE,
         SystemEmbeddings,
         evaluate_embeddings,
         evaluate_model,
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
         true_accept_rate,
     )
     from mrl.evaluation.plots import plot_eer_by_dim
-    from mrl.evaluation.report import csv_table, markdown_table, rich_table, write_report
+    from mrl.evaluation.report import csv_table, markdown_table, rich_table, summary_table, write_report
     from mrl.evaluation.result import DimFigures, EvaluationResult, ListFacts, SystemResult
     from mrl.evaluation.scoring import score_prefixes
     from mrl.evaluation.speakers import read_speakers, speaker_of
@@ -66,6 +67,7 @@ _LATER = {
     "interval_of": "bootstrap",
     "paired_difference": "bootstrap",
     "SystemEmbeddings": "evaluate",
+    "UNMODIFIED_BACKBONE": "evaluate",
     "evaluate_model": "evaluate",
     "evaluate_embeddings": "evaluate",
     "evaluate_systems": "evaluate",
@@ -75,6 +77,7 @@ _LATER = {
     "DimFigures": "result",
     "ListFacts": "result",
     "rich_table": "report",
+    "summary_table": "report",
     "markdown_table": "report",
     "csv_table": "report",
     "write_report": "report",
@@ -106,6 +109,7 @@ __all__ = [
     "interval_of",
     "paired_difference",
     "SystemEmbeddings",
+    "UNMODIFIED_BACKBONE",
     "evaluate_model",
     "evaluate_embeddings",
     "evaluate_systems",
@@ -115,6 +119,7 @@ __all__ = [
     "DimFigures",
     "ListFacts",
     "rich_table",
+    "summary_table",
     "markdown_table",
     "csv_table",
     "write_report",

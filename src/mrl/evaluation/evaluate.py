@@ -170,6 +170,7 @@ def evaluate_model(
     baseline: Encoder | Literal["own"] | None = "own",
     speakers: Mapping[str, str] | None = None,
     name: str | None = None,
+    baseline_name: str = BASELINE,
     provenance: Mapping[str, Any] | None = None,
     show_progress: bool = True,
 ) -> EvaluationResult:
@@ -192,6 +193,7 @@ def evaluate_model(
             The baseline's whole embedding is what differences refer to.
         speakers: utterance -> speaker, where paths do not tell.
         name: of the model in tables and plots.
+        baseline_name: of a network given as ``baseline``, likewise.
         provenance: what reports should say about where this came from.
         show_progress: draw a progress bar (on a terminal only).
 
@@ -229,7 +231,7 @@ def evaluate_model(
         systems.append(_baseline_system(UNMODIFIED_BACKBONE if unmodified else TRAINED_BACKBONE, matrices[1], chosen))
     elif not (baseline is None or isinstance(baseline, str)):
         matrix = embed_utterances(baseline, trials, root, own_backbone=False, **settings)[0]
-        systems.append(_baseline_system(BASELINE, matrix, chosen))
+        systems.append(_baseline_system(baseline_name, matrix, chosen))
     return evaluate_systems(
         systems,
         trials,

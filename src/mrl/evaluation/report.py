@@ -79,6 +79,18 @@ def rich_table(result: EvaluationResult) -> Table:
     return table
 
 
+def summary_table(result: EvaluationResult) -> Table:
+    """Return a small table for a terminal: the equal error rate in %, one row for each system and one column for each dim."""
+    dims = sorted({dim for system in result.systems for dim in system.dims})
+    table = Table("EER %", *map(str, dims))
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for system in result.systems:
+        rates = {figures.dim: f"{100 * figures.equal_error_rate:.2f}" for figures in system.figures}
+        table.add_row(Text(system.name), *(rates.get(dim, "–") for dim in dims))
+    return table
+
+
 def markdown_table(result: EvaluationResult) -> str:
     """Return the table and its notes as Markdown."""
     header, *rows = table_rows(result)

@@ -1,0 +1,105 @@
+"""A walk through the package: load a released ReDimNet, make a Matryoshka model of it, embed and compare two recordings.
+
+    python example_pretrained.py                                     downloads b2 (20 MB) once
+    python example_pretrained.py --weights b2-vox2-ft_lm.pt          works offline
+    python example_pretrained.py --audio first.wav second.wav        your own recordings instead of synthetic voices
+
+Explanations and figures are in docs/pretrained-models.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mrl import ReDimNetMRL, create_mrl_from_pretrained, get_model_info, load_audio, load_pretrained_redimnet
+from mrl.audio import SAMPLE_RATE, write_synthetic_corpus
+from mrl.embeddings import cosine_similarity
+from mrl.errors import MRLError
+from mrl.pretrained import find_by_name
+
+
+def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Load a released ReDimNet, make it a Matryoshka model, compare two recordings.")
+    parser.add_argument("--model-name", default="b2", help="released network: b0 to b6, S or M (default: b2)")
+    parser.add_argument("--train-type", help="ptn, ft_lm or ft_mix (default: the fine-tuned one)")
+    parser.add_argument("--dataset", help="vox2, vb2 or vb2+vox2+cnc (default: that of the fine-tuned one)")
+    parser.add_argument("--weights", help="checkpoint file, its address, or a folder of released files, instead of a download")
+    parser.add_argument("--embed-dim", type=int, default=256, help="length of the full Matryoshka embedding (default: 256)")
+    parser.add_argument("--audio", nargs=2, metavar=("A", "B"), help="two recordings (default: two synthetic voices)")
+    return parser.parse_args(arguments)
+
+
+def walk_through(options: argparse.Namespace, first: str, second: str) -> None:
+    usual = find_by_name(options.model_name)
+    # A file in --weights wins over these three names; a folder of released files needs them.
+    released = (usual.model_name, options.train_type or usual.train_type, options.dataset or usual.dataset)
+
+    print("1. The released network")
+    network = load_pretrained_redimnet(*released, weights=options.weights)
+    info = get_model_info(network)
+    source = info["pretrained_source"]
+    print(f"   from {source['file']}")
+    print(f"   licence of the weights: {source['licence'] or 'not known, it is a file of your own'}")
+    print(f"   {info['parameters']:,} parameters, {info['embed_dim']} numbers per recording")
+
+    print("\n2. Two recordings")
+    recordings = [load_audio(first), load_audio(second)]
+    for name, samples in zip((first, second), recordings, strict=True):
+        print(f"   {'/'.join(Path(name).parts[-2:])}: {len(samples) / SAMPLE_RATE:.2f} s")
+    # Unequal lengths go in as a list; each result is that of the recording alone.
+    with torch.inference_mode():
+        raw = network(recordings)
+    lengths = ", ".join(f"{length:.2f}" for length in raw.norm(dim=1).tolist())
+    print(f"   raw embeddings {tuple(raw.shape)}, of lengths {lengths}, as the official network returns them")
+
+    print("\n3. A Matryoshka model of it, before any training")
+    model = create_mrl_from_pretrained(*released, embed_dim=options.embed_dim, weights=options.weights)
+    print(f"   {model.embed_dim} numbers, every prefix an embedding of unit length; reported: {list(model.mrl_dims)}")
+    with torch.inference_mode():
+        odd = model(first, target_dim=min(50, model.embed_dim))
+    print(f"   any other prefix may be asked for: target_dim={len(odd)} gives {tuple(odd.shape)}, length {odd.norm().item():.4f}")
+
+    print("\n4. One voice or two?")
+    verify(model, recordings, baseline=cosine_similarity(raw[0], raw[1]), pretrained_dim=network.embed_dim)
+
+
+def verify(model: ReDimNetMRL, recordings: list[npt.NDArray[np.float32]], *, baseline: float, pretrained_dim: int) -> None:
+    with torch.inference_mode():
+        every_length = model(recordings, return_all_dims=True)
+    print("   numbers   bytes (float32)   cosine")
+    for dim, pair in every_length.items():
+        print(f"   {dim:7d}   {4 * dim:15d}   {cosine_similarity(pair[0], pair[1]):+.4f}")
+    print(f"   the released network itself, {pretrained_dim} numbers: {baseline:+.4f}")
+    if model.embed_dim >= pretrained_dim:
+        print(f"   From {pretrained_dim} numbers on the scores are the released network's: the head starts as a rotation of it.")
+    print("   A cosine lies in [-1, 1]. Which value means 'same speaker' must be calibrated on recordings like yours,")
+    print("   for each length: mrl evaluate MODEL --trials LIST --root FOLDER shows the error rates.")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parse_arguments(arguments)
+    try:
+        if options.audio:
+            walk_through(options, *options.audio)
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                print("No --audio given: two synthetic voices, which show how it works, not how well.\n")
+                voices = write_synthetic_corpus(folder, num_speakers=2, utterances_per_speaker=1, seed=0)
+                walk_through(options, *map(str, voices))
+    except (MRLError, OSError) as error:
+        print(f"example_pretrained.py: error: {error}", file=sys.stderr)
+        return 2
+    print("\nNext: train the prefixes on your own recordings, python train.py --config config.yaml (docs/training.md)")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,37 @@
+"""``mrl demo``: the whole job in minutes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+from rich.console import Console
+
+
+@click.command()
+@click.option(
+    "--output", type=click.Path(path_type=Path), default=Path("demo"), show_default=True, help="Folder for all results."
+)
+@click.option(
+    "--data", type=click.Path(path_type=Path), help="Your recordings, one subfolder per speaker, instead of synthetic voices."
+)
+@click.option("--weights", help="Official ReDimNet checkpoint to start from, instead of a tiny backbone trained on the spot.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of everything random.")
+def command(output: Path, data: Path | None, weights: str | None, seed: int) -> None:
+    """Make voices, train a Matryoshka model in two stages, and show the error rate at every dimension."""
+    from mrl.demo import run_demo
+    from mrl.evaluation import summary_table
+
+    result = run_demo(output, data=data, weights=weights, seed=seed)
+    Console().print(summary_table(result.evaluation))
+    trials = result.evaluation.trial_list
+    click.echo(f"{trials.trials:,} trials of {trials.speakers} speakers that were never seen; intervals are in the report.")
+    click.echo(f"Finished in {result.seconds:.0f} s.")
+    click.echo(f"Model:   {result.model}")
+    click.echo(f"Picture: {result.report / 'eer_by_dim.png'}")
+    click.echo(f"Report:  {result.report / 'report.json'}")
+    click.echo("Next, on real data:")
+    click.echo("  make demo MRL_DATA=FOLDER                the same on your recordings, one subfolder per speaker")
+    click.echo("  mrl pretrained download b2               a released network, to start from instead of the tiny one")
+    click.echo("  mrl train --config config.yaml           both stages with every setting in one file")
+    click.echo(f"  mrl verify A.wav B.wav --model {result.model} --dim 64")

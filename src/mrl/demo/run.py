@@ -1,0 +1,144 @@
+"""The demonstration: every step that a real project takes, on a small scale, ending in a table and a picture."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mrl.demo.corpus import DemoCorpus, split_corpus, synthetic_voices
+from mrl.evaluation import UNMODIFIED_BACKBONE, EvaluationResult, evaluate_model, read_trials, write_report
+from mrl.matryoshka import ReDimNetMRL
+from mrl.pretrained import load_pretrained_redimnet
+from mrl.training import TrainConfig, run_training
+
+_LOG = logging.getLogger(__name__)
+
+_SPEAKERS = 80
+_UTTERANCES_PER_SPEAKER = 12
+_DIMS = [8, 16, 32, 64, 128, 192, 256]
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What a demonstration leaves.
+
+    Attributes:
+        output: folder with everything in it.
+        model: the Matryoshka model's folder.
+        report: folder with report.json, table.md, table.csv and the plot.
+        evaluation: the figures on the test part.
+        corpus: the recordings and how they were split.
+        seconds: how long it took.
+    """
+
+    output: Path
+    model: Path
+    report: Path
+    evaluation: EvaluationResult
+    corpus: DemoCorpus
+    seconds: float
+
+
+def run_demo(
+    output: Path,
+    *,
+    data: Path | None = None,
+    weights: str | None = None,
+    seed: int = 0,
+    num_speakers: int = _SPEAKERS,
+    backbone_epochs: int = 5,
+    stage_1_epochs: int = 8,
+    stage_2_epochs: int = 2,
+) -> DemoResult:
+    """Run the whole job: recordings, backbone, both training stages, evaluation, report.
+
+    Args:
+        output: folder for everything that is written; what an earlier demonstration left there is replaced.
+        data: a folder with one subfolder per speaker; None makes synthetic voices.
+        weights: an official ReDimNet checkpoint as the backbone; None trains a tiny one from scratch first.
+        seed: of voices, split, training and bootstrap.
+        num_speakers: how many synthetic voices.
+        backbone_epochs: epochs of the tiny backbone.
+        stage_1_epochs, stage_2_epochs: epochs of the head alone and of everything.
+
+    Raises:
+        DataError: too few speakers or recordings in ``data``.
+        CheckpointError: ``weights`` cannot be used.
+    """
+    started = time.monotonic()
+    if data is None:
+        _LOG.info("Making %d synthetic voices with %d utterances each", num_speakers, _UTTERANCES_PER_SPEAKER)
+        data = synthetic_voices(
+            output / "voices", num_speakers=num_speakers, utterances_per_speaker=_UTTERANCES_PER_SPEAKER, seed=seed
+        )
+    corpus = split_corpus(data, output, seed=seed)
+    for part, (speakers, utterances) in corpus.counts.items():
+        _LOG.info("%s: %d speakers, %d utterances", part, speakers, utterances)
+    if weights is None:
+        _LOG.info("Training a tiny backbone from scratch, to stand in for a released checkpoint")
+        backbone_run = run_training(_backbone_config(corpus, output / "backbone", seed, backbone_epochs)).run_folder
+        weights = str(backbone_run / "best" / "official.pt")
+    _LOG.info("Training the Matryoshka model on %s", weights)
+    config = _matryoshka_config(corpus, output / "matryoshka", seed, weights, stage_1_epochs, stage_2_epochs)
+    model_folder = run_training(config).run_folder / "best"
+    _LOG.info("Measuring on speakers that were never seen")
+    evaluation = evaluate_model(
+        ReDimNetMRL.from_pretrained(model_folder),
+        read_trials(corpus.trials["test"]),
+        corpus.root,
+        baseline=load_pretrained_redimnet(weights=weights),
+        speakers=corpus.speakers,
+        seed=seed,
+        bootstrap=500,
+        max_seconds=20.0,
+        name="matryoshka",
+        baseline_name=UNMODIFIED_BACKBONE,
+        provenance={"command": ["mrl", "demo"], "seed": seed, "weights": str(weights)},
+    )
+    report = output / "report"
+    write_report(evaluation, report)
+    return DemoResult(output, model_folder, report, evaluation, corpus, time.monotonic() - started)
+
+
+def _common(corpus: DemoCorpus, folder: Path, seed: int) -> dict[str, dict[str, Any]]:
+    return {
+        "data": {
+            "train": {"manifest": str(corpus.manifest), "root": str(corpus.root), "where": {"part": "train"}},
+            "validation": {"trials": str(corpus.trials["validation"]), "root": str(corpus.root)},
+            "crop_seconds": 1.5,
+        },
+        "training": {"seed": seed, "output_dir": str(folder), "device": "auto", "log_every_steps": 10},
+    }
+
+
+def _backbone_config(corpus: DemoCorpus, folder: Path, seed: int, epochs: int) -> TrainConfig:
+    settings = _common(corpus, folder, seed)
+    settings["model"] = {"embed_dim": 192, "mrl_dims": [192]}
+    settings["loss"] = {"margin": 0.1, "margin_warmup_epochs": epochs / 3, "scale": 20.0}
+    settings["training"] |= {"num_epochs": epochs, "batch_size": 32, "learning_rate": 4e-3, "validate_every_epochs": epochs}
+    settings["advanced"] = {"use_pretrained": False, "model_name": "tiny", "ema_decay": 0.9}
+    return TrainConfig.model_validate(settings)
+
+
+def _matryoshka_config(
+    corpus: DemoCorpus, folder: Path, seed: int, weights: str, stage_1_epochs: int, stage_2_epochs: int
+) -> TrainConfig:
+    settings = _common(corpus, folder, seed)
+    settings["model"] = {"embed_dim": 256, "mrl_dims": _DIMS}
+    settings["training"] |= {
+        "num_epochs": stage_1_epochs + stage_2_epochs,
+        "batch_size": 32,
+        "learning_rate": 1e-3,
+        "finetune_learning_rate": 5e-4,
+    }
+    settings["advanced"] = {
+        "weights": weights,
+        "freeze_backbone_epochs": stage_1_epochs,
+        "cache_views": 2,
+        "projection_init": "lda",
+        "ema_decay": 0.9,
+    }
+    return TrainConfig.model_validate(settings)

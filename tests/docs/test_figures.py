@@ -1,0 +1,71 @@
+"""Figures in the pages are those of the registry, so that a correction in one place cannot be forgotten in the other."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from mrl.pretrained import PretrainedCheckpoint, find_by_name, list_pretrained
+from tests.docs.markdown import ROOT
+
+GUIDE = (ROOT / "docs" / "pretrained-models.md").read_text(encoding="utf-8")
+
+
+def _row(model_name: str) -> list[str]:
+    line = re.search(rf"^\| {model_name} \|(.*)\|$", GUIDE, re.MULTILINE)
+    assert line, f"no row for {model_name}"
+    return [cell.strip() for cell in line[1].split("|")]
+
+
+def _number(cell: str) -> float | None:
+    return None if cell == "–" else float(cell.strip("~M").replace(",", "")) * (1e6 if cell.endswith("M") else 1.0)
+
+
+@pytest.mark.parametrize("model_name", sorted({checkpoint.model_name for checkpoint in list_pretrained()}))
+def test_the_table_of_networks(model_name: str) -> None:
+    checkpoint = find_by_name(model_name)
+    parameters, published_parameters, gmacs, original, extended, hard = _row(model_name)
+    assert _number(parameters) == checkpoint.num_parameters
+    if checkpoint.num_parameters is not None:
+        assert parameters.startswith("~") is not checkpoint.num_parameters_exact
+    assert _number(published_parameters) == checkpoint.paper_parameters
+    assert _number(gmacs) == checkpoint.paper_gmacs
+    assert checkpoint.eer is not None
+    found = tuple(map(_number, (original, extended, hard)))
+    assert found == (checkpoint.eer.original, checkpoint.eer.extended, checkpoint.eer.hard)
+
+
+def test_figures_in_sentences() -> None:
+    every = list_pretrained()
+    assert f"These {len(every)} combinations are all there are" in GUIDE
+    assert {(one.train_type, one.dataset) for one in every} == {
+        ("ptn", "vox2"),
+        ("ft_lm", "vox2"),
+        ("ptn", "vb2"),
+        ("ft_mix", "vb2+vox2+cnc"),
+    }
+    medium = dict(find_by_name("M").other_eers)
+    named = ", ".join(f"{test_set} {medium[test_set]:.3f}" for test_set in ("SITW", "VOiCES", "CN-Celeb"))
+    assert f"Published for M: {named}." in " ".join(GUIDE.split())
+    times_b2 = {name: round(_gmacs(name) / _gmacs("b2")) for name in ("b5", "b6", "b3")}
+    assert times_b2 == {"b5": 11, "b6": 23, "b3": 3} and "at about 11 and 23 times the operations of b2" in GUIDE
+    lower = [one.model_name for one in every if one.dataset == "vox2" and one.eer is not None and one.eer.original < 0.6]
+    assert lower == ["b2", "b3", "b4", "b5", "b6"] and "b2 to b6 are published below 0.6 %" in GUIDE
+
+
+def test_non_commercial_weights_are_named() -> None:
+    restricted = {one.model_name for one in list_pretrained() if one.non_commercial}
+    assert restricted == {"S", "M"}
+    licences: dict[bool, set[str]] = {
+        flag: {one.licence for one in list_pretrained() if one.non_commercial is flag} for flag in (True, False)
+    }
+    assert licences == {True: {"CC-BY-NC-SA-4.0"}, False: {"CC-BY-4.0"}}
+    assert "| S and M (`vb2` in the data set) | CC-BY-NC-SA-4.0 |" in GUIDE
+    assert "| b0 to b6 (`vox2`) | treated as CC-BY-4.0 |" in GUIDE
+
+
+def _gmacs(model_name: str) -> float:
+    checkpoint: PretrainedCheckpoint = find_by_name(model_name)
+    assert checkpoint.paper_gmacs is not None
+    return checkpoint.paper_gmacs

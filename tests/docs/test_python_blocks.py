@@ -1,0 +1,49 @@
+"""Every Python block of the pages runs, in the order of the page, in one namespace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from mrl.embeddings import save_embeddings
+from tests.docs.markdown import ROOT, fenced_blocks, pages
+
+_WITH_PYTHON = [page for page in pages() if fenced_blocks(page, "python")]
+
+
+@pytest.mark.parametrize("page", _WITH_PYTHON, ids=lambda page: str(page.relative_to(ROOT)))
+def test_blocks_run(page: Path, user: Path, train_loader: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
+    save_embeddings("embeddings.npz", ["a.wav", "b.wav"], np.eye(2, 8, dtype=np.float32), {"model": "b2"})
+    namespace: dict[str, Any] = {"__name__": "page", "train_loader": train_loader}
+    for block in fenced_blocks(page, "python"):
+        if block.not_run is None:
+            # Empty lines in front, so that a traceback names the line of the page.
+            exec(compile("\n" * (block.line - 1) + block.text, str(page), "exec"), namespace)
+    if page.name == "pretrained-models.md":
+        _check_guide(namespace)
+
+
+def _check_guide(namespace: dict[str, Any]) -> None:
+    """What the comments in the guide's blocks say about shapes and lengths."""
+    assert {dim: tuple(each.shape) for dim, each in namespace["each"].items()} == {dim: (dim,) for dim in (64, 128, 192, 256)}
+    assert namespace["short"].shape == (64,) and namespace["full"].shape == (256,)
+    for name in ("short", "full"):
+        torch.testing.assert_close(namespace[name].norm(), torch.tensor(1.0))
+    assert torch.equal(namespace["short"], namespace["each"][64])
+    assert -1.0 <= namespace["score"].detach().item() <= 1.0
+    assert namespace["embedding"].shape == (128,)  # the last one: from the saved model
+    assert len(namespace["history"].loss) == 5
+    assert namespace["batch"].shape == (2, 192)
+    alone = torch.stack([namespace["model"]("speaker.wav"), namespace["model"]("other.wav")])
+    torch.testing.assert_close(namespace["batch"], alone, rtol=1e-4, atol=1e-5)
+
+
+def test_few_blocks_are_left_out() -> None:
+    every = [block for page in pages() for block in fenced_blocks(page, "python")]
+    left_out = [f"{block.place}: {block.not_run}" for block in every if block.not_run is not None]
+    assert len(every) >= 10
+    assert len(left_out) <= 2, left_out
