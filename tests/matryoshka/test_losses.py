@@ -118,6 +118,22 @@ def test_class_means_are_a_good_start(loss_type: str, shared: bool) -> None:
     torch.testing.assert_close(loss.class_matrices[-1][2 * per_class].detach(), mean)
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_zero_rows_of_the_head_can_learn(shared: bool) -> None:
+    torch.manual_seed(0)
+    labels = torch.arange(6).repeat(10)
+    features = torch.randn(6, 12)[labels] + 0.5 * torch.randn(60, 12)
+    head = nn.Linear(12, 12, bias=False)
+    with torch.no_grad():
+        head.weight[8:] = 0.0
+    loss = MatryoshkaLoss([8, 12], 6, shared_classes=shared)
+    loss.initialise_from_class_means(head(features), labels)
+    before = loss(head(features), labels)
+    assert before.per_dim[12].item() == pytest.approx(before.per_dim[8].item(), rel=0.05)
+    before.total.backward()
+    assert head.weight.grad is not None and head.weight.grad[8:].abs().max() > 1e-4
+
+
 def test_weights_and_margins_per_dim() -> None:
     loss = MatryoshkaLoss([64, 16], 4, dim_weights=[1.0, 3.0], margins={16: 0.1})
     assert loss.dim_weights == {16: 0.75, 64: 0.25}

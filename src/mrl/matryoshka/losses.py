@@ -20,6 +20,7 @@ from mrl.matryoshka.margin import closest_subcenter, cross_entropy_and_accuracy,
 
 LossType = Literal["aam", "subcenter_aam"]
 _NORM_FLOOR = 1e-12
+_UNUSED_COLUMN = 0.01
 
 
 @dataclass(frozen=True)
@@ -152,6 +153,12 @@ class MatryoshkaLoss(nn.Module):
             unit = functional.normalize(raw_embeddings[:, :width].to(matrix), dim=1)
             sums = torch.zeros(self.num_classes, width, dtype=matrix.dtype, device=matrix.device)
             sums.index_add_(0, labels.to(matrix.device), unit)
+            # Where all embeddings are zero (rows of the head that wait for training) so are the means, and a product of two
+            # zeros has no gradient: such columns start random and small.
+            unused = (unit == 0).all(dim=0)
+            sums[:, unused] = _UNUSED_COLUMN * torch.randn(self.num_classes, int(unused.sum()), dtype=matrix.dtype).to(
+                matrix.device
+            )
             centers = matrix.view(self.num_classes, self.num_subcenters, width)
             means = functional.normalize(sums, dim=1)
             centers[present, 0] = means[present]

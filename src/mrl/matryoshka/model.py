@@ -9,12 +9,13 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor, nn
 
-from mrl.backbone import Audio, ReDimNet
+from mrl.backbone import Audio, ReDimNet, ReDimNetConfig
 from mrl.backbone.waveforms import as_batch
-from mrl.errors import InputError
+from mrl.errors import CheckpointError, InputError, MRLError
 from mrl.matryoshka.affine import AffineMap, pretrained_map
 from mrl.matryoshka.closed_form import Method, fit_projection
 from mrl.matryoshka.projection import MatryoshkaProjection
+from mrl.matryoshka.saving import read_model_folder, write_model_folder
 
 BatchNormStatistics = Literal["frozen", "update"]
 
@@ -222,9 +223,16 @@ class ReDimNetMRL(nn.Module):
             folder: made if absent.
             training: facts on the training (data, measured error rates) for the model card and ``config.json``.
         """
-        from mrl.matryoshka.saving import save_model
-
-        save_model(self, folder, training=training)
+        description = {
+            "embed_dim": self.embed_dim,
+            "mrl_dims": list(self.mrl_dims),
+            "sample_rate": self.sample_rate,
+            "backbone_is_unmodified": self.backbone_is_unmodified,
+            "pretrained_source": self.backbone.pretrained_source,
+            "model_config": self.backbone.config.to_model_config(),
+            "training": training,
+        }
+        write_model_folder(folder, self.state_dict(), description)
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> ReDimNetMRL:
@@ -233,9 +241,17 @@ class ReDimNetMRL(nn.Module):
         Raises:
             CheckpointError: the folder or a file in it is absent, damaged or of another kind.
         """
-        from mrl.matryoshka.saving import load_model
-
-        return load_model(folder, device=device)
+        config, tensors = read_model_folder(folder)
+        try:
+            backbone = ReDimNet(ReDimNetConfig.from_model_config(config["model_config"]))
+            model = cls(backbone, config["embed_dim"], config["mrl_dims"])
+            model.load_state_dict(tensors, strict=True)
+        except (RuntimeError, MRLError) as error:
+            detail = " ".join(str(error).split())
+            raise CheckpointError(f"{folder} does not hold the model that its config.json describes: {detail}") from error
+        backbone.pretrained_source = config["pretrained_source"]
+        model.backbone_is_unmodified = bool(config["backbone_is_unmodified"])
+        return model.to(device).eval()
 
 
 def unit_prefix(raw: Tensor, dim: int) -> Tensor:

@@ -1,8 +1,8 @@
 """Directions of the pooled statistics that the pretrained embedding discards, for the numbers beyond its own length.
 
 The pretrained layer keeps 192 of some thousand directions. Of the rest, those are taken that tell speakers apart best once the
-noise that they share with the embedding is removed (residual LDA), at the scale at which they help on speakers held out. Where
-none helps, the scale is zero and the longer embedding scores as the shorter one.
+noise that they share with the embedding is removed (residual LDA), at the largest scale that does no harm on speakers held out.
+Where all do harm, the scale is zero and the longer embedding scores as the shorter one.
 """
 
 from __future__ import annotations
@@ -14,8 +14,11 @@ from torch.nn import functional
 from mrl.matryoshka.affine import AffineMap
 from mrl.matryoshka.scatter import class_index, discriminant_directions, scatter_of
 
-_SCALES = (0.0, 0.125, 0.25, 0.5, 0.75, 1.0)
+_SCALES = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0)
 _FOLDS = 3
+# The largest scale that costs no more than this share of the best separation is taken: the backbone has often been trained on the
+# very speakers at hand, so that its embedding looks better on them, and what it discards less useful, than on new ones.
+_TOLERANCE = 0.01
 # Enough for a stable choice of one number; the pairs grow with the square.
 _MOST_UTTERANCES = 3000
 
@@ -45,7 +48,7 @@ def with_residual_directions(
         own, extra = head(test), _at_scale_of(head, residual, features[~held_out])(test)
         for index, scale in enumerate(_SCALES):
             gains[index] += separation(torch.cat([own, scale * extra], dim=1), test_labels)
-    best = _SCALES[int(gains.argmax())]
+    best = max(scale for scale, gain in zip(_SCALES, gains.tolist(), strict=True) if gain >= (1.0 - _TOLERANCE) * gains.max())
     residual = _at_scale_of(head, _residual(base, hidden, features, labels, count, shrinkage), features)
     return head.stacked(AffineMap(best * residual.weight, best * residual.bias))
 

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
-from mrl.backbone import ReDimNet, ReDimNetConfig
-from mrl.errors import CheckpointError, MRLError
+from mrl.errors import CheckpointError
 from mrl.files import atomic_path, sha256_of, write_json, write_text
+from mrl.matryoshka.model_card import model_card
 from mrl.version import __version__
-
-if TYPE_CHECKING:
-    from mrl.matryoshka.model import ReDimNetMRL
 
 FORMAT = "redimnet-mrl/1"
 WEIGHTS = "model.safetensors"
@@ -25,39 +23,37 @@ CONFIG = "config.json"
 CARD = "README.md"
 
 
-def save_model(model: ReDimNetMRL, folder: str | os.PathLike[str], *, training: dict[str, Any] | None = None) -> None:
-    """Write the model folder; the configuration goes last and names the weights' hash, so a half-written pair is noticed."""
-    from mrl.matryoshka.model_card import model_card
+def write_model_folder(folder: str | os.PathLike[str], tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
+    """Write weights, model card and ``config.json`` (the description with format, version and hash of the weights), each atomically.
 
+    The configuration goes last and names the weights' hash, so a half-written pair is noticed.
+
+    Args:
+        folder: made if absent.
+        tensors: the model's state.
+        description: what :func:`read_model_folder` needs to give back, as JSON-able values.
+    """
     target = Path(folder)
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     with atomic_path(target / WEIGHTS) as temporary:
-        save_file(tensors, temporary, metadata={"format": FORMAT})
+        save_file(contiguous, temporary, metadata={"format": FORMAT})
     config = {
         "format": FORMAT,
         "version": __version__,
-        "embed_dim": model.embed_dim,
-        "mrl_dims": list(model.mrl_dims),
-        "sample_rate": model.sample_rate,
-        "backbone_is_unmodified": model.backbone_is_unmodified,
-        "pretrained_source": _shareable(model.backbone.pretrained_source),
-        "model_config": model.backbone.config.to_model_config(),
+        **description,
+        "pretrained_source": _shareable(description["pretrained_source"]),
         "weights_sha256": sha256_of(target / WEIGHTS),
-        "training": training,
     }
     write_text(target / CARD, model_card(config))
     write_json(target / CONFIG, config)
 
 
-def _shareable(source: dict[str, Any] | None) -> dict[str, Any] | None:
-    """Keep the file's name, not where it lay on the machine that saved the model."""
-    return {**source, "file": Path(source["file"]).name} if source and source.get("file") else source
+def read_model_folder(folder: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Read ``config.json`` and the weights that it describes.
 
-
-def load_model(folder: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> ReDimNetMRL:
-    """Load a model folder in eval mode; see :meth:`ReDimNetMRL.from_pretrained`."""
-    from mrl.matryoshka.model import ReDimNetMRL
-
+    Raises:
+        CheckpointError: the folder or a file in it is absent, damaged or of another kind, or the two do not belong together.
+    """
     source = Path(folder)
     config = read_model_config(source)
     weights = source / WEIGHTS
@@ -68,18 +64,14 @@ def load_model(folder: str | os.PathLike[str], *, device: str | torch.device = "
             f"{weights} is not the file that {CONFIG} beside it describes (SHA-256 differs); copy the whole folder again"
         )
     try:
-        tensors = load_file(weights)
-        network = ReDimNetConfig.from_model_config(config["model_config"])
-        model = ReDimNetMRL(ReDimNet(network), config["embed_dim"], config["mrl_dims"])
-        model.load_state_dict(tensors, strict=True)
+        return config, load_file(weights)
     except SafetensorError as error:
         raise CheckpointError(f"{weights} is damaged ({error}); copy the whole model folder again") from error
-    except (RuntimeError, MRLError) as error:
-        detail = " ".join(str(error).split())
-        raise CheckpointError(f"{source} does not hold the model that its {CONFIG} describes: {detail}") from error
-    model.backbone.pretrained_source = config["pretrained_source"]
-    model.backbone_is_unmodified = bool(config["backbone_is_unmodified"])
-    return model.to(device).eval()
+
+
+def _shareable(source: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Keep the file's name, not where it lay on the machine that saved the model."""
+    return {**source, "file": Path(source["file"]).name} if source and source.get("file") else source
 
 
 def read_model_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
