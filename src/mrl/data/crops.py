@@ -1,0 +1,136 @@
+"""From a drawn utterance to a waveform: random crops of one length, augmentation, whole utterances."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from mrl.audio import SAMPLE_RATE, audio_info, change_speed, load_audio
+from mrl.data.utterances import Corpus, Utterance
+from mrl.errors import AudioLoadingError, InputError
+
+Waveform = npt.NDArray[np.float32]
+AugmentFunction = Callable[[Waveform, int], Waveform]
+"""Takes a waveform (samples,) at 16 kHz and a seed; returns one of the same length. Must depend on nothing else."""
+
+_PLACES = 20  # random places of a recording to try before it is called silent
+
+
+@dataclasses.dataclass(frozen=True)
+class Draw:
+    """One draw of the sampler: which utterance, and when, so that every random choice about it can be made again.
+
+    Attributes:
+        utterance: position in the corpus.
+        epoch: epoch of the draw.
+        position: position of the draw in the epoch's global order (the same for any number of processes).
+    """
+
+    utterance: int
+    epoch: int
+    position: int
+
+
+class CropDataset:
+    """Random crops of ``crop_seconds``, which depend only on the seed and the draw.
+
+    Args:
+        corpus: the utterances.
+        crop_seconds: length of each crop in seconds; shorter utterances are repeated from their beginning until they fill it.
+        seed: seed of the choice of crops and of the augmentation.
+        augment: applied to each crop with a seed of its own.
+    """
+
+    def __init__(self, corpus: Corpus, crop_seconds: float, *, seed: int = 0, augment: AugmentFunction | None = None) -> None:
+        if not crop_seconds > 0:
+            raise InputError(f"crop_seconds must be above 0 (found {crop_seconds})")
+        self.corpus = corpus
+        self.crop_samples = round(crop_seconds * SAMPLE_RATE)
+        self.seed = seed
+        self.augment = augment
+
+    def __len__(self) -> int:
+        return len(self.corpus)
+
+    def __getitem__(self, draw: Draw) -> tuple[Waveform, int]:
+        """Return the crop (samples,) and the class index of its speaker.
+
+        Raises:
+            AudioLoadingError: the recording cannot be read.
+        """
+        random = np.random.default_rng((self.seed, draw.epoch, draw.position))
+        crop = random_crop(self.corpus.utterances[draw.utterance], self.crop_samples, random)
+        if self.augment is not None:
+            crop = self.augment(crop, int(random.integers(2**63)))
+        return crop, self.corpus.labels[draw.utterance]
+
+
+class WholeUtterances:
+    """The utterances as they are, the first ``max_seconds`` of each; indexed by position."""
+
+    def __init__(self, corpus: Corpus, max_seconds: float) -> None:
+        self.corpus = corpus
+        self.max_seconds = max_seconds
+
+    def __len__(self) -> int:
+        return len(self.corpus)
+
+    def __getitem__(self, index: int) -> tuple[Waveform, int]:
+        return read_whole(self.corpus.utterances[index], self.max_seconds), self.corpus.labels[index]
+
+
+def seconds_of(utterance: Utterance, max_seconds: float) -> float:
+    """Return the length of what :func:`read_whole` returns, in seconds, from the header where the utterance does not tell.
+
+    Raises:
+        AudioLoadingError: the header cannot be read.
+    """
+    seconds = utterance.seconds
+    if seconds is None:
+        seconds = audio_info(utterance.path).seconds - utterance.start
+    return min(seconds / utterance.speed, max_seconds)
+
+
+def read_whole(utterance: Utterance, max_seconds: float) -> Waveform:
+    """Return an utterance (samples,), at most its first ``max_seconds`` seconds."""
+    longest = max_seconds * utterance.speed  # of the file, before its speed is changed
+    seconds = longest if utterance.seconds is None else min(utterance.seconds, longest)
+    return _read(utterance, 0.0, seconds)
+
+
+def random_crop(utterance: Utterance, samples: int, random: np.random.Generator) -> Waveform:
+    """Return ``samples`` samples from a random place of the utterance; a shorter one is repeated from its beginning.
+
+    A place that is digital silence is drawn anew.
+
+    Raises:
+        AudioLoadingError: the recording cannot be read, or many places in it were all silent.
+    """
+    needed = samples / SAMPLE_RATE * utterance.speed
+    length = utterance.seconds
+    if length is None:
+        length = audio_info(utterance.path).seconds - utterance.start
+    slack = max(0.0, length - needed)
+    for _ in range(_PLACES if slack else 1):
+        offset = float(random.uniform(0.0, slack)) if slack else 0.0
+        found = _read(utterance, offset, min(needed, length), allow_silence=True)
+        if found.any():
+            return fit_length(found, samples)
+    raise AudioLoadingError(f"{utterance.path}: nothing but silence where crops were drawn; leave this file out")
+
+
+def fit_length(audio: Waveform, samples: int) -> Waveform:
+    """Return exactly ``samples`` samples: the first ones, or the whole repeated."""
+    if len(audio) >= samples:
+        return audio[:samples]
+    return np.tile(audio, math.ceil(samples / len(audio)))[:samples]
+
+
+def _read(utterance: Utterance, offset: float, seconds: float, *, allow_silence: bool = False) -> Waveform:
+    start = utterance.start + offset
+    audio = load_audio(utterance.path, offset=start, duration=seconds, allow_silence=allow_silence)
+    return audio if utterance.speed == 1.0 else change_speed(audio, utterance.speed)

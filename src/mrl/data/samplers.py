@@ -1,0 +1,109 @@
+"""In which order utterances are drawn: the same for the same seed and epoch, on any number of processes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from mrl.data.crops import Draw
+from mrl.data.utterances import Corpus
+from mrl.errors import InputError
+
+
+class SpeakerBalancedSampler:
+    """Every speaker equally often in each epoch.
+
+    An epoch is ``draws_per_speaker`` rounds; a round visits every speaker once in random order, so that a batch holds as many
+    different speakers as it can. A speaker's utterances are taken in random order without repetition; the count goes on from
+    epoch to epoch, so that in the long run every utterance is used equally often among those of its speaker.
+
+    Args:
+        corpus: what to draw from.
+        seed: seed of all random order.
+        draws_per_speaker: per epoch; by default about as many as makes the epoch as long as the corpus.
+    """
+
+    def __init__(self, corpus: Corpus, *, seed: int = 0, draws_per_speaker: int | None = None) -> None:
+        if draws_per_speaker is not None and draws_per_speaker < 1:
+            raise InputError(f"draws_per_speaker must be 1 or more (found {draws_per_speaker})")
+        self._members = corpus.indices_by_speaker()
+        self._seed = seed
+        self.draws_per_speaker = draws_per_speaker or max(1, round(len(corpus) / len(corpus.speakers)))
+
+    def __len__(self) -> int:
+        return self.draws_per_speaker * len(self._members)
+
+    def epoch(self, epoch: int) -> list[Draw]:
+        """Return all draws of one epoch in order."""
+        draws: list[Draw] = []
+        chosen = [self._utterances(speaker, epoch) for speaker in range(len(self._members))]
+        for number in range(self.draws_per_speaker):
+            order = np.random.default_rng((self._seed, epoch, number, _ORDER)).permutation(len(self._members))
+            for speaker in order:
+                draws.append(Draw(chosen[speaker][number], epoch, len(draws)))
+        return draws
+
+    def _utterances(self, speaker: int, epoch: int) -> list[int]:
+        members = self._members[speaker]
+        first = epoch * self.draws_per_speaker
+        chosen: list[int] = []
+        cycle = -1
+        order: Sequence[int] = ()
+        for count in range(first, first + self.draws_per_speaker):
+            if count // len(members) != cycle:
+                cycle = count // len(members)
+                order = np.random.default_rng((self._seed, speaker, cycle, _CYCLE)).permutation(len(members)).tolist()
+            chosen.append(members[order[count % len(members)]])
+        return chosen
+
+
+class UtteranceSampler:
+    """Every utterance once in each epoch, in random order."""
+
+    def __init__(self, corpus: Corpus, *, seed: int = 0) -> None:
+        self._count = len(corpus)
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return self._count
+
+    def epoch(self, epoch: int) -> list[Draw]:
+        """Return all draws of one epoch in order."""
+        order = np.random.default_rng((self._seed, epoch, _ORDER)).permutation(self._count).tolist()
+        return [Draw(utterance, epoch, position) for position, utterance in enumerate(order)]
+
+
+Sampler = SpeakerBalancedSampler | UtteranceSampler
+
+_ORDER, _CYCLE = 1, 2  # keep the streams of random numbers apart
+
+
+def split_updates(
+    draws: Sequence[Draw], *, batch_size: int, accumulation_steps: int = 1, rank: int = 0, world_size: int = 1, start: int = 0
+) -> list[tuple[int, list[list[Draw]]]]:
+    """Cut an epoch's draws into optimizer updates, and this process's part of each into batches.
+
+    An update takes ``batch_size * accumulation_steps * world_size`` draws; the last one takes what is left. Within an update the
+    processes take every ``world_size``-th draw, so that together they take each draw exactly once, in whatever number they are.
+
+    Args:
+        draws: the epoch in global order.
+        start: how many draws of it are already done (resume).
+
+    Returns:
+        For each update the number of draws that all processes take together, and this process's batches (none, if
+        fewer draws than processes are left).
+    """
+    if not (0 <= rank < world_size and batch_size >= 1 and accumulation_steps >= 1 and 0 <= start <= len(draws)):
+        raise InputError(
+            f"cannot split {len(draws)} draws from {start} into batches of {batch_size} x {accumulation_steps} "
+            f"for rank {rank} of {world_size}"
+        )
+    together = batch_size * accumulation_steps * world_size
+    updates = []
+    for first in range(start, len(draws), together):
+        taken = draws[first : first + together]
+        mine = taken[rank::world_size]
+        updates.append((len(taken), [list(mine[at : at + batch_size]) for at in range(0, len(mine), batch_size)]))
+    return updates

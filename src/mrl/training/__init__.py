@@ -1,0 +1,51 @@
+"""How models are trained: configuration, stages, checkpoints, and two functions for those who bring their own loader.
+
+Names are imported when first used, so that reading a configuration does not import torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mrl.training.config import TrainConfig
+    from mrl.training.config_loading import load_config, save_config
+    from mrl.training.interruption import EXIT_INTERRUPTED
+    from mrl.training.plan import RunPlan, plan_run
+    from mrl.training.simple import History, train_full_model, train_projection_head
+    from mrl.training.trainer import TrainingResult, run_training
+
+_LATER = {
+    "TrainConfig": "config",
+    "load_config": "config_loading",
+    "save_config": "config_loading",
+    "EXIT_INTERRUPTED": "interruption",
+    "RunPlan": "plan",
+    "plan_run": "plan",
+    "TrainingResult": "trainer",
+    "run_training": "trainer",
+    "History": "simple",
+    "train_projection_head": "simple",
+    "train_full_model": "simple",
+}
+
+__all__ = [
+    "TrainConfig",
+    "load_config",
+    "save_config",
+    "run_training",
+    "TrainingResult",
+    "plan_run",
+    "RunPlan",
+    "EXIT_INTERRUPTED",
+    "train_projection_head",
+    "train_full_model",
+    "History",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)

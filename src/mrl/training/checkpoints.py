@@ -1,0 +1,214 @@
+"""Checkpoints of a run: one folder each, ``state.safetensors`` and ``state.json``, complete or not there at all. No pickle.
+
+A checkpoint holds everything that the next step depends on: parameters and buffers of encoder and losses, their moving average,
+optimizer state, gradient scaler, random number generators, and where in the data the run is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from mrl.errors import CheckpointError, TrainingError
+
+_FORMAT = 1
+_PREFIX = "step-"
+_TENSORS, _VALUES = "state.safetensors", "state.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingState:
+    """Named tensors and JSON-able values."""
+
+    tensors: dict[str, torch.Tensor]
+    values: dict[str, Any]
+
+
+@contextlib.contextmanager
+def atomic_folder(target: Path) -> Iterator[Path]:
+    """Yield an empty temporary folder beside ``target``; on success it takes the place of ``target``, on failure it is removed.
+
+    Raises:
+        OSError: the disk is full or cannot be written to; ``target`` is then as it was.
+    """
+    target.parent.mkdir(parents=True, exist_ok=True)
+    token = secrets.token_hex(4)
+    temporary = target.with_name(f".{target.name}.{token}.tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
+        for path in [*temporary.rglob("*"), temporary]:
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        if target.exists():
+            # a folder cannot be replaced in one step: a reader may for a moment find none, never half of one
+            old = target.with_name(f".{target.name}.{token}.old")
+            target.rename(old)
+            temporary.rename(target)
+            shutil.rmtree(old)
+        else:
+            temporary.rename(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+class CheckpointFolder:
+    """The checkpoints of one run, ``step-00000123`` and so on; the last ``keep`` stay.
+
+    Args:
+        folder: where they lie.
+        keep: how many stay.
+    """
+
+    def __init__(self, folder: Path, keep: int) -> None:
+        self.folder = folder
+        self.keep = keep
+
+    def steps(self) -> list[int]:
+        """Return the steps of all complete checkpoints, ascending."""
+        return sorted(
+            int(path.name.removeprefix(_PREFIX))
+            for path in self.folder.glob(f"{_PREFIX}*")
+            if path.is_dir() and path.name.removeprefix(_PREFIX).isdigit()
+        )
+
+    def path(self, step: int) -> Path:
+        """Return the folder of one checkpoint."""
+        return self.folder / f"{_PREFIX}{step:08d}"
+
+    def latest(self) -> Path | None:
+        """Return the last complete checkpoint, or None."""
+        steps = self.steps()
+        return self.path(steps[-1]) if steps else None
+
+    def save(self, step: int, state: TrainingState) -> Path:
+        """Write a checkpoint, then remove those that are too old.
+
+        Raises:
+            TrainingError: it cannot be written; says which earlier one is intact.
+        """
+        target = self.path(step)
+        try:
+            with atomic_folder(target) as temporary:
+                save_file(
+                    {name: value.detach().cpu().contiguous() for name, value in state.tensors.items()}, temporary / _TENSORS
+                )
+                values = {"format": _FORMAT, **state.values}
+                (temporary / _VALUES).write_text(json.dumps(values, indent=1, allow_nan=False), encoding="utf-8")
+        except (OSError, SafetensorError) as error:
+            before = self.latest()
+            kept = f"{before} is intact: free some space and go on with --resume auto" if before else "there is no earlier one"
+            raise TrainingError(f"checkpoint {target} cannot be written ({error}); {kept}") from error
+        for old in self.steps()[: -self.keep]:
+            if old != step:
+                shutil.rmtree(self.path(old))
+        return target
+
+    def remove_after(self, step: int) -> None:
+        """Remove checkpoints later than ``step`` (a run that resumes from an earlier one makes them anew)."""
+        for later in self.steps():
+            if later > step:
+                shutil.rmtree(self.path(later))
+
+
+def load_state(folder: Path) -> TrainingState:
+    """Read one checkpoint.
+
+    Raises:
+        CheckpointError: it is absent, damaged or of another format.
+    """
+    try:
+        values = json.loads((folder / _VALUES).read_text(encoding="utf-8"))
+        tensors = load_file(folder / _TENSORS)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise CheckpointError(
+            f"checkpoint {folder} cannot be read ({error}); resume from another one in {folder.parent}"
+        ) from error
+    if not isinstance(values, dict) or values.get("format") != _FORMAT:
+        raise CheckpointError(f"checkpoint {folder} has a format this version does not know; it reads format {_FORMAT}")
+    return TrainingState(tensors, values)
+
+
+def prefixed(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the tensors with ``prefix.`` before each name."""
+    return {f"{prefix}.{name}": value for name, value in tensors.items()}
+
+
+def without_prefix(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return the tensors whose names begin with ``prefix.``, without it."""
+    return {name[len(prefix) + 1 :]: value for name, value in tensors.items() if name.startswith(f"{prefix}.")}
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> TrainingState:
+    """Flatten an optimizer's state: tensors as ``<parameter>.<name>``, other values likewise."""
+    tensors: dict[str, torch.Tensor] = {}
+    values: dict[str, Any] = {}
+    for number, entries in optimizer.state_dict()["state"].items():
+        for name, value in entries.items():
+            (tensors if isinstance(value, torch.Tensor) else values)[f"{number}.{name}"] = value
+    return TrainingState(tensors, values)
+
+
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: TrainingState) -> None:
+    """Give an optimizer over the same parameters the state that :func:`optimizer_state` took.
+
+    Raises:
+        CheckpointError: the state is of other parameters.
+    """
+    entries: dict[int, dict[str, Any]] = {}
+    for flat, value in (*state.tensors.items(), *state.values.items()):
+        number, _, name = flat.partition(".")
+        entries.setdefault(int(number), {})[name] = value
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    for place, named in entries.items():
+        for name, value in named.items():
+            is_scalar = not isinstance(value, torch.Tensor) or value.ndim == 0
+            if place >= len(parameters) or not (is_scalar or value.shape == parameters[place].shape):
+                raise CheckpointError(
+                    f"the optimizer state in the checkpoint is of other parameters ({place}.{name} does not fit)"
+                )
+    optimizer.load_state_dict({"state": entries, "param_groups": optimizer.state_dict()["param_groups"]})
+
+
+def random_state() -> dict[str, torch.Tensor]:
+    """Return the state of torch's random number generators, of the CPU and of each GPU."""
+    states = {"cpu": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states |= {f"cuda{number}": state for number, state in enumerate(torch.cuda.get_rng_state_all())}
+    return states
+
+
+def restore_random_state(states: Mapping[str, torch.Tensor]) -> None:
+    """Set the generators that exist here to the states that :func:`random_state` took."""
+    torch.set_rng_state(states["cpu"])
+    if torch.cuda.is_available():
+        for number in range(torch.cuda.device_count()):
+            if f"cuda{number}" in states:
+                torch.cuda.set_rng_state(states[f"cuda{number}"], number)
+
+
+def replace_folder(target: Path, write: Callable[[Path], object]) -> None:
+    """Let ``write`` fill a temporary folder, which then takes the place of ``target``.
+
+    Raises:
+        TrainingError: it cannot be written; ``target`` is as it was.
+    """
+    try:
+        with atomic_folder(target) as temporary:
+            write(temporary)
+    except OSError as error:
+        raise TrainingError(f"{target} cannot be written ({error}); free some space and go on with --resume auto") from error

@@ -1,0 +1,114 @@
+"""One process or many (torchrun): the same code, with plain collective operations between optimizer steps."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import os
+from collections.abc import Iterable, Iterator
+
+import torch
+from torch import distributed, nn
+
+from mrl.errors import TrainingError
+
+_TIMEOUT = datetime.timedelta(hours=2)  # one process may fill the cache or validate while the others wait
+
+
+@dataclasses.dataclass(frozen=True)
+class Processes:
+    """Which process this is, and of how many.
+
+    Attributes:
+        rank: number of this process, from 0; process 0 writes all files.
+        world_size: number of processes.
+        local_rank: number of this process on its machine, which chooses its GPU.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+
+    @classmethod
+    def from_environment(cls) -> Processes:
+        """Read what torchrun sets.
+
+        Raises:
+            TrainingError: only some of the variables are set.
+        """
+        found = {name: os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+        if found["WORLD_SIZE"] is None and found["RANK"] is None:
+            return cls()
+        try:
+            return cls(int(found["RANK"] or ""), int(found["WORLD_SIZE"] or ""), int(found["LOCAL_RANK"] or 0))
+        except ValueError:
+            raise TrainingError(
+                f"RANK and WORLD_SIZE must both be whole numbers, as torchrun sets them (found {found})"
+            ) from None
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes files and logs."""
+        return self.rank == 0
+
+    def connect(self, device: torch.device) -> None:
+        """Join the other processes: NCCL between GPUs, gloo between CPUs."""
+        if self.world_size > 1 and not distributed.is_initialized():
+            distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_TIMEOUT)
+
+    def disconnect(self) -> None:
+        """Leave the group."""
+        if self.world_size > 1 and distributed.is_initialized():
+            distributed.destroy_process_group()
+
+    def barrier(self) -> None:
+        """Wait until all processes are here."""
+        if self.world_size > 1:
+            distributed.barrier()
+
+    def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Replace the tensor by its sum over all processes."""
+        if self.world_size > 1:
+            distributed.all_reduce(tensor)
+        return tensor
+
+    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Replace each gradient by its sum over all processes; a process without one counts as zero."""
+        if self.world_size == 1:
+            return
+        for bucket in _buckets(parameters):
+            gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in bucket]
+            flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
+            distributed.all_reduce(flat)
+            for parameter, part in zip(bucket, torch.split(flat, [one.numel() for one in bucket]), strict=True):
+                parameter.grad = part.view_as(parameter).clone()
+
+    def share_state(self, module: nn.Module) -> None:
+        """Give all processes the parameters and buffers of process 0."""
+        if self.world_size > 1:
+            for value in (*module.parameters(), *module.buffers()):
+                distributed.broadcast(value.detach(), src=0)
+
+    def average_buffers(self, module: nn.Module) -> None:
+        """Average floating-point buffers (running BatchNorm statistics) over the processes."""
+        if self.world_size > 1:
+            for buffer in module.buffers():
+                if buffer.is_floating_point():
+                    distributed.all_reduce(buffer)
+                    buffer.div_(self.world_size)
+
+
+_BUCKET_NUMBERS = 1 << 22
+
+
+def _buckets(parameters: Iterable[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+    bucket: list[nn.Parameter] = []
+    numbers = 0
+    for parameter in parameters:
+        bucket.append(parameter)
+        numbers += parameter.numel()
+        if numbers >= _BUCKET_NUMBERS:
+            yield bucket
+            bucket, numbers = [], 0
+    if bucket:
+        yield bucket

@@ -1,0 +1,114 @@
+"""Where a run keeps what.
+
+config.yaml       all settings, defaults included
+environment.json  versions and hardware
+metrics.jsonl     losses, learning rates, error rates, one record per line
+curves.png        loss and EER over steps
+start/            the model at step 0 (the teacher, and a candidate for best)
+best/             the best model so far: ReDimNetMRL.from_pretrained reads it
+checkpoints/      the last few, to resume from
+cache/            pooled statistics of stage 1, unless advanced.cache_dir puts them elsewhere
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mrl.errors import TrainingError
+from mrl.training.config import TrainConfig
+from mrl.training.config_loading import load_config, save_config
+
+# Settings that do not change what is computed, so that a run may go on with others.
+_FREE_TO_CHANGE = frozenset(
+    {
+        "training.num_workers",
+        "training.device",
+        "training.output_dir",
+        "training.keep_checkpoints",
+        "training.checkpoint_every_steps",
+        "training.log_every_steps",
+        "training.max_nonfinite_steps",
+        "training.early_stopping_validations",
+        "advanced.cache_dir",
+        "advanced.weights",
+    }
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class RunFolder:
+    """The paths of one run."""
+
+    root: Path
+
+    @property
+    def config(self) -> Path:
+        return self.root / "config.yaml"
+
+    @property
+    def environment(self) -> Path:
+        return self.root / "environment.json"
+
+    @property
+    def metrics(self) -> Path:
+        return self.root / "metrics.jsonl"
+
+    @property
+    def curves(self) -> Path:
+        return self.root / "curves.png"
+
+    @property
+    def start(self) -> Path:
+        return self.root / "start"
+
+    @property
+    def best(self) -> Path:
+        return self.root / "best"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.root / "checkpoints"
+
+    def check_new(self, *, has_checkpoints: bool) -> None:
+        """Make sure that a new run may begin here.
+
+        Raises:
+            TrainingError: another run's checkpoints lie here.
+        """
+        if has_checkpoints:
+            raise TrainingError(
+                f"{self.root} already holds a run; go on with it by --resume auto, or choose another training.output_dir"
+            )
+
+    def begin(self, config: TrainConfig) -> None:
+        """Make the folder and save the configuration; what a run left that was stopped before its first checkpoint goes."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        self.metrics.unlink(missing_ok=True)
+        save_config(config, self.config)
+
+    def check_same(self, config: TrainConfig) -> None:
+        """Make sure that a resumed run computes what the interrupted one did, and save the configuration.
+
+        Raises:
+            TrainingError: a setting differs that changes the result (it is named).
+        """
+        before = _flat(load_config([self.config]).to_dict())
+        now = _flat(config.to_dict())
+        changed = [key for key in now if now[key] != before[key] and key not in _FREE_TO_CHANGE]
+        if changed:
+            listed = "; ".join(f"{key} was {before[key]!r}, is {now[key]!r}" for key in changed[:5])
+            raise TrainingError(f"cannot resume {self.root} with other settings ({listed}); set them back, or begin a new run")
+        save_config(config, self.config)
+
+
+def _flat(tree: Mapping[str, Any], place: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, Mapping) and f"{place}{key}" != "data.train.where":
+            flat |= _flat(value, f"{place}{key}.")
+        else:
+            flat[f"{place}{key}"] = value
+    return flat

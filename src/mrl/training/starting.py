@@ -1,0 +1,127 @@
+"""What happens before the first step: the cache of pooled statistics, the closed-form head, and the first class matrices."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from mrl.data import (
+    Corpus,
+    PooledCache,
+    View,
+    ViewSettings,
+    WholeUtterances,
+    build_pooled_cache,
+    cache_key,
+    finish_pooled_cache,
+    load_batches,
+)
+from mrl.data.crops import seconds_of
+from mrl.data.loading import group_by_seconds
+from mrl.data.pooled_cache import pooled_in_batches
+from mrl.errors import DataError, InputError
+from mrl.matryoshka import ReDimNetMRL
+from mrl.progress import progress_bar
+from mrl.training.building import TrainingData, weights_hash
+from mrl.training.config import TrainConfig
+from mrl.training.distribution import Processes
+from mrl.training.system import TrainingSystem
+
+_LOG = logging.getLogger(__name__)
+_BATCH_SECONDS = 60.0  # of audio per forward pass
+
+
+def open_cache(
+    config: TrainConfig, data: TrainingData, encoder: ReDimNetMRL, run_folder: Path, processes: Processes
+) -> PooledCache:
+    """Return the cache of pooled statistics for this backbone and data, computing what is not there yet.
+
+    Raises:
+        DataError, AudioLoadingError: see :func:`mrl.data.build_pooled_cache`.
+    """
+    settings = ViewSettings(
+        views=config.advanced.cache_views,
+        max_seconds=config.advanced.cache_max_seconds,
+        crop_seconds=config.data.crop_seconds,
+        seed=config.training.seed,
+    )
+    key = cache_key(weights_hash(encoder.backbone), data.corpus, settings, data.augmenter.settings() if data.augmenter else {})
+    base = Path(config.advanced.cache_dir) if config.advanced.cache_dir is not None else run_folder / "cache"
+    folder = base / key
+    pooled_dim = encoder.backbone.pooled_dim
+    build_pooled_cache(
+        folder,
+        data.corpus,
+        settings,
+        encoder.pooled_statistics,
+        pooled_dim,
+        augment=data.augmenter,
+        num_workers=config.training.num_workers,
+        rank=processes.rank,
+        world_size=processes.world_size,
+    )
+    processes.barrier()
+    if processes.is_first:
+        finish_pooled_cache(folder, data.corpus, settings, pooled_dim)
+    processes.barrier()
+    return PooledCache.load(folder)
+
+
+def clean_pooled(
+    encoder: ReDimNetMRL,
+    corpus: Corpus,
+    members: Sequence[int],
+    *,
+    cache: PooledCache | None,
+    max_seconds: float,
+    num_workers: int,
+) -> torch.Tensor:
+    """Return the pooled statistics (len(members), pooled_dim) of clean whole utterances, from the cache or computed."""
+    if cache is not None:
+        return torch.from_numpy(cache.read([View(index, 0) for index in members]))
+    groups = group_by_seconds([seconds_of(corpus.utterances[index], max_seconds) for index in members], _BATCH_SECONDS)
+    rows = torch.empty(len(members), encoder.backbone.pooled_dim)
+    was_training = encoder.training
+    encoder.eval()
+    source = WholeUtterances(corpus, max_seconds)
+    batches = load_batches(source, [[members[row] for row in group] for group in groups], num_workers=num_workers)
+    with progress_bar("pooled statistics", len(members), unit="utterances") as advance:
+        for group, batch in zip(groups, batches, strict=True):
+            rows[group] = torch.from_numpy(pooled_in_batches(encoder.pooled_statistics, batch))
+            advance(len(group))
+    encoder.train(was_training)
+    return rows
+
+
+def initialise(config: TrainConfig, system: TrainingSystem, corpus: Corpus, cache: PooledCache | None) -> None:
+    """Fit the head in closed form and start the class matrices at the class means, from a pretrained backbone."""
+    encoder, advanced = system.encoder, config.advanced
+    members = corpus.subset(advanced.init_utterances_per_speaker)
+    device = next(system.parameters()).device
+    pooled = clean_pooled(
+        encoder, corpus, members, cache=cache, max_seconds=advanced.cache_max_seconds, num_workers=config.training.num_workers
+    ).to(device)
+    labels = torch.tensor([corpus.labels[index] for index in members], dtype=torch.int64, device=device)
+    if advanced.projection_init != "data_free":
+        try:
+            encoder.fit_projection(pooled, labels, method=advanced.projection_init)
+        except InputError as error:
+            raise DataError(
+                f"the head cannot be fitted to the training utterances ({error}); use advanced.projection_init: data_free"
+            ) from error
+        _LOG.info("Head fitted in closed form (%s) to %d utterances", advanced.projection_init, len(members))
+    initialise_classes(system, pooled, labels)
+
+
+def initialise_classes(system: TrainingSystem, pooled: torch.Tensor, labels: torch.Tensor) -> None:
+    """Start the class matrices at the mean embedding of each class; pooled (utterances, pooled_dim), labels (utterances,)."""
+    encoder = system.encoder
+    was_training = encoder.training
+    encoder.eval()
+    with torch.no_grad():
+        raw = torch.cat([encoder.project(part) for part in torch.split(pooled, 4096)])
+    encoder.train(was_training)
+    system.loss.initialise_from_class_means(raw, labels)

@@ -1,0 +1,151 @@
+"""One optimizer step from one or several batches: forward, backward, sum over processes, clip, step."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterable
+from typing import Literal
+
+import torch
+
+from mrl.errors import ConfigError, TrainingError
+from mrl.training.averaging import WeightAverage
+from mrl.training.distribution import Processes
+from mrl.training.optimisation import set_learning_rate
+from mrl.training.system import StepLoss, TrainingSystem
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+@dataclasses.dataclass(frozen=True)
+class UpdateReport:
+    """What one update did: means of the loss and its parts, gradient norm before clipping, whether it was skipped."""
+
+    parts: dict[str, float]
+    gradient_norm: float
+    skipped: bool
+
+
+class Updater:
+    """Owns the optimizer and everything that one step needs.
+
+    Args:
+        system: the module whose parameters the optimizer has.
+        optimizer: built from the system's trainable parameters; each group has a ``peak`` rate.
+        processes: this process among all.
+        precision: of forward and backward passes.
+        clip_norm: longest gradient; None does not clip.
+        max_nonfinite: the most steps that may be skipped because loss or gradient was not finite.
+        average: moving average of the encoder, updated at each step.
+        update_buffers: whether BatchNorm statistics move (they are then averaged over processes).
+    """
+
+    def __init__(
+        self,
+        system: TrainingSystem,
+        optimizer: torch.optim.Optimizer,
+        *,
+        processes: Processes = Processes(),  # noqa: B008 - frozen
+        precision: Precision = "fp32",
+        clip_norm: float | None = None,
+        max_nonfinite: int = 20,
+        average: WeightAverage | None = None,
+        update_buffers: bool = False,
+    ) -> None:
+        self.system = system
+        self.optimizer = optimizer
+        self.average = average
+        self.nonfinite_steps = 0
+        self._processes = processes
+        self._clip_norm = clip_norm
+        self._max_nonfinite = max_nonfinite
+        self._update_buffers = update_buffers
+        self.device = next(system.parameters()).device
+        self._precision = precision
+        check_precision(precision, self.device)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
+
+    def autocast(self) -> contextlib.AbstractContextManager[None]:
+        """Return the context of forward passes."""
+        if self._precision == "fp32":
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16 if self._precision == "bf16" else torch.float16)
+
+    def update(self, losses: Iterable[tuple[StepLoss, int]], *, total_crops: int, rate_factor: float) -> UpdateReport:
+        """Make one step.
+
+        Args:
+            losses: for each batch of this process its loss and its number of crops, computed lazily under :meth:`autocast`:
+                each is used for a backward pass before the next is asked for. The loss of a batch is the mean over its crops.
+            total_crops: crops of all batches of all processes in this update: the gradient is that of the mean over all of them.
+            rate_factor: share of the peak learning rate.
+
+        Raises:
+            TrainingError: more steps than allowed were skipped.
+        """
+        self.optimizer.zero_grad(set_to_none=True)
+        buffers = [buffer.clone() for buffer in self.system.buffers()] if self._update_buffers else []
+        sums: dict[str, torch.Tensor] = {}
+        finite = torch.ones((), device=self.device)
+        for loss, crops in losses:
+            share = crops / total_crops
+            if bool(torch.isfinite(loss.total)):
+                self.scaler.scale(loss.total * share).backward()  # type: ignore[no-untyped-call]
+            else:
+                finite = torch.zeros((), device=self.device)
+            for name, value in loss.parts.items():
+                sums[name] = sums.get(name, torch.zeros((), device=self.device)) + value.float() * share
+        trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        all_finite = int(self._processes.sum_(finite).item()) == self._processes.world_size
+        parts = self._summed(sums)
+        norm = float("nan")
+        if all_finite:
+            self._processes.sum_gradients(trained)
+            self.scaler.unscale_(self.optimizer)
+            longest = float("inf") if self._clip_norm is None else self._clip_norm
+            norm = float(torch.nn.utils.clip_grad_norm_(trained, longest))
+        skipped = not torch.isfinite(torch.tensor(norm)).item()
+        if skipped:
+            self.optimizer.zero_grad(set_to_none=True)
+            for buffer, before in zip(self.system.buffers(), buffers, strict=False):
+                buffer.copy_(before)  # a batch that gave NaN would stay in the running statistics for ever
+            # a scaler looks for a factor that just does not overflow, so its first skips are no fault of the run
+            if not (all_finite and self.scaler.is_enabled() and self.scaler.get_scale() > 1.0):
+                self._count_nonfinite(all_finite)
+        set_learning_rate(self.optimizer, rate_factor)
+        if all_finite and self.scaler.is_enabled():
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        elif not skipped:
+            self.optimizer.step()
+        if not skipped:
+            if self._update_buffers:
+                self._processes.average_buffers(self.system)
+            if self.average is not None:
+                self.average.update(self.system.encoder)
+        return UpdateReport(parts, norm, bool(skipped))
+
+    def _summed(self, sums: dict[str, torch.Tensor]) -> dict[str, float]:
+        # a process without crops in the last short update has no sums of its own, but takes part in the exchange
+        names = self.system.part_names
+        values = self._processes.sum_(
+            torch.stack([sums.get(name, torch.zeros((), device=self.device)) for name in names])
+        ).tolist()
+        return dict(zip(names, values, strict=True))
+
+    def _count_nonfinite(self, loss_finite: bool) -> None:
+        self.nonfinite_steps += 1
+        if self.nonfinite_steps > self._max_nonfinite:
+            what = "gradient" if loss_finite else "loss"
+            raise TrainingError(
+                f"{self.nonfinite_steps} steps gave no finite loss or gradient, the last no finite {what} "
+                f"(training.max_nonfinite_steps is {self._max_nonfinite}); "
+                "lower the learning rate, or use training.precision: fp32 or bf16"
+            )
+
+
+def check_precision(precision: Precision, device: torch.device) -> None:
+    """Raise ConfigError if the device cannot train in this precision."""
+    if precision == "fp16" and device.type != "cuda":
+        raise ConfigError(f"training.precision: fp16 needs a CUDA GPU (the device is {device}); use bf16 or fp32")

@@ -1,0 +1,195 @@
+"""Error rates at every trained dim on the validation trials, and the rule by which the best checkpoint is chosen.
+
+The rule: for each trained dim, the equal error rate divided by that of the run's start (step 0); the checkpoint with the lowest
+mean of these ratios is best. Step 0 takes part with a mean of 1, so a run can never report a best that is worse than its start.
+Half an error among the target trials is added above and below, so that a start without errors divides nothing by zero.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from mrl.data import Corpus, Utterance, WholeUtterances, load_batches, scan_speaker_folders
+from mrl.data.crops import seconds_of
+from mrl.data.loading import group_by_seconds
+from mrl.data.pooled_cache import pooled_in_batches
+from mrl.errors import DataError
+from mrl.evaluation import TrialList, read_trials, score_prefixes
+from mrl.evaluation.metrics import error_curve
+from mrl.matryoshka import ReDimNetMRL
+from mrl.progress import progress_bar
+from mrl.training.config import ValidationConfig
+
+_P_TARGET = 0.01
+_MOST_RECORDINGS = 3000  # about 4.5 million pairs
+_NO_SPEAKER = ""  # a trial list names pairs, not speakers
+
+
+@dataclasses.dataclass(frozen=True)
+class ValidationResult:
+    """Error rates per dim.
+
+    Attributes:
+        eer: equal error rate, 0 to 1.
+        min_dcf: normalised minimum detection cost at a target prior of 0.01.
+        num_target: same-speaker trials behind them.
+    """
+
+    eer: dict[int, float]
+    min_dcf: dict[int, float]
+    num_target: int
+
+    def relative_to(self, start: ValidationResult) -> float:
+        """Return the mean over dims of this EER over the start's: below 1 is better than the start."""
+        half = 0.5 / self.num_target
+        return float(np.mean([(self.eer[dim] + half) / (start.eer[dim] + half) for dim in self.eer]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values."""
+        return {"eer": _by_text(self.eer), "min_dcf": _by_text(self.min_dcf), "num_target": self.num_target}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ValidationResult:
+        """The inverse of :meth:`to_dict`."""
+        eer, min_dcf = ({int(dim): float(value) for dim, value in values[name].items()} for name in ("eer", "min_dcf"))
+        return cls(eer, min_dcf, int(values["num_target"]))
+
+
+class Validator:
+    """Embeds the recordings of a trial list and scores it at every dim.
+
+    While the backbone is frozen its pooled statistics are computed once and kept.
+
+    Args:
+        trials: the list.
+        root: folder that its paths start from.
+        dims: prefix lengths.
+        max_seconds: only the first seconds of longer recordings are used.
+        batch_seconds: the most audio per forward pass, seconds.
+        num_workers: processes that read recordings.
+
+    Raises:
+        DataError: recordings are missing, or the list has trials of one kind only.
+    """
+
+    def __init__(
+        self,
+        trials: TrialList,
+        root: Path,
+        dims: Sequence[int],
+        *,
+        max_seconds: float = 20.0,
+        batch_seconds: float = 60.0,
+        num_workers: int = 0,
+    ) -> None:
+        trials.require_both_classes()
+        missing = trials.missing_files(root)
+        if missing:
+            raise DataError(
+                f"{len(missing)} of {len(trials.utterances)} validation recordings are not under {root}, "
+                f"the first is {missing[0]}; set data.validation.root"
+            )
+        self.trials = trials
+        self.dims = tuple(dims)
+        self.paths = paths = trials.paths(root)
+        utterances = tuple(Utterance(path, _NO_SPEAKER) for path in paths)
+        self._batches = group_by_seconds([seconds_of(one, max_seconds) for one in utterances], batch_seconds)
+        self._source = WholeUtterances(Corpus(utterances, (_NO_SPEAKER,), (0,) * len(paths)), max_seconds)
+        self._num_workers = num_workers
+        self._pooled: npt.NDArray[np.float32] | None = None
+
+    def evaluate(self, encoder: ReDimNetMRL) -> ValidationResult:
+        """Return the error rates of the encoder as it is now; it is in eval mode meanwhile.
+
+        Raises:
+            DataError: an embedding is not finite.
+            AudioLoadingError: a recording cannot be read.
+        """
+        was_training = encoder.training
+        encoder.eval()
+        try:
+            if encoder.backbone_frozen:
+                if self._pooled is None:
+                    self._pooled = self._pool(encoder)
+                pooled = self._pooled
+            else:
+                self._pooled = None
+                pooled = self._pool(encoder)
+            device = next(encoder.parameters()).device
+            with torch.inference_mode():
+                parts = [
+                    encoder.project(torch.from_numpy(part).to(device)).float().cpu().numpy() for part in _slices(pooled, 4096)
+                ]
+        finally:
+            encoder.train(was_training)
+        scores = score_prefixes(np.concatenate(parts), self.trials, self.dims)
+        curves = {dim: error_curve(values, self.trials.labels) for dim, values in scores.items()}
+        return ValidationResult(
+            {dim: curve.equal_error_rate() for dim, curve in curves.items()},
+            {dim: curve.minimum_dcf(_P_TARGET) for dim, curve in curves.items()},
+            self.trials.num_target,
+        )
+
+    def _pool(self, encoder: ReDimNetMRL) -> npt.NDArray[np.float32]:
+        rows: npt.NDArray[np.float32] | None = None
+        with progress_bar("validation", len(self.trials.utterances), unit="files") as advance:
+            batches = load_batches(self._source, self._batches, num_workers=self._num_workers)
+            for members, batch in zip(self._batches, batches, strict=True):
+                pooled = pooled_in_batches(encoder.pooled_statistics, batch)
+                if rows is None:
+                    rows = np.empty((len(self.trials.utterances), pooled.shape[1]), dtype=np.float32)
+                rows[members] = pooled
+                advance(len(members))
+        if rows is None:
+            raise DataError("the validation list has no recordings")
+        return rows
+
+
+def read_validation(config: ValidationConfig) -> tuple[TrialList, Path] | None:
+    """Return the validation trials and the folder of their recordings, or None if none are configured.
+
+    Raises:
+        DataError: the list or folder cannot be used.
+    """
+    if config.trials is not None:
+        path = Path(config.trials)
+        trials = read_trials(path)
+        return trials, Path(config.root) if config.root is not None else path.parent
+    if config.folder is not None:
+        root = Path(config.folder)
+        return all_pairs(scan_speaker_folders(root), root), root
+    return None
+
+
+def all_pairs(corpus: Corpus, root: Path) -> TrialList:
+    """Return every pair of utterances of the corpus as a trial, paths relative to ``root``.
+
+    Raises:
+        DataError: there are too many recordings for all their pairs.
+    """
+    if len(corpus) > _MOST_RECORDINGS:
+        raise DataError(
+            f"{root} holds {len(corpus)} recordings, too many to compare all pairs (at most {_MOST_RECORDINGS}); "
+            "write a trial list and give it as data.validation.trials"
+        )
+    names = [one.path.relative_to(root).as_posix() for one in corpus.utterances]
+    labels = corpus.labels
+    return TrialList.from_pairs(
+        ((labels[one] == labels[two], names[one], names[two]) for one in range(len(names)) for two in range(one)),
+        source=f"all pairs of {root}",
+    )
+
+
+def _slices(matrix: npt.NDArray[np.float32], rows: int) -> list[npt.NDArray[np.float32]]:
+    return [matrix[at : at + rows] for at in range(0, len(matrix), rows)]
+
+
+def _by_text(values: Mapping[int, float]) -> dict[str, float]:
+    return {str(dim): value for dim, value in values.items()}

@@ -1,0 +1,47 @@
+"""Parameter groups and the learning rate."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mrl.matryoshka import MatryoshkaLoss, ReDimNetMRL
+from mrl.training.optimisation import build_optimizer, learning_rate_factor, parameter_groups, set_learning_rate
+from mrl.training.system import TrainingSystem
+
+
+def _factors(schedule: str, total: int = 10, warmup: int = 4) -> list[float]:
+    return [
+        learning_rate_factor(step, total_steps=total, warmup_steps=warmup, schedule=schedule, final_ratio=0.1)  # type: ignore[arg-type]
+        for step in range(total)
+    ]
+
+
+def test_schedules() -> None:
+    assert _factors("constant") == pytest.approx([0.2, 0.4, 0.6, 0.8, 1, 1, 1, 1, 1, 1])
+    assert _factors("exponential")[4:] == pytest.approx([0.1 ** (i / 5) for i in range(6)])
+    cosine = _factors("cosine")
+    assert cosine[4] == 1.0 and cosine[-1] == pytest.approx(0.1)
+    assert cosine[6] + cosine[7] == pytest.approx(1.1)  # symmetric about the middle
+    assert learning_rate_factor(50, total_steps=10, warmup_steps=0, schedule="cosine", final_ratio=0.1) == pytest.approx(0.1)
+    assert learning_rate_factor(0, total_steps=1, warmup_steps=0, schedule="cosine", final_ratio=0.1) == 1.0
+
+
+def test_groups(tiny_model: ReDimNetMRL) -> None:
+    tiny_model.unfreeze_backbone()
+    system = TrainingSystem(tiny_model, MatryoshkaLoss(tiny_model.mrl_dims, 5))
+    groups = parameter_groups(system, learning_rate=1.0, backbone_ratio=0.1, weight_decay=0.5)
+    head = {id(parameter) for parameter in (*tiny_model.projection.parameters(), *system.loss.parameters())}
+    seen = 0
+    for group in groups:
+        for parameter in group["params"]:
+            seen += 1
+            assert group["peak"] == (1.0 if id(parameter) in head else 0.1)
+            assert group["weight_decay"] == (0.5 if parameter.ndim > 1 else 0.0)
+    assert seen == sum(parameter.requires_grad for parameter in system.parameters())
+    optimizer = build_optimizer(groups, "sgd")
+    set_learning_rate(optimizer, 0.5)
+    assert sorted({group["lr"] for group in optimizer.param_groups}) == [0.05, 0.5]
+    assert isinstance(
+        build_optimizer(parameter_groups(system, learning_rate=1, backbone_ratio=1, weight_decay=0), "adamw"), torch.optim.AdamW
+    )

@@ -1,0 +1,115 @@
+"""Real processes: SIGKILL, SIGTERM, and two that train together."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mrl.training import EXIT_INTERRUPTED, load_config, run_training
+from mrl.training.checkpoints import CheckpointFolder
+from mrl.training.records import MetricsFile
+from tests.training.conftest import write_config
+
+ROOT = Path(__file__).resolve().parents[2]
+CHANGES: dict[str, Any] = {
+    "training.num_epochs": 6,
+    "training.checkpoint_every_steps": 2,
+    "training.batch_size": 4,
+    "advanced.freeze_backbone_epochs": 3,
+}
+
+
+def _start(config: Path, *more: str, **environment: str) -> subprocess.Popen[str]:
+    command = [sys.executable, str(ROOT / "train.py"), "--config", str(config), *more]
+    settings = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=settings)
+
+
+def _wait_for_steps(process: subprocess.Popen[str], metrics: MetricsFile, steps: int) -> None:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if any(record["kind"] == "step" and record["step"] >= steps for record in metrics.read()):
+            return
+        time.sleep(0.02)
+    process.kill()
+    pytest.fail(f"the run did not reach step {steps}: {process.communicate()[0]}")
+
+
+def _tensors(folder: Path) -> dict[str, torch.Tensor]:
+    latest = CheckpointFolder(folder / "checkpoints", 1).latest()
+    assert latest is not None
+    return load_file(latest / "state.safetensors")
+
+
+@pytest.mark.slow
+def test_killed_and_terminated_runs_end_like_an_undisturbed_one(voices: Path, tmp_path: Path) -> None:
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "disturbed").mkdir()
+    whole = run_training(load_config([write_config(voices, tmp_path / "whole" / "config.yaml", CHANGES)])).run_folder
+    config = write_config(voices, tmp_path / "disturbed" / "config.yaml", CHANGES)
+    run = tmp_path / "disturbed" / "run"
+
+    killed = _start(config)
+    _wait_for_steps(killed, MetricsFile(run / "metrics.jsonl"), random.randint(1, 12))
+    killed.send_signal(signal.SIGKILL)
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL
+
+    asked = _start(config, "--resume", "auto")
+    done = CheckpointFolder(run / "checkpoints", 1).steps()[-1]
+    _wait_for_steps(asked, MetricsFile(run / "metrics.jsonl"), done + 3)
+    asked.send_signal(signal.SIGTERM)
+    output = asked.communicate(timeout=60)[0]
+    assert asked.returncode == EXIT_INTERRUPTED == 75, output
+    assert "go on with --resume auto" in output
+
+    last = _start(config, "--resume", "auto")
+    output = last.communicate(timeout=120)[0]
+    assert last.returncode == 0, output
+    assert "EER at 32 dimensions" in output
+
+    assert MetricsFile(run / "metrics.jsonl").read() == MetricsFile(whole / "metrics.jsonl").read()
+    one, other = _tensors(run), _tensors(whole)
+    assert [name for name in other if not torch.equal(one[name], other[name])] == []
+
+
+@pytest.mark.slow
+def test_two_processes_train_like_one_with_the_same_global_batch(voices: Path, tmp_path: Path) -> None:
+    changes = {**CHANGES, "training.num_epochs": 2, "advanced.freeze_backbone_epochs": 1, "loss.similarity_weight": 0.0}
+    (tmp_path / "one").mkdir()
+    (tmp_path / "two").mkdir()
+    alone = run_training(
+        load_config([write_config(voices, tmp_path / "one" / "config.yaml", {**changes, "training.batch_size": 6})])
+    )
+    config = write_config(voices, tmp_path / "two" / "config.yaml", {**changes, "training.batch_size": 3})
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    processes = [_start(config, **shared, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(2)]
+    outputs = [process.communicate(timeout=180)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    run = tmp_path / "two" / "run"
+    steps = [
+        [record for record in MetricsFile(folder / "metrics.jsonl").read() if record["kind"] == "step"]
+        for folder in (alone.run_folder, run)
+    ]
+    assert len(steps[0]) == len(steps[1]) == 8  # 20 crops in updates of 6: the last has 2, one for each process
+    for one, two in zip(*steps, strict=True):
+        assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
+        assert two["accuracy_32"] == pytest.approx(one["accuracy_32"], abs=1e-6)
+    together, single = _tensors(run), _tensors(alone.run_folder)
+    for name, value in single.items():
+        if name.startswith("system."):
+            assert torch.allclose(together[name].float(), value.float(), atol=2e-4), name
