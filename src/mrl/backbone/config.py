@@ -19,7 +19,16 @@ BLOCKS_1D = ("conv+att", "att", "conv", "fc")
 BLOCKS_2D = ("convnext_like", "convnext_like_relu", "basic_resnet", "basic_resnet_fwse")
 POOLINGS = ("ASTP", "TSTP", "TAP", "TMAP", "TSDP", "MHASTP", "MQMHASTP")
 FEATURE_NORMALISATIONS = ("mn", "mvn", "bn")
-HEAD_ACTIVATIONS = (None, "nn.Identity()", "nn.ReLU()", "nn.GELU()", "nn.Sigmoid()", "nn.Tanh()", "nn.Softmax(dim=1)", "nn.LogSoftmax(dim=1)")
+HEAD_ACTIVATIONS = (
+    None,
+    "nn.Identity()",
+    "nn.ReLU()",
+    "nn.GELU()",
+    "nn.Sigmoid()",
+    "nn.Tanh()",
+    "nn.Softmax(dim=1)",
+    "nn.LogSoftmax(dim=1)",
+)
 ATTENTION_HEADS = 4
 
 
@@ -146,7 +155,10 @@ class ReDimNetConfig:
         return dataclasses.replace(self, **changes)
 
 
-_DEFAULT_STAGES = ((1, 2, 1, ((3, 3),), 12), (2, 2, 1, ((3, 3),), 12), (1, 3, 1, ((3, 3),), 12), (2, 4, 1, ((3, 3),), 8), (1, 4, 1, ((3, 3),), 8), (2, 4, 1, ((3, 3),), 4))  # fmt: skip
+_DEFAULT_STAGES = tuple(
+    (stride, blocks, 1, ((3, 3),), reduction)
+    for stride, blocks, reduction in ((1, 2, 12), (2, 2, 12), (1, 3, 12), (2, 4, 8), (1, 4, 8), (2, 4, 4))
+)
 _DEFAULT_SPEC_PARAMS = {"do_spec_aug": False, "freq_mask_width": (0, 6), "time_mask_width": (0, 8)}
 
 
@@ -155,7 +167,9 @@ class _Reader:
 
     def __init__(self, mapping: Mapping[str, Any], where: str) -> None:
         if not isinstance(mapping, Mapping):
-            raise ConfigError(f"{where} is a {type(mapping).__name__}, expected a mapping of the official constructor's arguments")
+            raise ConfigError(
+                f"{where} is a {type(mapping).__name__}, expected a mapping of the official constructor's arguments"
+            )
         self._left = dict(mapping)
         self._known: list[str] = []
         self._where = where
@@ -180,13 +194,19 @@ class _Reader:
 
     def number(self, key: str, default: float, low: float, high: float) -> Any:
         return self.take(
-            key, default, lambda v: isinstance(v, (int, float)) and not isinstance(v, bool) and low <= v <= high, f"a number from {low} to {high}"
+            key,
+            default,
+            lambda v: isinstance(v, (int, float)) and not isinstance(v, bool) and low <= v <= high,
+            f"a number from {low} to {high}",
         )
 
     def pair(self, key: str, default: tuple[int, int]) -> tuple[int, int]:
         def is_range(value: Any) -> bool:
             return (
-                isinstance(value, (list, tuple)) and len(value) == 2 and all(_is_count(v, zero=True) for v in value) and value[0] < value[1]
+                isinstance(value, (list, tuple))
+                and len(value) == 2
+                and all(_is_count(v, zero=True) for v in value)
+                and value[0] < value[1]
             )
 
         low, high = self.take(key, default, is_range, "two whole numbers, the lower first")
@@ -235,7 +255,9 @@ class _Reader:
         config = FrontEndConfig(
             sample_rate=sample_rate,
             n_fft=n_fft,
-            window_length=self.take("win_length", 400, lambda v: _is_count(v) and v <= n_fft, f"a whole number up to n_fft={n_fft}"),
+            window_length=self.take(
+                "win_length", 400, lambda v: _is_count(v) and v <= n_fft, f"a whole number up to n_fft={n_fft}"
+            ),
             hop_length=hop_length,
             lowest_frequency=self.number("f_min", 20, 0, sample_rate / 2),
             highest_frequency=self.number("f_max", 7600, 0, sample_rate / 2),
@@ -255,7 +277,9 @@ class _Reader:
         return config
 
     def _stages(self) -> tuple[StageConfig, ...]:
-        rows = self.take("stages_setup", _DEFAULT_STAGES, lambda v: isinstance(v, (list, tuple)) and len(v) > 0, "a list of stages")
+        rows = self.take(
+            "stages_setup", _DEFAULT_STAGES, lambda v: isinstance(v, (list, tuple)) and len(v) > 0, "a list of stages"
+        )
         stages = []
         for number, row in enumerate(rows):
             if not isinstance(row, (list, tuple)) or len(row) != 5:
@@ -278,7 +302,9 @@ class _Reader:
                     "positive whole numbers of blocks and conv_exp, pairs of kernel sizes, and a positive reduction or None"
                 )
             stages.append(
-                StageConfig(int(stride), int(num_blocks), int(expansion), tuple((int(a), int(b)) for a, b in kernel_sizes), reduction)
+                StageConfig(
+                    int(stride), int(num_blocks), int(expansion), tuple((int(a), int(b)) for a, b in kernel_sizes), reduction
+                )
             )
         return tuple(stages)
 
@@ -298,19 +324,22 @@ class _Reader:
                 heads = ATTENTION_HEADS if "att" in config.block_1d else 1
                 if hidden < 1 or hidden % heads:
                     raise ConfigError(
-                        f"{where}: a time-context reduction of {stage.context_reduction} leaves {hidden} of {config.volume} features, "
-                        f"which {heads} attention heads cannot share"
+                        f"{where}: a time-context reduction of {stage.context_reduction} leaves {hidden} of {config.volume} "
+                        f"features, which {heads} attention heads cannot share"
                     )
         if config.pooling in ("MHASTP", "MQMHASTP"):
             heads = 2 if config.pooling == "MHASTP" else 8
             width = config.frame_dim or config.volume
             if width % heads:
-                raise ConfigError(f"{self._where}: pooling_func={config.pooling} has {heads} heads, which {width} features cannot share")
+                heads_named = f"pooling_func={config.pooling} has {heads} heads"
+                raise ConfigError(f"{self._where}: {heads_named}, which {width} features cannot share")
 
     def _check_groups(self, where: str, width: int, inputs: int, group_divisor: int | None) -> None:
         groups = 1 if group_divisor is None else width // group_divisor
         if groups < 1 or width % groups or inputs % groups:
-            raise ConfigError(f"{where}: group_divisor={group_divisor} does not divide a convolution of {inputs} to {width} channels")
+            raise ConfigError(
+                f"{where}: group_divisor={group_divisor} does not divide a convolution of {inputs} to {width} channels"
+            )
 
 
 def _is_count(value: Any, *, zero: bool = False) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mrl.backbone.blocks import ConvNeXtBlock
+from mrl.backbone.blocks import ConvNeXtBlock, add_into
 from mrl.backbone.config import ATTENTION_HEADS
 from mrl.backbone.masking import hide_padding, map_mask
 
@@ -28,7 +28,8 @@ class SelfAttention(nn.Module):
         query, key, value = heads.permute(2, 0, 3, 1, 4).unbind(0)
         keys_seen = None if mask is None else mask[:, None, None, :]
         mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=keys_seen)
-        return self.output(mixed.transpose(1, 2).reshape(batch, frames, features))  # type: ignore[no-any-return]
+        result: Tensor = self.output(mixed.transpose(1, 2).reshape(batch, frames, features))
+        return result
 
 
 class TransformerBlock(nn.Module):
@@ -43,9 +44,10 @@ class TransformerBlock(nn.Module):
         self.norm2 = nn.LayerNorm(features, eps=_NORM_EPSILON)
 
     def forward(self, signal: Tensor, mask: Tensor | None = None) -> Tensor:
-        signal = self.norm1(signal + self.attention(signal, mask))
+        signal = self.norm1(add_into(self.attention(signal, mask), signal))
         hidden = functional.gelu(self.feed_in(signal), approximate="tanh")
-        return self.norm2(signal + self.feed_out(hidden))  # type: ignore[no-any-return]
+        result: Tensor = self.norm2(add_into(self.feed_out(hidden), signal))
+        return result
 
 
 class TimeConv(nn.Module):
@@ -72,7 +74,7 @@ class PositionConv(nn.Module):
     def forward(self, signal: Tensor, mask: Tensor | None = None) -> Tensor:
         maps = signal.unsqueeze(2).permute(0, 3, 1, 2)
         position = self.conv(hide_padding(maps, map_mask(mask)))
-        return signal + self.norm(position.permute(0, 2, 3, 1).squeeze(2))
+        return add_into(self.norm(position.permute(0, 2, 3, 1).squeeze(2)), signal)
 
 
 class FrameFeedForward(nn.Module):
@@ -85,7 +87,8 @@ class FrameFeedForward(nn.Module):
         self.feed_out = nn.Linear(2 * features, features)
 
     def forward(self, signal: Tensor, mask: Tensor | None = None) -> Tensor:
-        return self.feed_out(functional.gelu(self.norm(self.feed_in(signal))))  # type: ignore[no-any-return]
+        result: Tensor = self.feed_out(functional.gelu(self.norm(self.feed_in(signal))))
+        return result
 
 
 class TimeContext(nn.Module):
@@ -102,7 +105,7 @@ class TimeContext(nn.Module):
         hidden = self.norm(self.reduce(signal))
         for layer in self.layers:
             hidden = layer(hidden, mask)
-        return signal + self.expand(hidden)
+        return add_into(self.expand(hidden), signal)
 
 
 def _layers(kind: str, hidden: int) -> list[nn.Module]:

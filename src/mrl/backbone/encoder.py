@@ -1,7 +1,8 @@
 """The ReDimNet encoder: log-mel features to frame features, through 2-D and 1-D views of one memory.
 
-A 2-D map of ``channels`` x ``bands`` and a 1-D signal of ``bands * channels`` features hold the same numbers per frame. Kept in the
-order ``(batch, frames, bands, channels)``, one is a view of the other: the change of dimension that names the network costs nothing.
+A 2-D map of ``channels`` x ``bands`` and a 1-D signal of ``bands * channels`` features hold the same numbers per frame. Kept in
+the order ``(batch, frames, bands, channels)``, one is a view of the other: the change of dimension that names the network costs
+nothing.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mrl.backbone.blocks import Squeeze, block_2d
+from mrl.backbone.blocks import MapNorm, Squeeze, block_2d
 from mrl.backbone.config import ReDimNetConfig, StageConfig
 from mrl.backbone.context import TimeContext
 from mrl.backbone.masking import hide_padding, map_mask
@@ -50,22 +51,26 @@ class Stage(nn.Module):
         width = channels_out * stage.expansion
         self.weighted_sum = WeightedSum(index + 1, config.volume)
         self.reshape = nn.Conv2d(channels, width, (1, stage.stride), stride=(1, stage.stride))
-        self.blocks = nn.ModuleList(block_2d(config.block_2d, width, bands_out, config.group_divisor) for _ in range(stage.num_blocks))
+        self.blocks = nn.ModuleList(
+            block_2d(config.block_2d, width, bands_out, config.group_divisor) for _ in range(stage.num_blocks)
+        )
         self.squeeze = Squeeze(width, channels_out, config.group_divisor) if stage.expansion != 1 else None
         reduction = stage.context_reduction
         self.context = TimeContext(config.volume, config.volume // reduction, config.block_1d) if reduction is not None else None
 
     def forward(self, outputs: Sequence[Tensor], mask: Tensor | None) -> Tensor:
-        signal = self.weighted_sum(outputs)
-        maps = signal.unflatten(2, (self.bands_in, self.channels_in)).permute(0, 3, 1, 2)
+        summed: Tensor = self.weighted_sum(outputs)
+        maps = summed.reshape(*summed.shape[:2], self.bands_in, self.channels_in).permute(0, 3, 1, 2)
         maps = self.reshape(maps)
         maps_inside = map_mask(mask)
         for block in self.blocks:
             maps = block(maps, maps_inside)
         if self.squeeze is not None:
             maps = self.squeeze(maps, maps_inside)
-        signal = maps.permute(0, 2, 3, 1).flatten(2)
-        return signal if self.context is None else self.context(signal, mask)
+        signal: Tensor = maps.permute(0, 2, 3, 1).flatten(2)
+        if self.context is not None:
+            signal = self.context(signal, mask)
+        return signal
 
 
 class FrameEncoder(nn.Module):
@@ -84,8 +89,9 @@ class FrameEncoder(nn.Module):
         self.stage_dropout = config.stage_dropout
         self.final_sum = WeightedSum(len(stages) + 1, config.volume)
         self.frame_dim = config.frame_dim or config.volume
+        self.numbers_per_frame = config.volume * max((stage.expansion for stage in config.stages), default=1)
         self.frame_projection = nn.Linear(config.volume, config.frame_dim) if config.frame_dim else None
-        self.frame_norm = nn.BatchNorm2d(config.frame_dim) if config.frame_dim else None
+        self.frame_norm = MapNorm(config.frame_dim) if config.frame_dim else None
 
     def forward(self, features: Tensor, mask: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
         """Return the frame features, and the 1-D outputs of stem, stages and final sum, each ``(batch, frames, volume)``."""

@@ -7,7 +7,7 @@ logarithm, normalisation per band over time. Always in float32 and without gradi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -53,16 +53,21 @@ class LogMelFrontEnd(nn.Module):
         taps = torch.tensor([-_PRE_EMPHASIS, 1.0]).reshape(1, 1, 2) if config.pre_emphasis else None
         self.register_buffer("pre_emphasis_filter", taps)
         self.norm = nn.BatchNorm1d(config.bands) if config.normalisation == "bn" else None
+        # All of this runs without gradient, so scale and shift of that norm stay as loaded; its statistics follow the data.
+        self.requires_grad_(False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LogMelFrontEnd:
         # ``model.half()`` must not round the filters: this part computes in float32 whatever the network does.
-        exact = {name: buffer for name, buffer in self._buffers.items() if buffer is not None}
-        super()._apply(fn, recurse)
-        for name, before in exact.items():
-            after = self._buffers[name]
-            if after is not None and after.dtype != before.dtype:
-                self._buffers[name] = before.to(after.device)
+        exact = {name: tensor.detach() for name, tensor in self._tensors()}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for name, tensor in self._tensors():
+            if tensor.dtype != exact[name].dtype:
+                tensor.data = exact[name].to(tensor.device)
         return self
+
+    def _tensors(self) -> Iterator[tuple[str, Tensor]]:
+        yield from self.named_parameters()
+        yield from self.named_buffers()
 
     def num_frames(self, samples: Tensor) -> Tensor:
         """Return how many frames waveforms of that many samples give."""

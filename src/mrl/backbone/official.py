@@ -1,8 +1,8 @@
 """The one place that knows the names and shapes of the official state dict: a two-way conversion, exact to the bit.
 
-Each entry says which official tensors make one of ours. All conversions only move numbers: ``swap`` exchanges the last two axes (the
-official maps are bands x frames, ours frames x bands), ``point`` drops a trailing kernel axis of size one, ``map`` adds a band axis
-to a 1-D convolution, ``stack`` puts tensors one below another.
+Each entry says which official tensors make one of ours; several are put one below another. All conversions only move numbers:
+``_SWAP`` exchanges the last two axes (the official maps are bands x frames, ours frames x bands), ``_POINT`` drops a trailing
+kernel axis of size one, ``_MAP`` adds a band axis to a 1-D convolution, ``_SUM`` drops the two axes around the logits of a sum.
 """
 
 from __future__ import annotations
@@ -66,7 +66,9 @@ def load_official(model: nn.Module, config: ReDimNetConfig, state_dict: Mapping[
             loaded[entry.ours] = entry.kind.to_ours(whole)
     if wrong:
         more = f" (and {len(wrong) - 1} more)" if len(wrong) > 1 else ""
-        raise CheckpointError(f"the weights do not fit the network that model_config describes: {wrong[0]}{more}; fetch the file again")
+        raise CheckpointError(
+            f"the weights do not fit the network that model_config describes: {wrong[0]}{more}; fetch the file again"
+        )
     model.load_state_dict(loaded, strict=True)
 
 
@@ -86,7 +88,9 @@ def _refuse(verb: str, names: list[str]) -> None:
     if names:
         shown = ", ".join(names[:_LISTED]) + (f" and {len(names) - _LISTED} more" if len(names) > _LISTED else "")
         surplus = "" if verb == "lack" else ", which the network described by model_config does not have"
-        raise CheckpointError(f"the weights {verb} {len(names)} entries{surplus}: {shown}; the file is damaged or of another kind")
+        raise CheckpointError(
+            f"the weights {verb} {len(names)} entries{surplus}: {shown}; the file is damaged or of another kind"
+        )
 
 
 def _module(ours: str, official: str, kind: _Kind = _SAME, *, bias: bool = True) -> Iterator[_Entry]:

@@ -61,7 +61,7 @@ class AttentiveStatistics(nn.Module):
             # The context is the same for all frames, so its share of the layer is computed once, not once per frame.
             mean = _mean(exact, mask)
             context = torch.cat([mean, _deviation(exact, mean, mask)], dim=1).to(frames.dtype)
-            own, shared = self.hidden.weight.split([self.features, 2 * self.features], dim=1)
+            own, shared = self.hidden.weight[:, : self.features], self.hidden.weight[:, self.features :]
             hidden = nn.functional.linear(frames, own)
             hidden = hidden + nn.functional.linear(context, shared, self.hidden.bias).unsqueeze(1)
         else:
@@ -102,7 +102,7 @@ class MultiHeadAttentiveStatistics(nn.Module):
 
     def forward(self, frames: Tensor, mask: Tensor | None = None) -> Tensor:
         parts = []
-        for part, hidden, logits in zip(frames.split(self.share, dim=2), self.hidden, self.logits, strict=True):
+        for part, hidden, logits in zip(torch.split(frames, self.share, dim=2), self.hidden, self.logits, strict=True):
             parts.append(_weighted_statistics(part.float(), _attention_weights(logits(hidden(part).tanh()), mask)))
         return torch.cat(parts, dim=1)
 

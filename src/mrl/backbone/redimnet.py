@@ -14,19 +14,23 @@ from torch import Tensor, nn
 from mrl.backbone.config import ReDimNetConfig
 from mrl.backbone.encoder import FrameEncoder
 from mrl.backbone.frontend import LogMelFrontEnd, frame_mask
+from mrl.backbone.grouping import pool_in_groups
 from mrl.backbone.official import load_official, to_official_state_dict
 from mrl.backbone.pooling import build_pooling
 from mrl.backbone.waveforms import Audio, as_batch
 
 
 class ReDimNet(nn.Module):
-    """Waveform ``(batch, samples)`` at 16 kHz -> front end -> encoder -> pooled statistics -> raw embedding ``(batch, embed_dim)``.
+    """Waveform ``(batch, samples)`` -> front end -> encoder -> pooled statistics -> raw embedding ``(batch, embed_dim)``.
 
     Build one from a released file with :func:`mrl.load_pretrained_redimnet`, from an official pair of configuration and weights
     with :meth:`from_official`, or untrained from a :class:`ReDimNetConfig`.
 
-    Recordings of unequal length may share a batch (a list, or ``lengths=``): padding is masked in every normalisation, convolution,
-    attention and pooling, so each result is that of the recording alone.
+    Recordings of unequal length may share a batch (a list, or ``lengths=``): padding is masked in every normalisation,
+    convolution, attention and pooling, so each result in eval mode is that of the recording alone. (In training mode BatchNorm
+    takes its statistics over the whole batch, so there the items depend on each other and on padding: train on equal crops.)
+
+    For inference on a CPU (eval mode, no gradient) a batch is worked off in groups that fit the cache, like lengths together.
     """
 
     def __init__(self, config: ReDimNetConfig) -> None:
@@ -80,7 +84,10 @@ class ReDimNet(nn.Module):
                 yield parameter
 
     def frame_features(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Log-mel features ``(batch, frames, bands)`` -> frame features ``(batch, frames, frame_dim)``; mask ``(batch, frames)``."""
+        """Log-mel features ``(batch, frames, bands)`` -> frame features ``(batch, frames, frame_dim)``.
+
+        ``mask`` is ``(batch, frames)``, true for each item's own frames; None: nothing is padded.
+        """
         frames: Tensor = self.encoder(features.to(self.embedding.weight.dtype), mask)[0]
         return frames
 
@@ -112,8 +119,9 @@ class ReDimNet(nn.Module):
             lengths: ``(batch,)`` samples per item of a padded batch.
 
         Returns:
-            ``(batch, embed_dim)``, or ``(embed_dim,)`` for a path or a single waveform. With ``num_classes`` in the configuration
-            the class logits instead; with ``return_all_outputs`` a pair with the list of 1-D outputs ``(batch, features, frames)``.
+            ``(batch, embed_dim)``, or ``(embed_dim,)`` for a path or a single waveform. With ``num_classes`` in the
+            configuration the class logits instead; with ``return_all_outputs`` a pair with the list of 1-D outputs
+            ``(batch, features, frames)``.
 
         Raises:
             InputError: unusable type, shape or length.
@@ -135,9 +143,22 @@ class ReDimNet(nn.Module):
 
     def _pooled(self, waveform: Tensor, lengths: Tensor | None) -> tuple[Tensor, list[Tensor]]:
         features = self.front_end(waveform, lengths).to(self.embedding.weight.dtype)
-        mask = None if lengths is None else frame_mask(self.front_end.num_frames(lengths), features.shape[1])
+        num_frames = None if lengths is None else self.front_end.num_frames(lengths)
+        if not self.config.return_all_outputs and self._may_split(features):
+            return pool_in_groups(self._pool_features, features, num_frames, self.encoder.numbers_per_frame), []
+        mask = None if num_frames is None else frame_mask(num_frames, features.shape[1])
         frames, outputs = self.encoder(features, mask)
         return self.pooling(frames, mask), outputs
+
+    def _pool_features(self, features: Tensor, mask: Tensor | None) -> Tensor:
+        pooled: Tensor = self.pooling(self.encoder(features, mask)[0], mask)
+        return pooled
+
+    def _may_split(self, features: Tensor) -> bool:
+        # With gradient, all activations are kept anyway; a compiler wants one graph; a GPU wants large batches.
+        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return False
+        return features.device.type == "cpu"
 
     @classmethod
     def from_official(cls, model_config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> ReDimNet:

@@ -53,9 +53,10 @@ def as_batch(
         raise InputError(f"audio has the shape {tuple(waveform.shape)}; expected {_EXPECTED}")
     if waveform.shape[1] < minimum_samples:
         raise _too_short(waveform.shape[1], sample_rate, minimum_samples)
-    if lengths is None:
-        return waveform, None, single
-    return waveform, _checked_lengths(lengths, waveform, sample_rate, minimum_samples), single
+    counts = None if lengths is None else _checked_lengths(lengths, waveform, sample_rate, minimum_samples)
+    if isinstance(audio, np.ndarray):
+        _check_finite(waveform, counts)
+    return waveform, counts, single
 
 
 def _load(path: str | os.PathLike[str], sample_rate: int) -> np.ndarray[Any, Any]:
@@ -68,9 +69,6 @@ def _as_tensor(audio: Any, device: torch.device) -> Tensor:
     if isinstance(audio, np.ndarray):
         if audio.dtype.kind not in "fi":
             raise InputError(f"audio is an array of {audio.dtype}; expected {_EXPECTED} of real numbers")
-        # Arrays come from files and users, so a check is worth its time; tensors come from a loop that must not wait for it.
-        if audio.dtype.kind == "f" and not np.isfinite(audio).all():
-            raise InputError("audio holds NaN or infinite samples; mend or drop this recording")
         audio = torch.from_numpy(np.ascontiguousarray(audio))
     if not isinstance(audio, Tensor):
         raise InputError(f"audio is a {type(audio).__name__}; expected {_EXPECTED}")
@@ -88,6 +86,8 @@ def _pad(items: Sequence[Any], sample_rate: int, minimum_samples: int, device: t
     for position, item in enumerate(items):
         loaded = _load(item, sample_rate) if isinstance(item, (str, os.PathLike)) else item
         waveform = _as_tensor(loaded, device)
+        if isinstance(loaded, np.ndarray):
+            _check_finite(waveform, None, f"item {position} of the list")
         if waveform.ndim == 2 and waveform.shape[0] == 1:
             waveform = waveform.squeeze(0)
         if waveform.ndim != 1:
@@ -102,19 +102,31 @@ def _pad(items: Sequence[Any], sample_rate: int, minimum_samples: int, device: t
     return batch, torch.tensor(lengths, device=device)
 
 
+def _check_finite(waveform: Tensor, lengths: Tensor | None, what: str = "audio") -> None:
+    # Arrays come from files and users, so a check is worth its time; tensors come from a loop that must not wait for it.
+    good = torch.isfinite(waveform)
+    if lengths is not None:
+        good |= torch.arange(waveform.shape[1], device=waveform.device) >= lengths.unsqueeze(1)
+    if not bool(good.all()):
+        raise InputError(f"{what} holds NaN or infinite samples; mend or drop this recording")
+
+
 def _checked_lengths(lengths: Tensor | Sequence[int], waveform: Tensor, sample_rate: int, minimum_samples: int) -> Tensor | None:
-    counts = torch.as_tensor(lengths, device=waveform.device)
-    if counts.dtype.is_floating_point or counts.shape != waveform.shape[:1]:
+    counts = torch.as_tensor(lengths)
+    if counts.dtype.is_floating_point or counts.dtype == torch.bool or counts.shape != waveform.shape[:1]:
         raise InputError(
-            f"lengths has the shape {tuple(counts.shape)} and type {counts.dtype}; expected whole numbers of samples, ({waveform.shape[0]},)"
+            f"lengths has the shape {tuple(counts.shape)} and type {counts.dtype}; "
+            f"expected whole numbers of samples, ({waveform.shape[0]},)"
         )
-    counts = counts.long()
+    if torch.compiler.is_compiling():
+        # Looking at the values would break the graph in two; so in a compiled network lengths are believed.
+        return counts.to(device=waveform.device, dtype=torch.int64)
     shortest, longest = int(counts.min()), int(counts.max())
     if longest > waveform.shape[1]:
         raise InputError(f"lengths goes up to {longest} samples, but the batch holds only {waveform.shape[1]}")
     if shortest < minimum_samples:
         raise _too_short(shortest, sample_rate, minimum_samples)
-    return None if shortest == waveform.shape[1] else counts
+    return None if shortest == waveform.shape[1] else counts.to(device=waveform.device, dtype=torch.int64)
 
 
 def _too_short(samples: int, sample_rate: int, minimum_samples: int, what: str = "audio") -> InputError:

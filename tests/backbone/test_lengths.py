@@ -1,0 +1,144 @@
+"""Recordings of unequal length in one batch: every item equals the item alone, whatever the padding holds."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from mrl.backbone import ReDimNet, grouping
+from mrl.errors import InputError
+from tests.backbone.networks import filled_network, noise, relative_difference, small_model_config
+
+TOLERANCE = 1e-4
+SHORTEST = 257
+
+VARIATIONS: dict[str, dict[str, Any]] = {
+    **{f"1-D {kind}": {"block_1d_type": kind} for kind in ("conv+att", "att", "conv", "fc")},
+    **{
+        f"2-D {kind}": {"block_2d_type": kind}
+        for kind in ("convnext_like", "convnext_like_relu", "basic_resnet", "basic_resnet_fwse")
+    },
+    "no groups": {"group_divisor": None},
+    "depthwise": {"group_divisor": 1},
+    "frame projection and embedding norm": {"out_channels": 24, "emb_bn": True},
+    "no global context": {"global_context_att": False},
+    **{f"pooling {kind}": {"pooling_func": kind} for kind in ("TSTP", "TAP", "TMAP", "TSDP", "MHASTP", "MQMHASTP")},
+    **{f"normalisation {kind}": {"spec_params": {"spec_norm": kind}} for kind in ("mn", "mvn", "bn")},
+    "normalised signal": {"spec_params": {"norm_signal": True}},
+    "no pre-emphasis": {"spec_params": {"do_preemph": False}},
+}
+
+
+def padded(waveforms: list[Tensor], fill: float, extra: int = 0) -> tuple[Tensor, Tensor]:
+    lengths = torch.tensor([len(waveform) for waveform in waveforms])
+    batch = torch.full((len(waveforms), int(lengths.max()) + extra), fill)
+    for row, waveform in zip(batch, waveforms, strict=True):
+        row[: len(waveform)] = waveform
+    return batch, lengths
+
+
+def assert_each_equals_alone(network: ReDimNet, waveforms: list[Tensor], fill: float) -> None:
+    with torch.no_grad():
+        alone = torch.stack([network(waveform) for waveform in waveforms])
+        in_list = network(waveforms)
+        batch, lengths = padded(waveforms, fill, extra=300)
+        in_groups = network(batch, lengths=lengths)
+    with torch.enable_grad():  # the whole batch at once, masked
+        masked = network(batch, lengths=lengths).detach()
+    for found in (in_list, in_groups, masked):
+        assert relative_difference(found, alone) < TOLERANCE
+
+
+@pytest.mark.parametrize("variation", VARIATIONS)
+def test_each_item_equals_the_item_alone(variation: str) -> None:
+    network = filled_network(small_model_config(**VARIATIONS[variation]))
+    waveforms = [noise(length, seed=length) for length in (SHORTEST, 8000, 500, 3333, 8000)]
+    assert_each_equals_alone(network, waveforms, float("nan"))
+
+
+@pytest.mark.parametrize("numbers", [1, 2**40], ids=["one by one", "one group"])
+def test_groups_of_any_size_give_the_same(monkeypatch: pytest.MonkeyPatch, numbers: int) -> None:
+    monkeypatch.setattr(grouping, "_NUMBERS_PER_THREAD", numbers)
+    network = filled_network(small_model_config())
+    assert_each_equals_alone(network, [noise(length, seed=length) for length in (4000, 300, 2400, 2400, 7000)], 1e6)
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    lengths=st.lists(st.integers(SHORTEST, 6000), min_size=1, max_size=4),
+    block=st.sampled_from(["conv+att", "att", "conv", "fc"]),
+    normalisation=st.sampled_from(["mn", "mvn", "bn"]),
+    fill=st.sampled_from([0.0, -7.5, 1e30, float("nan"), float("inf")]),
+)
+def test_any_lengths_and_any_padding(lengths: list[int], block: str, normalisation: str, fill: float) -> None:
+    network = filled_network(
+        small_model_config(block_1d_type=block, spec_params={"spec_norm": normalisation, "norm_signal": True})
+    )
+    assert_each_equals_alone(network, [noise(length, seed=length) for length in lengths], fill)
+
+
+def test_gradient_does_not_come_from_padding() -> None:
+    network = filled_network(small_model_config())
+    waveforms = [noise(length, seed=length) for length in (2000, 5000)]
+    batch, lengths = padded(waveforms, float("nan"))
+    network(batch, lengths=lengths).square().sum().backward()
+    together = {name: p.grad.clone() for name, p in network.named_parameters() if p.grad is not None}
+    network.zero_grad()
+    for waveform in waveforms:
+        network(waveform).square().sum().backward()
+    assert together
+    for name, parameter in network.named_parameters():
+        if name in together:
+            assert parameter.grad is not None
+            # Some gradients are zero but for rounding (a bias before a normalisation): compare with the size of the sum.
+            scale = max(float(parameter.grad.abs().max()), 1e-2)
+            assert float((together[name] - parameter.grad).abs().max()) < 2e-3 * scale, name
+
+
+def test_numpy_padding_may_hold_anything_but_its_inside_may_not() -> None:
+    network = filled_network(small_model_config())
+    batch, lengths = padded([noise(900, seed=1), noise(1500, seed=2)], float("nan"))
+    with torch.no_grad():
+        expected = network([batch[0, :900], batch[1]])
+        found = network(batch.numpy(), lengths=lengths.numpy())
+    assert relative_difference(found, expected) < TOLERANCE
+    spoiled = batch.numpy().copy()
+    spoiled[0, 899] = np.inf
+    with pytest.raises(InputError, match="NaN or infinite"):
+        network(spoiled, lengths=[900, 1500])
+
+
+def test_full_lengths_change_nothing() -> None:
+    network = filled_network(small_model_config())
+    batch = noise(2, 1600)
+    with torch.no_grad():
+        assert torch.equal(network(batch, lengths=[1600, 1600]), network(batch))
+
+
+def test_order_of_a_batch_is_kept() -> None:
+    network = filled_network(small_model_config())
+    waveforms = [noise(length, seed=length) for length in (700, 5000, 300, 2600)]
+    with torch.no_grad():
+        forwards, backwards = network(waveforms), network(waveforms[::-1])
+    assert relative_difference(forwards, backwards.flip(0)) < TOLERANCE
+    assert (torch.cdist(forwards, forwards) + torch.eye(4)).min() > 1e-2
+
+
+@pytest.mark.parametrize(
+    ("counts", "most", "expected"),
+    [
+        ([5, 5, 5], 100, [[0, 1, 2]]),
+        ([5, 5, 5], 10, [[0, 1], [2]]),
+        ([5, 9, 1], 18, [[1, 0], [2]]),
+        ([5, 9, 1], 0, [[1], [0], [2]]),
+        ([7], 3, [[0]]),
+    ],
+)
+def test_length_groups(counts: list[int], most: int, expected: list[list[int]]) -> None:
+    assert grouping.length_groups(counts, most) == expected
