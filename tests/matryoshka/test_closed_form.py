@@ -140,6 +140,18 @@ def test_residual_directions_of_pure_noise_do_not_hurt() -> None:
     assert separation(head(unseen), unseen_labels) > 0.98 * separation(head.first(4)(unseen), unseen_labels)
 
 
+@pytest.mark.parametrize("per_speaker", [2, 3])
+def test_a_handful_of_utterances_gives_a_finite_head(per_speaker: int) -> None:
+    generator = torch.Generator().manual_seed(3)
+    labels = torch.arange(4).repeat_interleave(per_speaker)
+    features = torch.randn(len(labels), 30, generator=generator, dtype=torch.float64)
+    base = AffineMap(torch.eye(30, dtype=torch.float64)[:6], torch.zeros(6, dtype=torch.float64))
+    for method in ("rotation", "lda"):
+        head = fit_projection(features, labels, method=method, base=base, embed_dim=20)  # type: ignore[arg-type]
+        assert head.weight.isfinite().all() and head.bias.isfinite().all()
+        assert head.outputs == 20
+
+
 def test_model_fit_keeps_the_pretrained_cosines_at_192() -> None:
     backbone = tiny_backbone()
     generator = torch.Generator().manual_seed(0)

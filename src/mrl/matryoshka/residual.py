@@ -48,7 +48,8 @@ def with_residual_directions(
         own, extra = head(test), _at_scale_of(head, residual, features[~held_out])(test)
         for index, scale in enumerate(_SCALES):
             gains[index] += separation(torch.cat([own, scale * extra], dim=1), test_labels)
-    best = max(scale for scale, gain in zip(_SCALES, gains.tolist(), strict=True) if gain >= (1.0 - _TOLERANCE) * gains.max())
+    least = gains.max() - _TOLERANCE * gains.max().abs()
+    best = max(scale for scale, gain in zip(_SCALES, gains.tolist(), strict=True) if gain >= least)
     residual = _at_scale_of(head, _residual(base, hidden, features, labels, count, shrinkage), features)
     return head.stacked(AffineMap(best * residual.weight, best * residual.bias))
 
@@ -62,7 +63,8 @@ def separation(vectors: Tensor, labels: Tensor) -> Tensor:
     target, other = cosines[same], cosines[~same]
     if len(target) < 2 or len(other) < 2:
         return cosines.new_zeros(())
-    return (target.mean() - other.mean()) / ((target.var() + other.var()) / 2).sqrt()
+    deviation = ((target.var() + other.var()) / 2).sqrt()
+    return (target.mean() - other.mean()) / deviation.clamp(min=torch.finfo(cosines.dtype).tiny)
 
 
 def _residual(base: AffineMap, hidden: Tensor, features: Tensor, labels: Tensor, count: int, shrinkage: float) -> AffineMap:

@@ -24,9 +24,10 @@ CARD = "README.md"
 
 
 def write_model_folder(folder: str | os.PathLike[str], tensors: Mapping[str, Tensor], description: Mapping[str, Any]) -> None:
-    """Write weights, model card and ``config.json`` (the description with format, version and hash of the weights), each atomically.
+    """Write weights, model card and ``config.json``, each atomically.
 
-    The configuration goes last and names the weights' hash, so a half-written pair is noticed.
+    The configuration is the description with format, version and the hash of the weights. It goes last, so a half-written pair is
+    noticed.
 
     Args:
         folder: made if absent.
