@@ -1,6 +1,8 @@
 # Everything on a fresh machine: `make demo` runs the main job, `make test` passes the tests. Each sets up what it needs.
 PYTHON ?= python3
 BIN := .venv/bin
+# The networks here are tiny: more threads in each process cost more than they bring, above all on a busy machine.
+export OMP_NUM_THREADS ?= 1
 
 .PHONY: demo test check lock clean
 
@@ -9,7 +11,7 @@ demo: .venv/ready
 	$(BIN)/mrl demo --output demo $(if $(MRL_DATA),--data "$(MRL_DATA)")
 
 test: .venv/ready check
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: .venv/ready
 	$(BIN)/ruff check .
