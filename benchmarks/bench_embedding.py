@@ -7,10 +7,10 @@ Both networks get the same weights, the same input and the same settings, and ta
 does hits both. What is reported is the median of the ratios of neighbouring runs (official time / our time: above 1 we are
 faster), with the smallest and the largest, in wall-clock time; beside it the median ratio of processor time.
 
-Two settings must be made before a process starts, so the script starts itself again with them, for both networks alike. The memory
-allocator of glibc gives large blocks back to the system after every use, which can cost more than a layer: that is turned off. And
-threads that wait for each other sleep instead of spinning (``--wait active`` for the default of OpenMP), because on a machine that
-is busy with other things spinning steals the very processor that the other thread needs.
+Two settings must be made before a process starts, so the script starts itself again with them, for both networks alike. The
+memory allocator of glibc gives large blocks back to the system after every use, which can cost more than a layer: that is turned
+off. And threads that wait for each other sleep instead of spinning (``--wait active`` for the default of OpenMP), because on a
+machine that is busy with other things spinning steals the very processor that the other thread needs.
 """
 
 from __future__ import annotations

@@ -190,7 +190,7 @@ def test_answer_of_unknown_length(server: str, answers: Answers, partial: Path, 
 def test_web_page(server: str, answers: Answers, partial: Path, hasty: TransferSettings, content_type: str) -> None:
     answers.files["f.pt"] = b"\n<!DOCTYPE html><html>Please log in</html>"
     answers.content_type = content_type
-    with pytest.raises(DownloadError, match="web page instead of a checkpoint"):
+    with pytest.raises(DownloadError, match="web page instead of the file"):
         fetch_url(server + "f.pt", partial, settings=hasty)
     assert len(answers.requests) == 1
     assert list(partial.parent.glob("*part*")) == []

@@ -249,7 +249,7 @@ class _Transfer:
 
     def _refuse_web_page(self) -> NoReturn:
         discard_partial(self._partial)
-        raise DownloadError(f"{self._url} gave a web page instead of a checkpoint (a login or proxy page?)")
+        raise DownloadError(f"{self._url} gave a web page instead of the file (a login or proxy page?)")
 
     @contextlib.contextmanager
     def _network_errors(self) -> Iterator[None]:
