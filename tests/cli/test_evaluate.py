@@ -48,9 +48,9 @@ def test_a_model_folder(place: Path, tmp_path: Path, capsys: pytest.CaptureFixtu
     out = capsys.readouterr().out
     for figures in report["systems"][0]["dims"]:
         assert f"{100 * figures['eer']:.2f} [" in out
-    names = {"report.json", "table.md", "table.csv", "eer_by_dim.png", "eer_by_dim.svg"}
+    names = {"report.json", "table.md", "table.csv", "eer_by_dim.png", "eer_by_dim.svg", "report.html"}
     assert {path.name for path in tmp_path.iterdir()} == names
-    assert out.count("written: ") == 5
+    assert out.count("written: ") == 6
 
 
 def test_without_backbone_and_with_another_baseline(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -114,3 +114,33 @@ def test_errors(
     monkeypatch.chdir(tmp_path)
     assert run(_arguments(place, model, *more)) == 2
     assert message in capsys.readouterr().err
+
+
+def test_side_by_side_on_two_lists_with_conditions(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = gzip.decompress((place / "trials.txt.gz").read_bytes()).decode().splitlines(keepends=True)
+    (tmp_path / "second.txt").write_text("".join(lines[::2]))
+    (tmp_path / "manifest.tsv").write_text(
+        "path\troom\n" + "".join(f"{name}\t{name[10]}\n" for name in read_trials(place / "trials.txt.gz").utterances)
+    )
+    arguments = _arguments(place, "tiny-mrl", str(place / "tiny.pt"), "--root", str(place / "voices"), "--dims", "16,192")
+    arguments += ["--trials", str(tmp_path / "second.txt"), "--output", str(tmp_path / "report")]
+    arguments += ["--cut-seconds", "0.3", "--codec", "telephone", "--cache", str(tmp_path / "cache")]
+    arguments += ["--strata", "room", "--manifest", str(tmp_path / "manifest.tsv")]
+    assert run(arguments) == 0
+    out = capsys.readouterr().out
+    assert "against tiny, same dim" in out and "EER % by channel of the test side" in out
+    for name in ("trials", "second"):
+        folder = tmp_path / "report" / name
+        report = json.loads((folder / "report.json").read_text())
+        assert [system["name"] for system in report["systems"]] == ["tiny-mrl", "tiny"]
+        assert report["reference"] == {"system": "tiny", "dim": 192}
+        assert {"0.3 s", "telephone", "0–0"} <= {stratum["name"] for stratum in report["strata"]}
+        assert (folder / "report.html").read_text().startswith("<!DOCTYPE html>")
+
+
+def test_noise_needs_a_ratio(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = _arguments(place, "tiny.pt", "--root", str(place / "voices"))
+    assert run([*arguments, "--snr", "10"]) == 2
+    assert "both a folder (--noise)" in capsys.readouterr().err
+    assert run([*arguments, "--cut-seconds", "a"]) == 2
+    assert "seconds such as" in capsys.readouterr().err

@@ -71,7 +71,7 @@ def test_python_dash_m() -> None:
 
 @pytest.mark.parametrize("name", list(frame.VERBS))
 def test_every_verb_has_its_command(name: str) -> None:
-    command = importlib.import_module(f"mrl.cli.{name}").command
+    command = importlib.import_module(f"mrl.cli.{name.replace('-', '_')}").command
     assert isinstance(command, click.Command)
 
 

@@ -13,7 +13,7 @@ import torch
 from mrl.embeddings import map_files
 from mrl.embeddings.mapping import failure_summary
 from mrl.errors import DataError, InputError
-from tests.embeddings.fakes import SpectrumBackbone, write_tone
+from tests.embeddings.fakes import SpectrumBackbone, write_corpus, write_tone
 
 
 @pytest.fixture
@@ -156,3 +156,23 @@ def test_unusable_settings(wrong: dict[str, object], tones: list[Path]) -> None:
 def test_summary_names_each_file_once(tmp_path: Path) -> None:
     mapped = map_files(_length_and_peak, [tmp_path / "absent.wav"])
     assert failure_summary(mapped.failures, 1).count("absent.wav") == 1
+
+
+def test_a_change_sees_every_recording_by_its_number(tmp_path: Path) -> None:
+    names = write_corpus(tmp_path)
+    paths = [tmp_path / name for name in names]
+
+    def louder(index: int, waveform: np.ndarray) -> np.ndarray:
+        if index == 4:
+            raise InputError("this one cannot be changed")
+        return waveform * np.float32(index + 1)
+
+    def level(waveforms: list[np.ndarray]) -> np.ndarray:
+        return np.array([[np.abs(waveform).max()] for waveform in waveforms])
+
+    plain = map_files(level, paths, batch_seconds=0.5, show_progress=False)
+    changed = map_files(level, paths, batch_seconds=0.5, change=louder, show_progress=False)
+    assert changed.failures[0].path == paths[4] and "cannot be changed" in changed.failures[0].reason
+    kept = [index for index in range(18) if index != 4]
+    assert list(changed.kept) == kept
+    np.testing.assert_allclose(changed.matrices[0][:, 0], plain.matrices[0][kept, 0] * (np.array(kept) + 1), rtol=1e-6)

@@ -1,40 +1,63 @@
-"""``mrl evaluate``: the error rate at every dimension."""
+"""``mrl evaluate``: the error rate at every dimension, of one system or of several side by side."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 
-class DimList(click.ParamType):  # type: ignore[type-arg]
-    """Numbers separated by commas, such as ``16,64,192``."""
+class NumberList(click.ParamType):  # type: ignore[type-arg]
+    """Numbers separated by commas, such as ``16,64,192`` or ``1.5,3``."""
 
-    name = "dims"
+    def __init__(self, kind: Callable[[str], float] = int, example: str = "whole numbers such as 16,64,192") -> None:
+        self.name = "numbers"
+        self._kind, self._example = kind, example
 
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, ...]:
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
         if isinstance(value, tuple):
             return value
         try:
-            return tuple(int(part) for part in str(value).split(","))
+            return tuple(self._kind(part) for part in str(value).split(","))
         except ValueError:
-            self.fail(f"{value!r} is not a list of whole numbers such as 16,64,192", param, ctx)
+            self.fail(f"{value!r} is not a list of {self._example}", param, ctx)
+
+
+class DimList(NumberList):
+    """Prefix lengths separated by commas, such as ``16,64,192``."""
+
+
+class NameList(click.ParamType):  # type: ignore[type-arg]
+    """Names separated by commas, such as ``telephone,opus``."""
+
+    name = "names"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        return value if isinstance(value, tuple) else tuple(part.strip() for part in str(value).split(",") if part.strip())
 
 
 @click.command()
-@click.argument("model")
-@click.option("--trials", "trial_list", required=True, type=click.Path(path_type=Path), help="Trial list, gzip or not.")
+@click.argument("models", nargs=-1, required=True, metavar="MODEL...")
+@click.option(
+    "--trials",
+    "trial_lists",
+    required=True,
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Trial list, gzip or not; may be given several times.",
+)
 @click.option(
     "--root", type=click.Path(path_type=Path), help="Folder below which the list's paths lie (not for embedding files)."
 )
 @click.option("--weights", help="Where a released model's file is: a file, an address, or a folder of such files.")
-@click.option("--dims", type=DimList(), help="Prefix lengths, such as 16,64,192; the model's own by default.")
-@click.option("--output", type=click.Path(path_type=Path), help="Folder for report.json, table.md, table.csv and the plot.")
+@click.option("--dims", type=DimList(), help="Prefix lengths, such as 16,64,192; the models' own by default.")
+@click.option("--output", type=click.Path(path_type=Path), help="Folder for report.html, report.json, table.md, table.csv, plot.")
 @click.option(
     "--bootstrap", type=int, default=1000, show_default=True, help="Resamples of the speakers for intervals; 0 for none."
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the resamples.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the resamples, and of the choice of noise.")
 @click.option(
     "--backbone/--no-backbone", default=True, help="Measure a Matryoshka model's own backbone beside it [default: yes]."
 )
@@ -42,13 +65,32 @@ class DimList(click.ParamType):  # type: ignore[type-arg]
 @click.option(
     "--speakers", type=click.Path(path_type=Path), help="Lines 'utterance speaker', where paths do not tell the speaker."
 )
+@click.option("--strata", type=NameList(), default=(), help="Columns of the manifest to divide the list by, such as gender,age.")
+@click.option("--manifest", type=click.Path(path_type=Path), help="CSV, TSV, JSONL or Parquet with a column path, for --strata.")
+@click.option(
+    "--cut-seconds",
+    type=NumberList(float, "seconds such as 1,2,3,5"),
+    default=(),
+    help="Also measure with the test side cut to so many seconds, such as 1,2,3,5.",
+)
+@click.option("--noise", type=click.Path(path_type=Path), help="Folder of noise for the test side; goes with --snr.")
+@click.option(
+    "--snr", type=NumberList(float, "ratios in dB such as 20,10,0"), default=(), help="Signal-to-noise ratios in dB: 20,10,0."
+)
+@click.option(
+    "--codec",
+    type=NameList(),
+    default=(),
+    help="Channels of the test side: telephone, narrowband, mulaw, alaw, opus, aac, mp3; opus:12 for 12 kbit/s.",
+)
+@click.option("--cache", type=click.Path(path_type=Path), help="Folder where embeddings are kept, to go on and to reuse.")
 @click.option("--batch-seconds", type=float, default=60.0, show_default=True, help="Most audio per forward pass, in seconds.")
 @click.option("--max-seconds", type=float, help="Use only the first so many seconds of each recording.")
 @click.option("--num-workers", type=int, default=2, show_default=True, help="Threads that decode ahead.")
 @click.option("--device", default="cpu", show_default=True, help="Such as cpu, cuda or cuda:1.")
 def command(
-    model: str,
-    trial_list: Path,
+    models: tuple[str, ...],
+    trial_lists: tuple[Path, ...],
     root: Path | None,
     weights: str | None,
     dims: tuple[int, ...] | None,
@@ -58,23 +100,43 @@ def command(
     backbone: bool,
     baseline: str | None,
     speakers: Path | None,
+    strata: tuple[str, ...],
+    manifest: Path | None,
+    cut_seconds: tuple[float, ...],
+    noise: Path | None,
+    snr: tuple[float, ...],
+    codec: tuple[str, ...],
+    cache: Path | None,
     batch_seconds: float,
     max_seconds: float | None,
     num_workers: int,
     device: str,
 ) -> None:
-    """Measure the error rate at every dimension on a trial list.
+    """Measure the error rate at every dimension on a trial list, of one system or of several side by side.
 
-    MODEL is a model folder, an official .pt checkpoint or a released name (then prefixes of the raw embedding are measured), or a
-    file of embeddings (.npz, .parquet, .safetensors) whose ids are the list's paths.
+    Each MODEL is a model folder, an official .pt checkpoint or a released name (then prefixes of the raw embedding are measured),
+    or a file of embeddings (.npz, .parquet, .safetensors, Kaldi's .ark and .scp) whose ids are the list's paths. The unmodified
+    backbone is always one of the systems, unless --no-backbone is given.
     """
     from rich.console import Console
 
-    from mrl.evaluation import evaluate_spec, read_speakers, read_trials, rich_table, write_report
+    from mrl.evaluation import (
+        Extraction,
+        comparison_table,
+        evaluate_specs,
+        make_conditions,
+        read_speakers,
+        read_trials,
+        report_folders,
+        rich_table,
+        strata_tables,
+        write_report,
+    )
 
-    result = evaluate_spec(
-        model,
-        read_trials(trial_list),
+    folders = report_folders(trial_lists, output)
+    results = evaluate_specs(
+        models,
+        [read_trials(path) for path in trial_lists],
         root,
         weights=weights,
         dims=dims,
@@ -83,15 +145,19 @@ def command(
         bootstrap=bootstrap,
         seed=seed,
         speakers=None if speakers is None else read_speakers(speakers),
-        batch_seconds=batch_seconds,
-        max_seconds=max_seconds,
-        num_workers=num_workers,
-        device=device,
+        conditions=make_conditions(cut_seconds=cut_seconds, noise=noise, snr_db=snr, channels=codec, seed=seed),
+        strata=strata,
+        manifest=manifest,
+        extraction=Extraction(batch_seconds, max_seconds, num_workers, device, cache),
         command=["mrl", *sys.argv[1:]],
     )
     # Where standard output is no terminal, a table must not be folded to a guessed width.
     console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(rich_table(result))
-    if output is not None:
-        for file in write_report(result, output):
-            click.echo(f"written: {file}")
+    for result, folder in zip(results, folders, strict=True):
+        console.print(rich_table(result))
+        compared = comparison_table(result) if len(models) > 1 else None
+        for table in ([] if compared is None else [compared]) + strata_tables(result):
+            console.print(table)
+        if folder is not None:
+            for file in write_report(result, folder):
+                click.echo(f"written: {file}")

@@ -26,7 +26,11 @@ VERBS: dict[str, str] = {
     "embed": "Turn recordings into embeddings, in one file.",
     "verify": "Say whether two recordings are of one speaker.",
     "train": "Train a Matryoshka model in two stages.",
+    "trials": "Fetch, make and check trial lists.",
     "evaluate": "Measure the error rate at every dimension on a trial list.",
+    "calibrate": "Calibrate a model folder: log-likelihood ratios and thresholds.",
+    "fit-projection": "Fit a Matryoshka head to embeddings from any toolkit.",
+    "reproduce": "Measure released checkpoints and compare with the published figures.",
     "demo": "Do the whole job in minutes, on synthetic voices or your own recordings.",
 }
 """Each verb with its line of help; the verb's command is ``command`` in the module ``mrl.cli.VERB``."""
@@ -41,7 +45,7 @@ class VerbGroup(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in VERBS:
             return None
-        command: click.Command = importlib.import_module(f"mrl.cli.{cmd_name}").command
+        command: click.Command = importlib.import_module(f"mrl.cli.{cmd_name.replace('-', '_')}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -18,22 +18,51 @@ import click
 @click.option(
     "--threshold", type=click.FloatRange(-1.0, 1.0), help="Accept from this raw cosine on; without it no decision is made."
 )
+@click.option("--prior", type=float, help="Decide at this probability of one speaker; needs a calibrated model (mrl calibrate).")
+@click.option("--max-far", type=float, help="Decide at this false accept rate of the calibration trials instead.")
 @click.option("--device", default="cpu", show_default=True, help="Such as cpu, cuda or cuda:1.")
 def command(
-    first: Path, second: Path, model: str, weights: str | None, dim: int | None, threshold: float | None, device: str
+    first: Path,
+    second: Path,
+    model: str,
+    weights: str | None,
+    dim: int | None,
+    threshold: float | None,
+    prior: float | None,
+    max_far: float | None,
+    device: str,
 ) -> None:
     """Say how alike the speakers of two recordings are.
 
-    The score is the raw cosine of the two embeddings, in [-1, 1].
+    The score is the raw cosine of the two embeddings, in [-1, 1]. A model folder that mrl calibrate has been run on gives a
+    log-likelihood ratio and a decision too.
     """
-    from mrl.embeddings import open_model, score_files
+    from mrl.evaluation.verification import verify_files
 
-    score = score_files(open_model(model, weights=weights, device=device), first, second, target_dim=dim)
-    click.echo(f"score: {score:.4f} (raw cosine, from -1 to 1)")
-    if threshold is None:
+    found = verify_files(
+        model,
+        first,
+        second,
+        weights=weights,
+        dim=dim,
+        threshold=threshold,
+        prior=prior,
+        max_false_accept=max_far,
+        device=device,
+    )
+    click.echo(f"score: {found.score:.4f} (raw cosine, from -1 to 1)")
+    decision = "same speaker" if found.same_speaker else "different speakers"
+    if found.log_likelihood_ratio is not None:
+        click.echo(f"log-likelihood ratio: {found.log_likelihood_ratio:.3f} (natural logarithm, above 0 speaks for one speaker)")
+        at = f"prior {found.prior:g}" if found.prior is not None else f"false accept rate {found.max_false_accept:g}"
+        click.echo(f"decision: {decision} ({at}: threshold {found.threshold:.3f})")
+        return
+    if found.calibrated_dims:
+        click.echo(f"calibrated dims: {', '.join(map(str, found.calibrated_dims))}; dim {found.dim} is none of them")
+    if found.threshold is None:
         click.echo("no decision: none is possible without a threshold calibrated on your own data (--threshold)")
         return
-    click.echo(f"decision: {'same speaker' if score >= threshold else 'different speakers'} (threshold {threshold:g})")
+    click.echo(f"decision: {decision} (threshold {found.threshold:g})")
     click.echo(
         "warning: a threshold holds for one model, one dim and one kind of recording; calibrate it on trials of your own. "
         "It is a raw cosine, not the (cosine + 1) / 2 of some toolkits.",

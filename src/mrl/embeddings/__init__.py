@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from mrl.embeddings.encoders import Backbone, Encoder, MatryoshkaEncoder, evaluation_mode, is_matryoshka
     from mrl.embeddings.extract import EmbeddedFiles, embed_files
-    from mrl.embeddings.formats import EMBEDDING_SUFFIXES, EmbeddingTable, load_embeddings, save_embeddings
+    from mrl.embeddings.formats import EMBEDDING_SUFFIXES, READABLE_SUFFIXES, EmbeddingTable, load_embeddings, save_embeddings
+    from mrl.embeddings.head import fit_head, load_head, project_embeddings, save_head
     from mrl.embeddings.inputs import collect_recordings
     from mrl.embeddings.mapping import FileFailure, MappedFiles, map_files
     from mrl.embeddings.models import open_model, weights_sha256
@@ -26,6 +27,11 @@ _LATER = {
     "load_embeddings": "formats",
     "EmbeddingTable": "formats",
     "EMBEDDING_SUFFIXES": "formats",
+    "READABLE_SUFFIXES": "formats",
+    "fit_head": "head",
+    "save_head": "head",
+    "load_head": "head",
+    "project_embeddings": "head",
     "open_model": "models",
     "weights_sha256": "models",
     "cosine_similarity": "similarity",
@@ -49,6 +55,11 @@ __all__ = [
     "load_embeddings",
     "EmbeddingTable",
     "EMBEDDING_SUFFIXES",
+    "READABLE_SUFFIXES",
+    "fit_head",
+    "save_head",
+    "load_head",
+    "project_embeddings",
     "open_model",
     "weights_sha256",
     "cosine_similarity",

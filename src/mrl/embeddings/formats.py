@@ -1,4 +1,4 @@
-"""Embedding files: ``.npz``, ``.parquet`` and ``.safetensors``, all without pickle.
+"""Embedding files: ``.npz``, ``.parquet`` and ``.safetensors``, all without pickle; Kaldi's ``.ark`` and ``.scp`` are only read.
 
 Each holds one row per recording, its id (usually a path), and metadata (which model, which dim, ...):
 
@@ -22,11 +22,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mrl.embeddings.kaldi import KALDI_SUFFIXES, read_kaldi
 from mrl.errors import DataError, InputError, MissingDependencyError
 from mrl.files import atomic_path
 
 EMBEDDING_SUFFIXES = (".npz", ".parquet", ".safetensors")
-"""Suffixes of the files that :func:`save_embeddings` writes and :func:`load_embeddings` reads."""
+"""Suffixes of the files that :func:`save_embeddings` writes."""
+
+READABLE_SUFFIXES = (*EMBEDDING_SUFFIXES, *KALDI_SUFFIXES)
+"""Suffixes of the files that :func:`load_embeddings` reads."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,7 +83,7 @@ def save_embeddings(
 
 
 def load_embeddings(path: str | os.PathLike[str]) -> EmbeddingTable:
-    """Read a file that :func:`save_embeddings` wrote, or one of the same layout.
+    """Read a file that :func:`save_embeddings` wrote, one of the same layout, or a Kaldi archive (:mod:`mrl.embeddings.kaldi`).
 
     Raises:
         InputError: unknown suffix.
@@ -118,9 +122,7 @@ _DAMAGE = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFil
 
 def _format_of(file: Path, formats: dict[str, Any]) -> Any:
     if file.suffix.lower() not in formats:
-        raise InputError(
-            f"{file}: {file.suffix!r} is no suffix of an embedding file; expected one of {', '.join(EMBEDDING_SUFFIXES)}"
-        )
+        raise InputError(f"{file}: {file.suffix!r} is no suffix of an embedding file; expected one of {', '.join(formats)}")
     return formats[file.suffix.lower()]
 
 
@@ -187,10 +189,21 @@ def _read_safetensors(file: Path) -> _Contents:
         raise ValueError(str(error)) from error
 
 
+def _read_kaldi(file: Path) -> _Contents:
+    names, rows = read_kaldi(file)
+    return names, rows, "{}"
+
+
 def _require(file: Path, wanted: tuple[str, str], found: Sequence[str]) -> None:
     if not set(wanted) <= set(found):
         raise DataError(f"{file}: expected {wanted[0]!r} and {wanted[1]!r} in it, found {sorted(found)}")
 
 
 _WRITERS: dict[str, _Writer] = {".npz": _write_npz, ".parquet": _write_parquet, ".safetensors": _write_safetensors}
-_READERS: dict[str, _Reader] = {".npz": _read_npz, ".parquet": _read_parquet, ".safetensors": _read_safetensors}
+_READERS: dict[str, _Reader] = {
+    ".npz": _read_npz,
+    ".parquet": _read_parquet,
+    ".safetensors": _read_safetensors,
+    ".ark": _read_kaldi,
+    ".scp": _read_kaldi,
+}

@@ -22,6 +22,9 @@ Waveform: TypeAlias = "npt.NDArray[np.float32]"
 BatchFunction: TypeAlias = Callable[[list[Waveform]], Any]
 """Takes waveforms (samples,) at 16 kHz; returns one (batch, width) tensor or array, or a tuple of them."""
 
+WaveformChange: TypeAlias = Callable[[int, Waveform], Waveform]
+"""Takes the number of a recording and its waveform; returns the waveform to be used instead. Runs in the decoding threads."""
+
 _BATCHES_AHEAD = 2
 _MOST_FILES_PER_BATCH = 256
 _FAILURES_SHOWN = 5
@@ -56,6 +59,7 @@ def map_files(
     batch_seconds: float = 60.0,
     num_workers: int = 2,
     max_seconds: float | None = None,
+    change: WaveformChange | None = None,
     show_progress: bool = True,
     description: str = "embedding",
     on_error: Literal["report", "raise"] = "report",
@@ -73,6 +77,7 @@ def map_files(
         batch_seconds: most audio per batch, in seconds, counted as padded (longest x number); a longer recording goes alone.
         num_workers: threads that decode; 0 decodes in the calling thread.
         max_seconds: use only the first so many seconds of each recording.
+        change: what happens to every waveform before ``function`` sees it: noise, a codec, a cut.
         show_progress: draw a bar (on a terminal only).
         description: what stands beside the bar.
         on_error: "report" lists unusable recordings and goes on; "raise" looks at all of them and then raises one error that
@@ -91,10 +96,15 @@ def map_files(
         raise InputError(f"on_error must be 'report' or 'raise', found {on_error!r}")
     files = [Path(path) for path in paths]
     collector = _Collector(len(files))
+
+    def read(index: int) -> Waveform:
+        waveform: Waveform = load_audio(files[index], duration=max_seconds, sample_rate=SAMPLE_RATE)
+        return waveform if change is None else change(index, waveform)
+
     with _executor(num_workers) as executor, progress_bar(description, len(files), enabled=show_progress) as advance:
         seconds = _durations(files, max_seconds, executor, collector)
         advance(len(collector.reasons))
-        for members, waveforms in _decoded(files, _batches(seconds, batch_seconds), max_seconds, executor, collector):
+        for members, waveforms in _decoded(files, _batches(seconds, batch_seconds), read, executor, collector):
             if members and not (on_error == "raise" and collector.reasons):
                 _run(function, members, waveforms, collector)
             advance(len(members))
@@ -188,13 +198,17 @@ def _batches(seconds: dict[int, float], batch_seconds: float) -> list[list[int]]
 
 
 def _decoded(
-    files: list[Path], batches: list[list[int]], max_seconds: float | None, executor: Executor, collector: _Collector
+    files: list[Path],
+    batches: list[list[int]],
+    read: Callable[[int], Waveform],
+    executor: Executor,
+    collector: _Collector,
 ) -> Iterator[tuple[list[int], list[Waveform]]]:
     """Yield the members of each batch that can be decoded, with their waveforms; two more batches are decoded meanwhile."""
     waiting: deque[list[tuple[int, Future[Waveform]]]] = deque()
     for position in range(len(batches) + _BATCHES_AHEAD):
         if position < len(batches):
-            waiting.append([(index, executor.submit(_decode, files[index], max_seconds)) for index in batches[position]])
+            waiting.append([(index, executor.submit(read, index)) for index in batches[position]])
         if position < _BATCHES_AHEAD and position < len(batches) - 1:
             continue
         if not waiting:
@@ -204,14 +218,9 @@ def _decoded(
             try:
                 waveforms.append(future.result())
                 members.append(index)
-            except AudioLoadingError as error:
+            except (AudioLoadingError, InputError) as error:
                 collector.reasons[index] = str(error)
         yield members, waveforms
-
-
-def _decode(file: Path, max_seconds: float | None) -> Waveform:
-    waveform: Waveform = load_audio(file, duration=max_seconds, sample_rate=SAMPLE_RATE)
-    return waveform
 
 
 def _run(function: BatchFunction, members: list[int], waveforms: list[Waveform], collector: _Collector) -> None:

@@ -6,6 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mrl.evaluation.balanced_trials import make_balanced_trials
     from mrl.evaluation.bootstrap import (
         Interval,
         PairedDifference,
@@ -15,6 +16,13 @@ if TYPE_CHECKING:
         interval_of,
         paired_difference,
     )
+    from mrl.evaluation.calibration import Calibration, DimCalibration, FalseAcceptThreshold, bayes_threshold, fit_calibration
+    from mrl.evaluation.calibration_files import calibrate_model, load_calibration
+    from mrl.evaluation.calibration_report import calibration_table, threshold_table
+    from mrl.evaluation.conditions import CHANNELS, Condition, make_conditions
+    from mrl.evaluation.crop_protocol import EmbeddedCrops, embed_crops, score_crops
+    from mrl.evaluation.embedding_cache import EmbeddingCache
+    from mrl.evaluation.enrolment import EnrolledTrials, EnrolmentMap, read_enrolment_map, score_enrolled
     from mrl.evaluation.evaluate import (
         UNMODIFIED_BACKBONE,
         SystemEmbeddings,
@@ -22,6 +30,7 @@ if TYPE_CHECKING:
         evaluate_model,
         evaluate_systems,
     )
+    from mrl.evaluation.head_fitting import fit_head_file
     from mrl.evaluation.metrics import (
         ErrorCurve,
         actual_dcf,
@@ -33,14 +42,38 @@ if TYPE_CHECKING:
         minimum_dcf,
         true_accept_rate,
     )
+    from mrl.evaluation.normalisation import (
+        CohortStatistics,
+        adaptive_symmetric_norm,
+        centre,
+        cohort_statistics,
+        speaker_means,
+        symmetric_norm,
+    )
+    from mrl.evaluation.page import html_report
     from mrl.evaluation.plots import plot_eer_by_dim
-    from mrl.evaluation.report import csv_table, markdown_table, rich_table, summary_table, write_report
-    from mrl.evaluation.result import DimFigures, EvaluationResult, ListFacts, SystemResult
+    from mrl.evaluation.report import (
+        comparison_table,
+        csv_table,
+        markdown_report,
+        markdown_table,
+        rich_table,
+        strata_tables,
+        summary_table,
+        write_report,
+    )
+    from mrl.evaluation.reproduction import ReproducedRow, reproduce_voxceleb, reproduction_table
+    from mrl.evaluation.result import DimFigures, EvaluationResult, ListFacts, StratumFigures, SystemResult
     from mrl.evaluation.scoring import score_prefixes
     from mrl.evaluation.speakers import read_speakers, speaker_of
-    from mrl.evaluation.tasks import evaluate_spec
+    from mrl.evaluation.strata import figures_of_strata, strata_of_column
+    from mrl.evaluation.tasks import Extraction, evaluate_spec, evaluate_specs, report_folders
+    from mrl.evaluation.trial_checking import Finding, TrialListCheck, check_trials
     from mrl.evaluation.trial_making import make_trials, write_trials
+    from mrl.evaluation.trial_sources import make_trials_from
     from mrl.evaluation.trials import TrialList, read_trials
+    from mrl.evaluation.verification import Verification, verify_files
+    from mrl.evaluation.voxceleb_lists import OFFICIAL_LISTS, OfficialList, fetch_official_list, find_official_list
 
 _LATER = {
     "TrialList": "trials",
@@ -82,6 +115,57 @@ _LATER = {
     "csv_table": "report",
     "write_report": "report",
     "plot_eer_by_dim": "plots",
+    "EnrolledTrials": "enrolment",
+    "EnrolmentMap": "enrolment",
+    "read_enrolment_map": "enrolment",
+    "score_enrolled": "enrolment",
+    "CohortStatistics": "normalisation",
+    "adaptive_symmetric_norm": "normalisation",
+    "centre": "normalisation",
+    "cohort_statistics": "normalisation",
+    "speaker_means": "normalisation",
+    "symmetric_norm": "normalisation",
+    "EmbeddedCrops": "crop_protocol",
+    "embed_crops": "crop_protocol",
+    "score_crops": "crop_protocol",
+    "Calibration": "calibration",
+    "DimCalibration": "calibration",
+    "FalseAcceptThreshold": "calibration",
+    "bayes_threshold": "calibration",
+    "fit_calibration": "calibration",
+    "calibrate_model": "calibration_files",
+    "load_calibration": "calibration_files",
+    "calibration_table": "calibration_report",
+    "threshold_table": "calibration_report",
+    "Verification": "verification",
+    "verify_files": "verification",
+    "OFFICIAL_LISTS": "voxceleb_lists",
+    "OfficialList": "voxceleb_lists",
+    "fetch_official_list": "voxceleb_lists",
+    "find_official_list": "voxceleb_lists",
+    "make_balanced_trials": "balanced_trials",
+    "make_trials_from": "trial_sources",
+    "Finding": "trial_checking",
+    "TrialListCheck": "trial_checking",
+    "check_trials": "trial_checking",
+    "make_conditions": "conditions",
+    "Condition": "conditions",
+    "CHANNELS": "conditions",
+    "EmbeddingCache": "embedding_cache",
+    "fit_head_file": "head_fitting",
+    "html_report": "page",
+    "comparison_table": "report",
+    "markdown_report": "report",
+    "strata_tables": "report",
+    "StratumFigures": "result",
+    "strata_of_column": "strata",
+    "figures_of_strata": "strata",
+    "Extraction": "tasks",
+    "evaluate_specs": "tasks",
+    "report_folders": "tasks",
+    "reproduce_voxceleb": "reproduction",
+    "ReproducedRow": "reproduction",
+    "reproduction_table": "reproduction",
 }
 
 __all__ = [
@@ -124,6 +208,57 @@ __all__ = [
     "csv_table",
     "write_report",
     "plot_eer_by_dim",
+    "EnrolledTrials",
+    "EnrolmentMap",
+    "read_enrolment_map",
+    "score_enrolled",
+    "CohortStatistics",
+    "adaptive_symmetric_norm",
+    "centre",
+    "cohort_statistics",
+    "speaker_means",
+    "symmetric_norm",
+    "EmbeddedCrops",
+    "embed_crops",
+    "score_crops",
+    "Calibration",
+    "DimCalibration",
+    "FalseAcceptThreshold",
+    "bayes_threshold",
+    "fit_calibration",
+    "calibrate_model",
+    "load_calibration",
+    "calibration_table",
+    "threshold_table",
+    "Verification",
+    "verify_files",
+    "OFFICIAL_LISTS",
+    "OfficialList",
+    "fetch_official_list",
+    "find_official_list",
+    "make_balanced_trials",
+    "make_trials_from",
+    "Finding",
+    "TrialListCheck",
+    "check_trials",
+    "make_conditions",
+    "Condition",
+    "CHANNELS",
+    "EmbeddingCache",
+    "fit_head_file",
+    "html_report",
+    "comparison_table",
+    "markdown_report",
+    "strata_tables",
+    "StratumFigures",
+    "strata_of_column",
+    "figures_of_strata",
+    "Extraction",
+    "evaluate_specs",
+    "report_folders",
+    "reproduce_voxceleb",
+    "ReproducedRow",
+    "reproduction_table",
 ]
 
 

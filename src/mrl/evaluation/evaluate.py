@@ -18,6 +18,7 @@ from mrl.evaluation.bootstrap import (
     interval_of,
     paired_difference,
 )
+from mrl.evaluation.hardware import hardware_line
 from mrl.evaluation.metrics import error_curve
 from mrl.evaluation.result import DimFigures, EvaluationResult, ListFacts, SystemResult
 from mrl.evaluation.scoring import check_dims, score_prefixes
@@ -110,6 +111,16 @@ def evaluate_systems(
             if key != reference:
                 versus = paired_difference(found.equal_error_rate, base, replicates[key].equal_error_rate, base_replicates)
                 figures[key] = replace(found, versus_reference=versus)
+        for key in scores:
+            cut = (reference[0], key[1])
+            if key[0] != reference[0] and cut in figures:
+                versus = paired_difference(
+                    figures[key].equal_error_rate,
+                    figures[cut].equal_error_rate,
+                    replicates[key].equal_error_rate,
+                    replicates[cut].equal_error_rate,
+                )
+                figures[key] = replace(figures[key], versus_same_dim=versus)
     return EvaluationResult(
         systems=tuple(
             SystemResult(name, tuple(found for (owner, _), found in figures.items() if owner == name)) for name in names
@@ -118,8 +129,9 @@ def evaluate_systems(
         reference=reference,
         seed=seed,
         resamples=bootstrap,
-        provenance={"package": f"redimnet-mrl {__version__}", **(provenance or {})},
+        provenance={"package": f"redimnet-mrl {__version__}", "hardware": hardware_line(), **(provenance or {})},
         scores=scores,
+        labels=trials.labels,
     )
 
 

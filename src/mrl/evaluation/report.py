@@ -1,4 +1,4 @@
-"""Evaluation results as tables: on the terminal, in Markdown, CSV and JSON."""
+"""Evaluation results as tables: on the terminal, in Markdown, CSV and JSON, and as one HTML page."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mrl.evaluation.bootstrap import Interval
+from mrl.evaluation.comparison import Rows, comparison_rows, strata_groups, strata_notes, strata_rows, strata_summary
 from mrl.evaluation.result import BYTES_PER_NUMBER, DimFigures, EvaluationResult
 from mrl.files import write_json, write_text
 
@@ -93,13 +94,35 @@ def summary_table(result: EvaluationResult) -> Table:
 
 def markdown_table(result: EvaluationResult) -> str:
     """Return the table and its notes as Markdown."""
-    header, *rows = table_rows(result)
-    lines = [
-        "| " + " | ".join(header) + " |",
-        "|" + "|".join(["---", *["---:"] * (len(header) - 1)]) + "|",
-        *("| " + " | ".join(row) + " |" for row in rows),
+    return _markdown(table_rows(result)) + "\n\n" + "\n\n".join(notes(result)) + "\n"
+
+
+def markdown_report(result: EvaluationResult) -> str:
+    """Return :func:`markdown_table`, the comparison with the reference where there are several systems, and the strata."""
+    parts = [markdown_table(result)]
+    compared = comparison_rows(result)
+    if compared and len(result.systems) > 2:
+        parts.append(_markdown(compared) + "\n")
+    for group in strata_groups(result):
+        parts.append(_markdown(strata_rows(result, group)) + "\n\n" + "\n\n".join(strata_notes(result, group)) + "\n")
+    return "\n".join(parts)
+
+
+def comparison_table(result: EvaluationResult) -> Table | None:
+    """Return the systems side by side, dim by dim, for a terminal; None without a reference or intervals."""
+    rows = comparison_rows(result)
+    if not rows:
+        return None
+    note = "relative changes; p: two-sided, paired bootstrap over speakers, * below 0.05"
+    return _terminal(rows, note, words=(1,))
+
+
+def strata_tables(result: EvaluationResult) -> list[Table]:
+    """Return one table for a terminal for each group of strata: the equal error rates only."""
+    return [
+        _terminal(strata_summary(result, group), "\n".join(strata_notes(result, group)[1:]), words=(0, 1))
+        for group in strata_groups(result)
     ]
-    return "\n".join(lines) + "\n\n" + "\n\n".join(notes(result)) + "\n"
 
 
 def csv_table(result: EvaluationResult) -> str:
@@ -117,7 +140,12 @@ def csv_table(result: EvaluationResult) -> str:
 
 
 def write_report(result: EvaluationResult, folder: str | os.PathLike[str], *, plots: bool = True) -> list[Path]:
-    """Write ``report.json``, ``table.md``, ``table.csv`` and the plot ``eer_by_dim`` (PNG and SVG); return the files.
+    """Write ``report.json``, ``table.md``, ``table.csv``, the plot ``eer_by_dim`` (PNG and SVG) and the page ``report.html``.
+
+    With strata there is ``strata.csv``, too. The page holds all pictures and tables and needs no other file and no network.
+
+    Returns:
+        The files.
 
     Raises:
         MissingDependencyError: plots are wanted and matplotlib is not installed.
@@ -126,14 +154,60 @@ def write_report(result: EvaluationResult, folder: str | os.PathLike[str], *, pl
     place = Path(folder)
     files = [place / "report.json", place / "table.md", place / "table.csv"]
     write_json(files[0], result.to_dict())
-    write_text(files[1], markdown_table(result))
+    write_text(files[1], markdown_report(result))
     write_text(files[2], csv_table(result))
+    if result.strata:
+        files.append(place / "strata.csv")
+        write_text(files[-1], strata_csv(result))
     if plots:
+        from mrl.evaluation.page import html_report
         from mrl.evaluation.plots import plot_eer_by_dim
 
         files += [place / "eer_by_dim.png", place / "eer_by_dim.svg"]
         plot_eer_by_dim(result, *files[-2:])
+        files.append(place / "report.html")
+        write_text(files[-1], html_report(result))
     return files
+
+
+def strata_csv(result: EvaluationResult) -> str:
+    """Return the figures of all strata as CSV; rates in 0..1, empty where there is none."""
+    stream = io.StringIO()
+    names = (
+        *("group", "name", "system", "dim", "same_speaker_trials", "different_speaker_trials", "eer", "eer_low", "eer_high"),
+        *("false_accept_rate", "false_reject_rate", "note"),
+    )
+    writer = csv.writer(stream, lineterminator="\n")
+    writer.writerow(names)
+    for one in result.strata:
+        bounds = _bounds("eer", one.equal_error_rate_interval).values()
+        facts = (one.group, one.name, one.system, one.dim, one.targets, one.nontargets)
+        writer.writerow((*facts, one.equal_error_rate, *bounds, one.false_accept_rate, one.false_reject_rate, one.note))
+    return stream.getvalue()
+
+
+def _markdown(rows: Rows) -> str:
+    header, *body = ([cell.replace("|", "\\|") for cell in row] for row in rows)
+    lines = [
+        "| " + " | ".join(header) + " |",
+        "|" + "|".join(["---", *["---:"] * (len(header) - 1)]) + "|",
+        *("| " + " | ".join(row) + " |" for row in body),
+    ]
+    return "\n".join(lines)
+
+
+def _terminal(rows: Rows, note: str, *, words: tuple[int, ...]) -> Table:
+    header, *body = rows
+    table = Table(*header, caption=Text(note), caption_justify="left")
+    for number, column in enumerate(table.columns):
+        column.justify = "left" if number in words else "right"
+    previous = ""
+    for row in body:
+        if previous and row[0] != previous:
+            table.add_section()
+        table.add_row(*map(Text, row))
+        previous = row[0]
+    return table
 
 
 def _with_interval(value: float, interval: Interval | None, factor: int, digits: int) -> str:
@@ -163,11 +237,14 @@ def _csv_line(system: str, figures: DimFigures) -> dict[str, Any]:
     for p_target, value in figures.minimum_dcf.items():
         name = f"min_dcf_{p_target:g}"
         line |= {name: value, **_bounds(name, figures.minimum_dcf_intervals.get(p_target))}
-    versus = figures.versus_reference
+    versus, same = figures.versus_reference, figures.versus_same_dim
     return line | {
         "eer_minus_reference": None if versus is None else versus.difference,
         **_bounds("eer_minus_reference", None if versus is None else versus.interval),
         "eer_minus_reference_p": None if versus is None else versus.p_value,
+        "eer_minus_reference_at_same_dim": None if same is None else same.difference,
+        **_bounds("eer_minus_reference_at_same_dim", None if same is None else same.interval),
+        "eer_minus_reference_at_same_dim_p": None if same is None else same.p_value,
     }
 
 

@@ -32,6 +32,7 @@ class DimFigures:
         minimum_dcf_intervals: p_target -> its interval; empty where not asked for.
         minimum_cllr: bits, after the best monotonic calibration.
         versus_reference: equal error rate minus the reference's, paired over the same resamples; None without a reference.
+        versus_same_dim: likewise, minus that of the reference system cut to this dim; None where it has none of this length.
     """
 
     dim: int
@@ -43,6 +44,7 @@ class DimFigures:
     minimum_dcf_intervals: dict[float, Interval]
     minimum_cllr: float
     versus_reference: PairedDifference | None = None
+    versus_same_dim: PairedDifference | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,36 @@ class SystemResult:
             if figures.dim == dim:
                 return figures
         raise InputError(f"{self.name} was not measured at dim {dim}, only at {list(self.dims)}")
+
+
+@dataclass(frozen=True)
+class StratumFigures:
+    """One system's figures at one prefix length on a part of the list, or on the whole of it under another condition.
+
+    Attributes:
+        group: what the list was divided by, or what was done to the test side.
+        name: the part or condition, such as "f–f" or "SNR 10 dB".
+        system, dim: whose figures these are.
+        targets, nontargets: trials in it.
+        equal_error_rate: None where one kind of trial is absent.
+        equal_error_rate_interval: None where not asked for or where too few speakers are in it.
+        false_accept_rate: at the threshold of the whole, unchanged list's equal error rate; None without different-speaker
+            trials. This is what somebody gets who sets one threshold for everything.
+        false_reject_rate: likewise; None without same-speaker trials.
+        note: what a reader should know, such as how many recordings were shorter than a cut.
+    """
+
+    group: str
+    name: str
+    system: str
+    dim: int
+    targets: int
+    nontargets: int
+    equal_error_rate: float | None
+    equal_error_rate_interval: Interval | None
+    false_accept_rate: float | None
+    false_reject_rate: float | None
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -101,6 +133,8 @@ class EvaluationResult:
         resamples: number of resamples of the speakers behind each interval; 0 for none.
         provenance: command, model, model hash, data root, version and the like, for reports.
         scores: (system, dim) -> (trials,) float32 raw cosines, for curves and further comparisons; not part of reports.
+        labels: (trials,) bool, true for same-speaker trials, in the order of the scores; not part of reports.
+        strata: figures on parts of the list and under other conditions.
     """
 
     systems: tuple[SystemResult, ...]
@@ -110,6 +144,8 @@ class EvaluationResult:
     resamples: int
     provenance: dict[str, Any]
     scores: Mapping[tuple[str, int], npt.NDArray[np.float32]] = field(repr=False, compare=False)
+    labels: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=np.bool_), repr=False, compare=False)
+    strata: tuple[StratumFigures, ...] = ()
 
     def system(self, name: str | None = None) -> SystemResult:
         """Return one system by name, the first one by default.
@@ -145,11 +181,11 @@ class EvaluationResult:
             "systems": [
                 {"name": system.name, "dims": [_figures_dict(figures) for figures in system.figures]} for system in self.systems
             ],
+            "strata": [_stratum_dict(stratum) for stratum in self.strata],
         }
 
 
 def _figures_dict(figures: DimFigures) -> dict[str, Any]:
-    versus = figures.versus_reference
     return {
         "dim": figures.dim,
         "bytes_float32": figures.dim * BYTES_PER_NUMBER,
@@ -162,9 +198,30 @@ def _figures_dict(figures: DimFigures) -> dict[str, Any]:
             for p_target, value in figures.minimum_dcf.items()
         },
         "min_cllr_bits": figures.minimum_cllr,
-        "eer_minus_reference": None
-        if versus is None
-        else {"value": versus.difference, "interval": _pair(versus.interval), "p_value": versus.p_value},
+        "eer_minus_reference": _versus_dict(figures.versus_reference),
+        "eer_minus_reference_at_same_dim": _versus_dict(figures.versus_same_dim),
+    }
+
+
+def _versus_dict(versus: PairedDifference | None) -> dict[str, Any] | None:
+    if versus is None:
+        return None
+    return {"value": versus.difference, "interval": _pair(versus.interval), "p_value": versus.p_value}
+
+
+def _stratum_dict(stratum: StratumFigures) -> dict[str, Any]:
+    return {
+        "group": stratum.group,
+        "name": stratum.name,
+        "system": stratum.system,
+        "dim": stratum.dim,
+        "same_speaker_trials": stratum.targets,
+        "different_speaker_trials": stratum.nontargets,
+        "eer": stratum.equal_error_rate,
+        "eer_interval": _pair(stratum.equal_error_rate_interval),
+        "false_accept_rate_at_overall_threshold": stratum.false_accept_rate,
+        "false_reject_rate_at_overall_threshold": stratum.false_reject_rate,
+        "note": stratum.note,
     }
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -58,7 +58,7 @@ def score_prefixes(embeddings: npt.ArrayLike, trials: TrialList, dims: Iterable[
             f"trial list; found shape {matrix.shape}"
         )
     ordered = check_dims(dims, matrix.shape[1])
-    unit, inverse_norms = _prefix_norms(matrix[:, : ordered[-1]], ordered, trials)
+    unit, inverse_norms = prefix_norms(matrix[:, : ordered[-1]], ordered, trials.utterances)
     scores = {dim: np.empty(len(trials), dtype=np.float32) for dim in ordered}
     block = max(256, _BLOCK_NUMBERS // ordered[-1])
     for start in range(0, len(trials), block):
@@ -66,41 +66,49 @@ def score_prefixes(embeddings: npt.ArrayLike, trials: TrialList, dims: Iterable[
         enrol, test = trials.enrol[here], trials.test[here]
         first, second = unit.take(enrol, axis=0), unit.take(test, axis=0)
         dot = np.zeros(len(enrol), dtype=np.float32)
-        for dim, segment in _segments(ordered):
+        for dim, segment in segments(ordered):
             dot += np.einsum("ij,ij->i", first[:, segment], second[:, segment])
             np.clip(dot * inverse_norms[dim][enrol] * inverse_norms[dim][test], -1.0, 1.0, out=scores[dim][here])
     return scores
 
 
-def _segments(dims: Iterable[int]) -> Iterator[tuple[int, slice]]:
+def segments(dims: Iterable[int]) -> Iterator[tuple[int, slice]]:
+    """Yield each of the ascending prefix lengths with the columns that it adds to the one before."""
     start = 0
     for dim in dims:
         yield dim, slice(start, dim)
         start = dim
 
 
-def _prefix_norms(matrix: FloatMatrix, dims: tuple[int, ...], trials: TrialList) -> tuple[FloatMatrix, dict[int, FloatMatrix]]:
-    """Return the rows at unit length of the longest prefix, and 1 / norm of every prefix of those rows."""
+def prefix_norms(matrix: FloatMatrix, dims: tuple[int, ...], names: Sequence[str]) -> tuple[FloatMatrix, dict[int, FloatMatrix]]:
+    """Return the rows at unit length, and 1 / norm of every prefix of those rows.
+
+    Args:
+        matrix: (n, dim) of any scale; dim is the longest prefix.
+        dims: ascending prefix lengths up to dim.
+        names: what the rows are called in errors.
+
+    Raises:
+        DataError: a row is not finite, or a prefix of one has no length (all-zero).
+    """
     finite = np.isfinite(matrix).all(axis=1)
     if not finite.all():
         bad = np.flatnonzero(~finite)
-        raise DataError(
-            f"{len(bad)} of {len(matrix)} embeddings hold NaN or infinity, the first is of {trials.utterances[bad[0]]!r}"
-        )
+        raise DataError(f"{len(bad)} of {len(matrix)} embeddings hold NaN or infinity, the first is of {names[bad[0]]!r}")
     # Dividing by the largest entry first keeps squares of very large or small embeddings inside float32.
     largest = np.abs(matrix).max(axis=1, initial=0.0, keepdims=True)
     unit = np.divide(matrix, largest, out=np.zeros_like(matrix), where=largest > 0)
     unit /= np.maximum(np.sqrt(np.einsum("ij,ij->i", unit, unit, dtype=np.float64)), 1e-30).astype(np.float32)[:, None]
     squared = np.zeros(len(unit), dtype=np.float64)
     inverse: dict[int, FloatMatrix] = {}
-    for dim, segment in _segments(dims):
+    for dim, segment in segments(dims):
         part = unit[:, segment]
         squared += np.einsum("ij,ij->i", part, part, dtype=np.float64)
         bad = np.flatnonzero(squared < _SMALLEST_SHARE**2)
         if len(bad):
             raise DataError(
                 f"the first {dim} numbers of {len(bad)} of {len(unit)} embeddings are all zero, so they have no cosine; "
-                f"the first is of {trials.utterances[bad[0]]!r}"
+                f"the first is of {names[bad[0]]!r}"
             )
         inverse[dim] = (1.0 / np.sqrt(squared)).astype(np.float32)
     return unit, inverse

@@ -2,23 +2,36 @@
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import os
-import zlib
 from array import array
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from mrl.errors import DataError
+from mrl.evaluation.text_files import text_lines
 
-_GZIP_MAGIC = b"\x1f\x8b"
-_PLAIN_LABELS = {b"1": True, b"0": False}
-_KALDI_LABELS = {b"target": True, b"nontarget": False}
+
+class _Layout(NamedTuple):
+    """Where in a line of three fields the label stands, and what it may be."""
+
+    position: int
+    labels: Mapping[bytes, bool]
+    example: str
+
+
+# In this order: a line that begins and ends with a number between 0 and 1 is taken to begin with its label.
+_LAYOUTS = (
+    _Layout(2, {b"target": True, b"nontarget": False}, "first second target|nontarget"),
+    _Layout(2, {b"tgt": True, b"imp": False}, "model test tgt|imp"),
+    _Layout(0, {b"1": True, b"0": False}, "1|0 first second"),
+    _Layout(2, {b"1": True, b"0": False}, "model test 1|0"),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,9 +156,14 @@ class _Builder:
 def read_trials(path: str | os.PathLike[str]) -> TrialList:
     """Read a trial list, plain or compressed by gzip (recognised by content, not by name).
 
-    Two layouts are known, and the first line decides which of them the whole file must follow:
-    ``label first second`` with label 1 (same speaker) or 0, as VoxCeleb publishes its lists; and Kaldi's
-    ``first second target|nontarget``. Fields are separated by white space; blank lines are skipped.
+    The first line decides which layout the whole file must follow:
+
+    - ``label first second`` with label 1 (same speaker) or 0, as VoxCeleb publishes its lists;
+    - ``first second target|nontarget``, as Kaldi writes them;
+    - ``model test tgt|imp``, the keys of SITW and VOiCES, and ``model test 1|0``, as CN-Celeb has it. There the first name
+      usually is that of an enrolment model; :func:`mrl.evaluation.read_enrolment_map` says which recordings make it up.
+
+    Fields are separated by white space; blank lines are skipped.
 
     Raises:
         DataError: the file is missing, empty, not text, damaged, or has a malformed line (its number is given).
@@ -153,20 +171,19 @@ def read_trials(path: str | os.PathLike[str]) -> TrialList:
     file = Path(path)
     digest = hashlib.sha256()
     builder = _Builder()
-    layout: tuple[int, Mapping[bytes, bool]] | None = None
-    for number, line in enumerate(_lines(file), start=1):
+    layout: _Layout | None = None
+    for number, line in enumerate(text_lines(file, "trial list"), start=1):
         digest.update(line)
         fields = line.removeprefix(b"\xef\xbb\xbf").split() if number == 1 else line.split()
         if not fields:
             continue
         if layout is None:
             layout = _layout_of(fields)
-        if layout is None or len(fields) != 3 or fields[layout[0]] not in layout[1]:
+        if layout is None or len(fields) != 3 or fields[layout.position] not in layout.labels:
             raise DataError(_malformed(file, number, line, layout))
-        position, labels = layout
-        first, second = fields[1:] if position == 0 else fields[:2]
+        first, second = fields[1:] if layout.position == 0 else fields[:2]
         try:
-            builder.add(labels[fields[position]], first.decode(), second.decode())
+            builder.add(layout.labels[fields[layout.position]], first.decode(), second.decode())
         except UnicodeDecodeError as error:
             raise DataError(f"{file}, line {number}: not UTF-8 text ({error.reason} at byte {error.start})") from None
     trials = builder.build(source=str(file), sha256=digest.hexdigest())
@@ -175,34 +192,13 @@ def read_trials(path: str | os.PathLike[str]) -> TrialList:
     return trials
 
 
-def _lines(file: Path) -> Iterator[bytes]:
-    try:
-        with file.open("rb") as raw:
-            compressed = raw.read(2) == _GZIP_MAGIC
-            raw.seek(0)
-            if compressed:
-                with gzip.GzipFile(fileobj=raw) as stream:
-                    yield from stream
-            else:
-                yield from raw
-    except FileNotFoundError:
-        raise DataError(f"trial list {file} does not exist") from None
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"trial list {file} cannot be read: {error}") from error
+def _layout_of(fields: list[bytes]) -> _Layout | None:
+    if len(fields) != 3:
+        return None
+    return next((layout for layout in _LAYOUTS if fields[layout.position] in layout.labels), None)
 
 
-def _layout_of(fields: list[bytes]) -> tuple[int, Mapping[bytes, bool]] | None:
-    if len(fields) == 3 and fields[2] in _KALDI_LABELS:
-        return 2, _KALDI_LABELS
-    if len(fields) == 3 and fields[0] in _PLAIN_LABELS:
-        return 0, _PLAIN_LABELS
-    return None
-
-
-def _malformed(file: Path, number: int, line: bytes, layout: tuple[int, Mapping[bytes, bool]] | None) -> str:
-    if layout is None:
-        expected = "'1|0 first second' or 'first second target|nontarget'"
-    else:
-        expected = "'1|0 first second'" if layout[0] == 0 else "'first second target|nontarget'"
+def _malformed(file: Path, number: int, line: bytes, layout: _Layout | None) -> str:
+    expected = " or ".join(f"'{known.example}'" for known in ((layout,) if layout is not None else _LAYOUTS))
     found = line.decode("utf-8", "replace").strip()
     return f"{file}, line {number}: found {found[:80]!r}, expected {expected}"

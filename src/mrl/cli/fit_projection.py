@@ -1,0 +1,53 @@
+"""``mrl fit-projection``: a Matryoshka head for the embeddings of any toolkit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from mrl.cli.evaluate import DimList
+
+
+@click.command()
+@click.argument("embeddings", type=click.Path(path_type=Path))
+@click.option(
+    "--labels", type=click.Path(path_type=Path), help="Lines 'utterance speaker' (Kaldi's utt2spk); may be left out for pca."
+)
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Head to write: .safetensors.")
+@click.option(
+    "--method",
+    type=click.Choice(["rotation", "pca", "lda"]),
+    default="rotation",
+    show_default=True,
+    help="How directions are chosen and ordered.",
+)
+@click.option("--dims", type=DimList(), help="Prefix lengths that the head is meant for; the largest is its output.")
+@click.option(
+    "--apply",
+    "pairs",
+    nargs=2,
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="IN OUT",
+    help="Project the embeddings in IN and write them to OUT; may be given several times.",
+)
+def command(
+    embeddings: Path,
+    labels: Path | None,
+    output: Path,
+    method: Literal["rotation", "pca", "lda"],
+    dims: tuple[int, ...] | None,
+    pairs: tuple[tuple[Path, Path], ...],
+) -> None:
+    """Fit a Matryoshka head to embeddings from any toolkit, in closed form.
+
+    EMBEDDINGS is a file of embeddings of training speakers: .npz, .parquet, .safetensors, or Kaldi's .ark and .scp. Judge the
+    projected embeddings with mrl evaluate, on other speakers than those fitted to.
+    """
+    from mrl.evaluation import fit_head_file
+
+    report = fit_head_file(embeddings, output, labels=labels, method=method, dims=dims, apply=pairs)
+    for line in report:
+        click.echo(line)

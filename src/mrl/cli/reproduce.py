@@ -1,0 +1,80 @@
+"""``mrl reproduce``: published figures, measured again."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from mrl.cli.evaluate import NameList
+
+
+@click.group()
+def command() -> None:
+    """Measure released checkpoints and set the figures beside the published ones."""
+
+
+@command.command()
+@click.option("--root", required=True, type=click.Path(path_type=Path), help="Folder of VoxCeleb1 (idXXXXX/VIDEO/UTTERANCE.wav).")
+@click.option("--model", "models", multiple=True, default=("b2",), show_default=True, help="b0 to b6, S, M; several times.")
+@click.option("--train-type", default="ft_lm", show_default=True, help="ft_lm, ft_mix or ptn.")
+@click.option("--dataset", default="vox2", show_default=True, help="Training data, as in the checkpoint's name.")
+@click.option("--weights", help="Where the released file is: a file, an address, or a folder of such files.")
+@click.option("--lists", type=NameList(), default=("O", "E", "H"), help="Which of O, E and H [default: O,E,H].")
+@click.option("--trials-dir", type=click.Path(path_type=Path), help="Folder of the trial lists; below --root by default.")
+@click.option("--fetch/--no-fetch", default=True, help="Download a list that is not found [default: yes].")
+@click.option("--any-list", is_flag=True, help="Accept lists without the official number of trials (to try things out).")
+@click.option("--tolerance", type=float, default=0.05, show_default=True, help="Allowed difference in percentage points.")
+@click.option("--bootstrap", type=int, default=1000, show_default=True, help="Resamples of the speakers; 0 for no intervals.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the resamples.")
+@click.option("--cache", type=click.Path(path_type=Path), help="Folder where embeddings are kept, to go on and to reuse.")
+@click.option("--batch-seconds", type=float, default=60.0, show_default=True, help="Most audio per forward pass, in seconds.")
+@click.option("--num-workers", type=int, default=2, show_default=True, help="Threads that decode ahead.")
+@click.option("--device", default="cpu", show_default=True, help="Such as cpu, cuda or cuda:1.")
+@click.pass_context
+def voxceleb(
+    ctx: click.Context,
+    root: Path,
+    models: tuple[str, ...],
+    train_type: str,
+    dataset: str,
+    weights: str | None,
+    lists: tuple[str, ...],
+    trials_dir: Path | None,
+    fetch: bool,
+    any_list: bool,
+    tolerance: float,
+    bootstrap: int,
+    seed: int,
+    cache: Path | None,
+    batch_seconds: float,
+    num_workers: int,
+    device: str,
+) -> None:
+    """Measure checkpoints on VoxCeleb1 and print the published table with ours beside it.
+
+    Whole utterances, cosine scores, the cleaned lists. The exit status is 1 when a difference is larger than --tolerance.
+    """
+    from rich.console import Console
+
+    from mrl.evaluation import Extraction, reproduce_voxceleb, reproduction_table
+
+    rows = reproduce_voxceleb(
+        root,
+        models=[(model, train_type, dataset) for model in models],
+        weights=weights,
+        lists=lists,
+        trials_dir=trials_dir,
+        fetch=fetch,
+        any_list=any_list,
+        tolerance=tolerance,
+        bootstrap=bootstrap,
+        seed=seed,
+        extraction=Extraction(batch_seconds, None, num_workers, device, cache),
+    )
+    Console(width=None if sys.stdout.isatty() else 160).print(reproduction_table(rows))
+    outside = sum(not row.within_tolerance for row in rows)
+    if outside:
+        click.echo(f"{outside} of {len(rows)} figures are outside the tolerance", err=True)
+        ctx.exit(1)

@@ -1,0 +1,146 @@
+"""Matryoshka heads for the embeddings of any toolkit: fitted in closed form, kept in one safetensors file, applied to tables."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from mrl.embeddings.formats import EmbeddingTable
+from mrl.errors import DataError, InputError
+from mrl.files import atomic_path
+from mrl.matryoshka import AffineMap, fit_projection
+from mrl.matryoshka.closed_form import Method
+from mrl.version import __version__
+
+HEAD_FORMAT = "redimnet-mrl-head/1"
+
+
+@dataclass(frozen=True, eq=False)
+class Head:
+    """An affine map of embeddings whose output is meant to be cut to prefixes.
+
+    Attributes:
+        affine: embeddings of ``affine.inputs`` numbers -> ``affine.outputs`` numbers.
+        dims: prefix lengths that it is meant for, ascending; the last one is ``affine.outputs``.
+        about: how it was fitted.
+    """
+
+    affine: AffineMap
+    dims: tuple[int, ...]
+    about: dict[str, Any]
+
+
+def fit_head(
+    table: EmbeddingTable,
+    speakers: Mapping[str, str] | None,
+    *,
+    method: Method = "rotation",
+    dims: Sequence[int] | None = None,
+    shrinkage: float = 0.7,
+) -> Head:
+    """Fit a head to embeddings; see :func:`mrl.matryoshka.fit_projection`.
+
+    Args:
+        table: the embeddings, at best of several utterances of each of a few hundred speakers or more.
+        speakers: id -> speaker; ids beyond the table's are no harm. None only for ``"pca"`` and ``"rotation"``, which then go by
+            variance alone.
+        method: ``"rotation"`` keeps the cosines at full length as they are and orders directions; ``"pca"`` centres, too;
+            ``"lda"`` also whitens within speakers.
+        dims: prefix lengths; by default powers of two from 16 up and the length of the embeddings.
+        shrinkage: of the within-speaker covariance, for ``"lda"``.
+
+    Raises:
+        DataError: embeddings without a speaker (all counted).
+        InputError: unusable arguments, or labels that tell nothing.
+    """
+    width = table.matrix.shape[1]
+    chosen = tuple(sorted(set(dims))) if dims is not None else (*(2**p for p in range(4, 20) if 2**p < width), width)
+    if not chosen or chosen[0] < 1 or chosen[-1] > width:
+        raise InputError(f"dims must lie in 1..{width}, the size of the embeddings; found {list(chosen)}")
+    labels = None if speakers is None else _labels(table, speakers)
+    affine = fit_projection(torch.from_numpy(table.matrix), labels, method=method, embed_dim=chosen[-1], shrinkage=shrinkage)
+    about = {
+        "method": method,
+        "utterances": len(table.ids),
+        "speakers": None if labels is None else int(labels.max()) + 1,
+        "shrinkage": shrinkage if method == "lda" else None,
+        "fitted_to": table.metadata,
+        "package": f"redimnet-mrl {__version__}",
+    }
+    return Head(affine, chosen, about)
+
+
+def project_embeddings(head: Head, table: EmbeddingTable) -> EmbeddingTable:
+    """Return the table's embeddings through the head (n, outputs), raw: cut to a prefix first, then scale to unit length.
+
+    Raises:
+        InputError: embeddings of another length than the head takes.
+    """
+    if table.matrix.shape[1] != head.affine.inputs:
+        raise InputError(f"the head takes embeddings of {head.affine.inputs} numbers; these have {table.matrix.shape[1]}")
+    projected = head.affine(torch.from_numpy(table.matrix).double()).float().numpy()
+    return EmbeddingTable(table.ids, projected, {**table.metadata, "head": head.about, "dims": list(head.dims)})
+
+
+def save_head(head: Head, path: str | os.PathLike[str]) -> None:
+    """Write ``weight`` (outputs, inputs) and ``bias`` (outputs,) as float32, and how they came about, as safetensors, atomically.
+
+    Raises:
+        InputError: the suffix is not ``.safetensors``.
+        OSError: the folder cannot be written to or the disk is full.
+    """
+    from safetensors.numpy import save
+
+    check_head_suffix(path)
+    tensors = {
+        "weight": np.ascontiguousarray(head.affine.weight.float().numpy()),
+        "bias": np.ascontiguousarray(head.affine.bias.float().numpy()),
+    }
+    notes = {"format": HEAD_FORMAT, "dims": json.dumps(list(head.dims)), "about": json.dumps(head.about, ensure_ascii=False)}
+    with atomic_path(path) as temporary:
+        temporary.write_bytes(save(tensors, metadata=notes))
+
+
+def load_head(path: str | os.PathLike[str]) -> Head:
+    """Read a file that :func:`save_head` wrote.
+
+    Raises:
+        DataError: the file is missing, damaged or of another format.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    file = Path(path)
+    if not file.is_file():
+        raise DataError(f"head {file} does not exist")
+    try:
+        with safe_open(file, framework="numpy") as archive:
+            notes = archive.metadata() or {}
+            if notes.get("format") != HEAD_FORMAT:
+                raise DataError(
+                    f"{file} has the format {notes.get('format')!r}; expected {HEAD_FORMAT!r}, as save_head writes it"
+                )
+            weight, bias = (torch.from_numpy(archive.get_tensor(name)).double() for name in ("weight", "bias"))
+        return Head(AffineMap(weight, bias), tuple(json.loads(notes["dims"])), json.loads(notes["about"]))
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise DataError(f"{file} is damaged or no head ({' '.join(str(error).split())[:120]}); fit it again") from error
+
+
+def check_head_suffix(path: str | os.PathLike[str]) -> None:
+    """Raise :class:`InputError` unless ``path`` ends in ``.safetensors``."""
+    if Path(path).suffix.lower() != ".safetensors":
+        raise InputError(f"{path}: a head is written as .safetensors")
+
+
+def _labels(table: EmbeddingTable, speakers: Mapping[str, str]) -> torch.Tensor:
+    absent = [name for name in table.ids if name not in speakers]
+    if absent:
+        raise DataError(f"{len(absent)} of {len(table.ids)} embeddings have no speaker, the first is {absent[0]!r}")
+    number = {speaker: index for index, speaker in enumerate(sorted({speakers[name] for name in table.ids}))}
+    return torch.tensor([number[speakers[name]] for name in table.ids])

@@ -1,0 +1,427 @@
+"""From raw cosines to log-likelihood ratios, one calibration per prefix length.
+
+The log-likelihood ratio of a trial is a weighted sum of its cosine and, with durations as quality measures, of the
+logarithm of the shorter recording's duration and the absolute difference of both logarithms:
+
+    llr = a * cosine + b + c * min(log t1, log t2) + d * |log t1 - log t2|
+
+The weights minimise the prior-weighted logistic cost at a prior P (the objective of BOSARIS),
+
+    P / targets * sum over targets of log(1 + exp(-(llr + logit P)))
+    + (1 - P) / nontargets * sum over nontargets of log(1 + exp(llr + logit P)),
+
+plus a slight penalty on the weights of the standardised features, so that separable lists have a finite answer.
+
+Sources: N. Brümmer and E. de Villiers, "The BOSARIS toolkit", 2013; J. Thienpondt et al., "The IDLab VoxSRC-20 submission", 2020
+(quality measures in calibration).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from itertools import combinations_with_replacement
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+
+from mrl.errors import CheckpointError, DataError, InputError
+from mrl.evaluation.logistic import fit_logistic
+from mrl.evaluation.metrics import actual_dcf, cllr, error_curve
+from mrl.evaluation.trials import TrialList
+
+FloatVector = npt.NDArray[np.float64]
+
+Quality = Literal["duration", "none"]
+FORMAT = "redimnet-mrl-calibration/1"
+FALSE_ACCEPT_RATES = (0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
+"""Rates whose thresholds are kept where the list has enough different-speaker trials for them."""
+
+PENALTY = 1e-6
+"""On the squared weights of standardised features; the weights of all trials sum to 1."""
+
+
+_PARTS = 5
+
+
+class _Fold(NamedTuple):
+    """Trials between speakers of two parts, and trials in which no speaker of these parts occurs."""
+
+    held_out: npt.NDArray[np.bool_]
+    fitted: npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class FalseAcceptThreshold:
+    """The threshold that held false accepts at or below a rate on the calibration trials.
+
+    Attributes:
+        false_accept_rate: the rate asked for, in 0..1.
+        threshold: log-likelihood ratio from which on trials are accepted.
+        false_reject_rate: share of same-speaker trials that it rejected.
+    """
+
+    false_accept_rate: float
+    threshold: float
+    false_reject_rate: float
+
+
+@dataclass(frozen=True)
+class DimCalibration:
+    """The calibration of one prefix length, and its figures on the trials that it was fitted on.
+
+    Attributes:
+        dim: prefix length.
+        score_weight, intercept: of the cosine; natural logarithms.
+        shorter_weight: of the logarithm of the shorter duration (0 without durations).
+        difference_weight: of the absolute difference of the logarithms (0 without durations).
+        cllr_raw: bits, the cosine taken for a log-likelihood ratio: what not calibrating costs.
+        cllr: bits, after calibration.
+        cllr_held_out: bits, each trial with a calibration fitted on other speakers only; None where speakers are not
+            known or too few.
+        minimum_cllr: bits, the best that any monotonic map of the cosine alone could give.
+        actual_dcf, minimum_dcf: normalised detection costs at the calibration's prior, after calibration.
+        thresholds: for false accept rates, highest rate first.
+    """
+
+    dim: int
+    score_weight: float
+    intercept: float
+    shorter_weight: float
+    difference_weight: float
+    cllr_raw: float
+    cllr: float
+    cllr_held_out: float | None
+    minimum_cllr: float
+    actual_dcf: float
+    minimum_dcf: float
+    thresholds: tuple[FalseAcceptThreshold, ...]
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Calibrations of several prefix lengths of one model.
+
+    Attributes:
+        dims: dim -> its calibration.
+        quality: "duration" or "none".
+        prior: probability of a same-speaker trial that the weights were fitted for and decisions are made at by default.
+        durations: shortest and longest recording seen, in seconds; others are taken for the nearer of the two. None without.
+        trial_list: the calibration trials: source, sha256, numbers.
+        weights_sha256: of the model's weight file; empty for embeddings of unknown origin.
+    """
+
+    dims: Mapping[int, DimCalibration]
+    quality: Quality
+    prior: float
+    durations: tuple[float, float] | None
+    trial_list: Mapping[str, Any]
+    weights_sha256: str = ""
+
+    def at(self, dim: int) -> DimCalibration:
+        """Return the calibration of one prefix length.
+
+        Raises:
+            InputError: this length is not calibrated; neighbouring ones are never used in its place.
+        """
+        if dim not in self.dims:
+            raise InputError(f"dim {dim} is not calibrated, only {', '.join(str(known) for known in sorted(self.dims))}")
+        return self.dims[dim]
+
+    def log_likelihood_ratios(
+        self,
+        dim: int,
+        scores: npt.ArrayLike,
+        enrol_seconds: npt.ArrayLike | None = None,
+        test_seconds: npt.ArrayLike | None = None,
+    ) -> FloatVector:
+        """Return natural log-likelihood ratios (trials,).
+
+        Args:
+            dim: prefix length of the scores.
+            scores: (trials,) raw cosines in [-1, 1].
+            enrol_seconds, test_seconds: (trials,) durations of the two sides; needed with ``quality="duration"``.
+
+        Raises:
+            InputError: the dim is not calibrated, durations are missing or not above 0 s, or shapes differ.
+            DataError: a score is NaN.
+        """
+        chosen = self.at(dim)
+        values = np.atleast_1d(np.asarray(scores, dtype=np.float64))
+        if np.isnan(values).any():
+            raise DataError(f"{np.count_nonzero(np.isnan(values))} of {values.size} scores are NaN")
+        ratios: FloatVector = chosen.score_weight * values + chosen.intercept
+        if self.quality == "duration":
+            if enrol_seconds is None or test_seconds is None or self.durations is None:
+                raise InputError("this calibration uses durations: give those of both sides, in seconds")
+            shorter, difference = duration_measures(enrol_seconds, test_seconds, self.durations)
+            if shorter.shape != values.shape:
+                raise InputError(f"expected a duration for each of {values.size} scores; found {shorter.shape}")
+            ratios = ratios + chosen.shorter_weight * shorter + chosen.difference_weight * difference
+        return ratios
+
+    def threshold(self, dim: int, *, prior: float | None = None, max_false_accept: float | None = None) -> float:
+        """Return the log-likelihood ratio from which on a trial is accepted.
+
+        At a prior it is Bayes' threshold for equal costs, ``-logit(prior)``; at a false accept rate the one kept at calibration.
+
+        Args:
+            dim: prefix length.
+            prior: probability of a same-speaker trial, in 0..1; the calibration's own by default.
+            max_false_accept: a false accept rate instead, one of those kept.
+
+        Raises:
+            InputError: both are given, the prior lies outside 0..1, or no threshold was kept for the rate or dim.
+        """
+        if prior is not None and max_false_accept is not None:
+            raise InputError("give a prior or a false accept rate, not both")
+        chosen = self.at(dim)
+        if max_false_accept is None:
+            return bayes_threshold(self.prior if prior is None else prior)
+        for kept in chosen.thresholds:
+            if math.isclose(kept.false_accept_rate, max_false_accept, rel_tol=1e-9):
+                return kept.threshold
+        rates = ", ".join(f"{kept.false_accept_rate:g}" for kept in chosen.thresholds) or "none"
+        raise InputError(
+            f"no threshold is kept for a false accept rate of {max_false_accept:g}, only for {rates}; calibrate again with "
+            f"--max-far {max_false_accept:g} on a list with enough different-speaker trials"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return everything as values that JSON can hold."""
+        return {
+            "format": FORMAT,
+            "weights_sha256": self.weights_sha256,
+            "score": "raw cosine in [-1, 1]",
+            "log_likelihood_ratio": "natural logarithm",
+            "quality": self.quality,
+            "prior": self.prior,
+            "durations_seconds": None if self.durations is None else list(self.durations),
+            "trial_list": dict(self.trial_list),
+            "dims": [asdict(self.dims[dim]) for dim in sorted(self.dims)],
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Calibration:
+        """Read what :meth:`to_dict` gave.
+
+        Raises:
+            CheckpointError: another format, a missing key, or a value that cannot be used.
+        """
+        if values.get("format") != FORMAT:
+            raise CheckpointError(f"calibration of the format {values.get('format')!r}; this version reads {FORMAT!r}")
+        try:
+            dims = {}
+            for entry in values["dims"]:
+                thresholds = tuple(FalseAcceptThreshold(**one) for one in entry["thresholds"])
+                one = DimCalibration(**{**entry, "thresholds": thresholds})
+                numbers = (value for name, value in asdict(one).items() if name != "thresholds" and value is not None)
+                if not all(math.isfinite(value) for value in numbers) or one.dim < 1:
+                    raise ValueError(f"dim {one.dim} has a number that is not finite")
+                dims[one.dim] = one
+            durations = values["durations_seconds"]
+            calibration = cls(
+                dims=dims,
+                quality=values["quality"],
+                prior=float(values["prior"]),
+                durations=None if durations is None else (float(durations[0]), float(durations[1])),
+                trial_list=dict(values["trial_list"]),
+                weights_sha256=str(values["weights_sha256"]),
+            )
+            if not dims or calibration.quality not in ("duration", "none"):
+                raise ValueError(f"{len(dims)} dims, quality {calibration.quality!r}")
+            if calibration.quality == "duration" and durations is None:
+                raise ValueError("durations are used but their range is missing")
+            bayes_threshold(calibration.prior)
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+            raise CheckpointError(f"calibration is damaged ({type(error).__name__}: {error}); calibrate again") from error
+        return calibration
+
+
+def bayes_threshold(prior: float) -> float:
+    """Return ``-logit(prior)``: from this natural log-likelihood ratio on, accepting costs less (equal costs)."""
+    if not 0.0 < prior < 1.0:
+        raise InputError(f"a prior lies between 0 and 1, found {prior}")
+    return math.log1p(-prior) - math.log(prior)
+
+
+def duration_measures(
+    enrol_seconds: npt.ArrayLike, test_seconds: npt.ArrayLike, limits: tuple[float, float] | None = None
+) -> tuple[FloatVector, FloatVector]:
+    """Return the logarithm of the shorter duration and the absolute difference of both logarithms, each (trials,).
+
+    Args:
+        enrol_seconds, test_seconds: (trials,) seconds, above 0.
+        limits: shortest and longest duration; others are taken for the nearer of the two.
+    """
+    first = np.atleast_1d(np.asarray(enrol_seconds, dtype=np.float64))
+    second = np.atleast_1d(np.asarray(test_seconds, dtype=np.float64))
+    if first.shape != second.shape:
+        raise InputError(f"durations of the two sides differ in shape: {first.shape} and {second.shape}")
+    if not (np.isfinite(first).all() and np.isfinite(second).all() and (first > 0).all() and (second > 0).all()):
+        raise InputError("durations must be above 0 s and finite")
+    if limits is not None:
+        first, second = np.clip(first, *limits), np.clip(second, *limits)
+    one, two = np.log(first), np.log(second)
+    return np.minimum(one, two), np.abs(one - two)
+
+
+def fit_calibration(
+    scores: Mapping[int, npt.ArrayLike],
+    trials: TrialList,
+    *,
+    seconds: npt.ArrayLike | None = None,
+    prior: float = 0.01,
+    false_accept_rates: Iterable[float] = (),
+    speakers: npt.ArrayLike | None = None,
+    weights_sha256: str = "",
+) -> Calibration:
+    """Fit the calibration of every prefix length.
+
+    Args:
+        scores: ``{dim: (trials,)}`` raw cosines.
+        trials: the list; both kinds of trial are needed.
+        seconds: (utterances,) durations in the order of ``trials.utterances``; with them duration is a quality measure.
+        prior: probability of a same-speaker trial that the fit is weighted for.
+        false_accept_rates: rates to keep thresholds for, besides those of :data:`FALSE_ACCEPT_RATES` that the list allows.
+        speakers: (utterances,) number of each utterance's speaker, in the order of ``trials.utterances``, for a cost on speakers
+            that were held out.
+        weights_sha256: of the model's weight file.
+
+    Raises:
+        DataError: one kind of trial only, NaN scores, too few different-speaker trials for a rate asked for, or scores that do
+            not rise with the same speaker.
+        InputError: shapes, prior or rates cannot be used.
+    """
+    trials.require_both_classes()
+    bayes_threshold(prior)
+    asked = tuple(sorted({float(rate) for rate in false_accept_rates}, reverse=True))
+    for rate in asked:
+        if not 0.0 < rate < 1.0:
+            raise InputError(f"a false accept rate to hold lies between 0 and 1, found {rate}")
+        if _allowed(rate, trials.num_nontarget) < 1:
+            raise DataError(
+                f"a false accept rate of {rate:g} needs at least {math.ceil(1 / rate - 1e-9)} different-speaker trials; "
+                f"{trials.source} has {trials.num_nontarget}"
+            )
+    possible = [rate for rate in FALSE_ACCEPT_RATES if _allowed(rate, trials.num_nontarget) >= 1]
+    rates = tuple(sorted({*asked, *possible}, reverse=True))
+    measures = limits = None
+    if seconds is not None:
+        values = np.asarray(seconds, dtype=np.float64)
+        if values.shape != (len(trials.utterances),):
+            raise InputError(f"expected the seconds of each of {len(trials.utterances)} utterances; found shape {values.shape}")
+        measures = duration_measures(values[trials.enrol], values[trials.test])
+        used = values[np.union1d(trials.enrol, trials.test)]
+        limits = (float(used.min()), float(used.max()))
+    if not scores:
+        raise InputError("no dim to calibrate")
+    folds = None if speakers is None else _speaker_folds(np.asarray(speakers), trials)
+    return Calibration(
+        dims={dim: _fit_dim(dim, scores[dim], trials.labels, measures, prior, rates, folds) for dim in sorted(scores)},
+        quality="none" if measures is None else "duration",
+        prior=prior,
+        durations=limits,
+        trial_list={
+            "source": trials.source,
+            "sha256": trials.sha256,
+            "trials": len(trials),
+            "same_speaker_trials": trials.num_target,
+            "different_speaker_trials": trials.num_nontarget,
+            "utterances": len(trials.utterances),
+        },
+        weights_sha256=weights_sha256,
+    )
+
+
+def _fit_dim(
+    dim: int,
+    scores: npt.ArrayLike,
+    labels: npt.NDArray[np.bool_],
+    measures: tuple[FloatVector, FloatVector] | None,
+    prior: float,
+    rates: tuple[float, ...],
+    folds: list[_Fold] | None,
+) -> DimCalibration:
+    values = np.asarray(scores, dtype=np.float64)
+    if values.shape != labels.shape:
+        raise InputError(f"expected one score for each of {len(labels)} trials at dim {dim}; found shape {values.shape}")
+    curve = error_curve(values, labels)
+    features = np.column_stack([values, *(measures or ())])
+    weights, intercept = _fit_weights(features, labels, prior)
+    if not weights[0] > 0:
+        raise DataError(
+            f"at dim {dim} the scores of same-speaker trials are no higher than the others (weight {weights[0]:.3g}); "
+            "check that list, recordings and model belong together"
+        )
+    ratios = features @ weights + intercept
+    calibrated = error_curve(ratios, labels)
+    return DimCalibration(
+        dim=int(dim),
+        score_weight=float(weights[0]),
+        intercept=intercept,
+        shorter_weight=float(weights[1]) if measures is not None else 0.0,
+        difference_weight=float(weights[2]) if measures is not None else 0.0,
+        cllr_raw=cllr(values, labels),
+        cllr=cllr(ratios, labels),
+        cllr_held_out=None if folds is None else _held_out_cllr(features, labels, prior, folds),
+        minimum_cllr=curve.minimum_cllr(),
+        actual_dcf=actual_dcf(ratios, labels, prior),
+        minimum_dcf=calibrated.minimum_dcf(prior),
+        thresholds=tuple(_threshold_at(rate, ratios, labels) for rate in rates),
+    )
+
+
+def _fit_weights(features: FloatVector, labels: npt.NDArray[np.bool_], prior: float) -> tuple[FloatVector, float]:
+    """Fit on standardised features; return weights and constant for the features as they are."""
+    centres, spreads = features.mean(axis=0), features.std(axis=0)
+    # A column that never changes (all recordings equally long) tells nothing; its weight becomes 0.
+    spreads[spreads < 1e-9 * np.maximum(1.0, np.abs(centres))] = np.inf
+    num_target = np.count_nonzero(labels)
+    row_weights = np.where(labels, prior / num_target, (1.0 - prior) / (len(labels) - num_target))
+    fit = fit_logistic((features - centres) / spreads, labels, row_weights, offset=-bayes_threshold(prior), l2=PENALTY)
+    weights = fit.weights / spreads
+    return weights, fit.intercept - float(weights @ centres)
+
+
+def _speaker_folds(speakers: npt.NDArray[np.int64], trials: TrialList) -> list[_Fold] | None:
+    """Divide the speakers into parts; for every two parts (or one and the same), hold out the trials between them.
+
+    Every trial is held out exactly once. None where what is left to fit on would lack a kind of trial.
+    """
+    if speakers.shape != (len(trials.utterances),):
+        raise InputError(f"expected the speaker of each of {len(trials.utterances)} utterances; found shape {speakers.shape}")
+    part_of = np.unique(speakers, return_inverse=True)[1] % _PARTS
+    low = np.minimum(part_of[trials.enrol], part_of[trials.test])
+    high = np.maximum(part_of[trials.enrol], part_of[trials.test])
+    folds = []
+    for one, two in combinations_with_replacement(range(_PARTS), 2):
+        held_out = (low == one) & (high == two)
+        fitted = ~np.isin(low, (one, two)) & ~np.isin(high, (one, two))
+        if not held_out.any():
+            continue
+        if not 0 < np.count_nonzero(trials.labels[fitted]) < np.count_nonzero(fitted):
+            return None
+        folds.append(_Fold(held_out, fitted))
+    return folds
+
+
+def _held_out_cllr(features: FloatVector, labels: npt.NDArray[np.bool_], prior: float, folds: list[_Fold]) -> float:
+    ratios = np.empty(len(labels))
+    for fold in folds:
+        weights, intercept = _fit_weights(features[fold.fitted], labels[fold.fitted], prior)
+        ratios[fold.held_out] = features[fold.held_out] @ weights + intercept
+    return cllr(ratios, labels)
+
+
+def _allowed(rate: float, num_nontarget: int) -> int:
+    """How many false accepts a rate allows; the tiny sum keeps 0.29 * 100 from becoming 28."""
+    return int(rate * num_nontarget + 1e-9)
+
+
+def _threshold_at(rate: float, ratios: FloatVector, labels: npt.NDArray[np.bool_]) -> FalseAcceptThreshold:
+    nontargets = np.sort(ratios[~labels])[::-1]
+    threshold = float(np.nextafter(nontargets[_allowed(rate, len(nontargets))], np.inf))
+    return FalseAcceptThreshold(rate, threshold, float(np.mean(ratios[labels] < threshold)))

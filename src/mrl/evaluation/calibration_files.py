@@ -1,0 +1,139 @@
+"""``calibration.json`` of a model folder, and making it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from mrl.audio import audio_info
+from mrl.errors import CheckpointError, DataError, InputError
+from mrl.evaluation.calibration import Calibration, Quality, fit_calibration
+from mrl.evaluation.scoring import check_dims, score_prefixes
+from mrl.evaluation.speakers import speakers_of_trials
+from mrl.evaluation.trials import TrialList
+from mrl.files import write_json
+
+logger = logging.getLogger(__name__)
+
+CALIBRATION = "calibration.json"
+
+
+def calibrate_model(
+    folder: str | os.PathLike[str],
+    trials: TrialList,
+    root: str | os.PathLike[str],
+    *,
+    dims: Iterable[int] | None = None,
+    prior: float = 0.01,
+    false_accept_rates: Iterable[float] = (),
+    quality: Quality = "duration",
+    speakers: Mapping[str, str] | None = None,
+    batch_seconds: float = 60.0,
+    num_workers: int = 2,
+    device: str = "cpu",
+    show_progress: bool = True,
+) -> Calibration:
+    """Calibrate a model folder on trials of one's own and write ``calibration.json`` into it.
+
+    Args:
+        folder: as ``ReDimNetMRL.save_pretrained`` writes it.
+        trials: the list; recordings like those to be decided on, of speakers not trained on.
+        root: folder below which the list's paths lie.
+        dims: prefix lengths; the model's own by default.
+        prior, false_accept_rates: as for :func:`fit_calibration`.
+        quality: "duration" makes the durations quality measures, "none" leaves the cosine alone.
+        speakers: utterance -> speaker, for the cost on held-out speakers, where paths do not tell.
+        batch_seconds, num_workers, device, show_progress: as for :func:`mrl.evaluation.evaluate_model`.
+
+    Raises:
+        InputError: unusable arguments.
+        DataError: missing or unreadable recordings (all of them counted), or trials that cannot be calibrated on.
+        CheckpointError: the folder is no model folder.
+        OSError: the file cannot be written; one that was there is kept.
+    """
+    from mrl.embeddings import embed_files, open_model
+    from mrl.matryoshka.saving import read_model_config
+
+    if not Path(folder).is_dir():
+        raise InputError(
+            f"{os.fspath(folder)} is not a model folder, and a calibration is kept inside one; "
+            "write the model with save_pretrained (or train one) and calibrate the folder"
+        )
+    weights_sha256 = str(read_model_config(folder)["weights_sha256"])
+    trials.require_both_classes()
+    of_utterance = _speakers(trials, speakers)
+    model = open_model(folder, device=device)
+    chosen = check_dims(dims if dims is not None else getattr(model, "mrl_dims", (model.embed_dim,)), model.embed_dim)
+    missing = trials.missing_files(root)
+    if missing:
+        raise DataError(
+            f"{len(missing)} of {len(trials.utterances)} utterances of {trials.source} are not below {root}, "
+            f"the first is {missing[0]!r}"
+        )
+    embedded = embed_files(
+        model,
+        trials.paths(root),
+        batch_seconds=batch_seconds,
+        num_workers=num_workers,
+        show_progress=show_progress,
+        on_error="raise",
+    )
+    seconds = None
+    if quality == "duration":
+        seconds = np.array([audio_info(path).seconds for path in trials.paths(root)])
+    calibration = fit_calibration(
+        score_prefixes(embedded.matrix, trials, chosen),
+        trials,
+        seconds=seconds,
+        prior=prior,
+        false_accept_rates=false_accept_rates,
+        speakers=of_utterance,
+        weights_sha256=weights_sha256,
+    )
+    write_json(Path(folder) / CALIBRATION, calibration.to_dict())
+    return calibration
+
+
+def _speakers(trials: TrialList, speakers: Mapping[str, str] | None) -> npt.NDArray[np.int32] | None:
+    try:
+        return speakers_of_trials(trials, speakers)[1]
+    except DataError as error:
+        if speakers is not None:
+            raise
+        logger.info("no cost on held-out speakers: %s", error)
+        return None
+
+
+def load_calibration(folder: str | os.PathLike[str]) -> Calibration | None:
+    """Return the calibration of a model folder, None when there is none.
+
+    Raises:
+        CheckpointError: the file is damaged or was made for other weights than the folder holds.
+    """
+    from mrl.matryoshka.saving import read_model_config
+
+    path = Path(folder) / CALIBRATION
+    if not path.is_file():
+        return None
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read ({error}); calibrate again (mrl calibrate) or delete it") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path} holds a {type(values).__name__}, no calibration; calibrate again (mrl calibrate)")
+    try:
+        calibration = Calibration.from_dict(values)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    if calibration.weights_sha256 != read_model_config(folder)["weights_sha256"]:
+        raise CheckpointError(
+            f"{path} was made for other weights than {folder} holds, so its log-likelihood ratios would be wrong; "
+            "calibrate again (mrl calibrate) or delete the file"
+        )
+    return calibration

@@ -1,0 +1,218 @@
+"""Enrolment from several recordings: a model's name in a trial list stands for the average of its recordings' embeddings.
+
+SITW and VOiCES name enrolment models in their keys and keep a list of which recording each was made from; CN-Celeb gives every
+speaker several enrolment recordings (``enroll.map``). All are read by :func:`read_enrolment_map`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from mrl.errors import DataError, InputError
+from mrl.evaluation.scoring import check_dims, prefix_norms, score_prefixes
+from mrl.evaluation.text_files import text_lines
+from mrl.evaluation.trials import TrialList
+
+FloatMatrix = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class EnrolmentMap:
+    """Which recordings each enrolment model is made from.
+
+    Attributes:
+        models: name of the model -> its recordings, at least one, each once.
+        source: where the map came from, for errors.
+    """
+
+    models: Mapping[str, tuple[str, ...]]
+    source: str = "made in memory"
+
+    def __post_init__(self) -> None:
+        for model, recordings in self.models.items():
+            if not recordings or len(set(recordings)) != len(recordings):
+                raise DataError(f"{self.source}: model {model!r} needs recordings, each once; found {list(recordings)[:5]}")
+
+    def __len__(self) -> int:
+        return len(self.models)
+
+    def recordings(self, trials: TrialList) -> tuple[str, ...]:
+        """Return every recording that the trials need, each once: those of the models enrolled, and the test recordings.
+
+        A first name that is no model of this map is a recording itself.
+        """
+        return self.resolve(trials).recordings
+
+    def resolve(self, trials: TrialList) -> EnrolledTrials:
+        """Replace the names of models by recordings.
+
+        Raises:
+            DataError: a model has a test recording of the same trial among its own (all such trials are counted).
+        """
+        index: dict[str, int] = {}
+        enrolled: dict[int, int] = {}
+        members: list[tuple[int, ...]] = []
+        for utterance in np.unique(trials.enrol).tolist():
+            name = trials.utterances[utterance]
+            enrolled[utterance] = len(members)
+            members.append(tuple(index.setdefault(one, len(index)) for one in self.models.get(name, (name,))))
+        of_test = {
+            utterance: index.setdefault(trials.utterances[utterance], len(index)) for utterance in np.unique(trials.test).tolist()
+        }
+        size = len(trials.utterances)
+        enrol, test = _lookup(enrolled, size)[trials.enrol], _lookup(of_test, size)[trials.test]
+        self._refuse_tests_among_enrolments(trials, members, enrol, test)
+        return EnrolledTrials(tuple(index), tuple(members), enrol, test, trials)
+
+    def _refuse_tests_among_enrolments(
+        self,
+        trials: TrialList,
+        members: Sequence[tuple[int, ...]],
+        enrol: npt.NDArray[np.int32],
+        test: npt.NDArray[np.int32],
+    ) -> None:
+        several = [(model, one) for model, recordings in enumerate(members) if len(recordings) > 1 for one in recordings]
+        if not several:
+            return
+        width = int(max(test.max(initial=0), max(one for _, one in several))) + 1
+        forbidden = np.array([model * width + one for model, one in several], dtype=np.int64)
+        wrong = np.flatnonzero(np.isin(enrol.astype(np.int64) * width + test, forbidden))
+        if len(wrong):
+            first = trials.utterances[trials.enrol[wrong[0]]], trials.utterances[trials.test[wrong[0]]]
+            raise DataError(
+                f"{len(wrong)} of {len(trials)} trials test a model on one of its own enrolment recordings, the first is "
+                f"{first[0]!r} against {first[1]!r}; {self.source} and {trials.source} do not belong together"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class EnrolledTrials:
+    """Trials whose enrolment sides are groups of recordings.
+
+    Attributes:
+        recordings: every recording needed, each once: what is to be embedded.
+        members: for each enrolment, its indices into ``recordings``.
+        enrol: (trials,) int32, index into ``members``.
+        test: (trials,) int32, index into ``recordings``.
+        trials: the list as it was read.
+    """
+
+    recordings: tuple[str, ...]
+    members: tuple[tuple[int, ...], ...]
+    enrol: npt.NDArray[np.int32]
+    test: npt.NDArray[np.int32]
+    trials: TrialList
+
+    def paths(self, root: str | os.PathLike[str]) -> list[Path]:
+        """Return the path below ``root`` of every recording, in the order of ``recordings``."""
+        return [Path(root) / name for name in self.recordings]
+
+
+def read_enrolment_map(path: str | os.PathLike[str], *, prefix: str = "") -> EnrolmentMap:
+    """Read an enrolment map, plain or compressed by gzip: ``model recording [recording ...]`` per line.
+
+    A model may have several lines; its recordings are joined. This is the layout of SITW's ``enroll-core.lst``, VOiCES' list of
+    enrolments and CN-Celeb's ``enroll.map``.
+
+    Args:
+        path: the map.
+        prefix: what is put before every recording's name so that it lies below the data root of the trial list: CN-Celeb's map
+            counts from ``data/`` and its trials from ``eval/``, so ``prefix="../data/"`` with the root ``CN-Celeb/eval``.
+
+    Raises:
+        DataError: the file is missing, empty, damaged, not text, names a recording twice for one model, or enrols stretches of
+            recordings (start and end in seconds, as SITW's assisted conditions do): cut those to files of their own.
+    """
+    file = Path(path)
+    models: dict[str, list[str]] = {}
+    for number, line in _text(file):
+        fields = line.split()
+        if not fields:
+            continue
+        if len(fields) < 2:
+            raise DataError(f"{file}, line {number}: found {line.strip()[:80]!r}, expected 'model recording [recording ...]'")
+        if len(fields) == 4 and _is_number(fields[2]) and _is_number(fields[3]):
+            raise DataError(
+                f"{file}, line {number}: {line.strip()[:80]!r} enrols a stretch of a recording (start and end in seconds); "
+                "cut such stretches to files of their own and list those"
+            )
+        known = models.setdefault(fields[0], [])
+        for name in (prefix + field for field in fields[1:]):
+            if name in known:
+                raise DataError(f"{file}, line {number}: model {fields[0]!r} has the recording {name!r} twice")
+            known.append(name)
+    if not models:
+        raise DataError(f"{file} holds no enrolment models; expected lines such as 'model-1 enrol/a.wav enrol/b.wav'")
+    return EnrolmentMap({model: tuple(names) for model, names in models.items()}, source=str(file))
+
+
+def score_enrolled(
+    embeddings: npt.ArrayLike, enrolled: EnrolledTrials, dims: Iterable[int]
+) -> dict[int, npt.NDArray[np.float32]]:
+    """Return the cosine of every trial at every prefix length, enrolments being averages.
+
+    At each prefix length the embedding of an enrolment is the mean of its recordings' prefixes, each at unit length, as a system
+    of that length alone would have it: the mean of whole embeddings cut afterwards is another vector.
+
+    Args:
+        embeddings: (recordings, dim), row i belongs to ``enrolled.recordings[i]``; any scale.
+        enrolled: the trials.
+        dims: prefix lengths, each in 1..dim.
+
+    Returns:
+        ``{dim: (trials,) float32}``, raw cosines in [-1, 1], in ascending order of dim.
+
+    Raises:
+        DataError: an embedding is not finite, or a prefix of one or of an average has no length.
+        InputError: wrong shape or dims.
+    """
+    matrix = np.asarray(embeddings, dtype=np.float32)
+    if matrix.ndim != 2 or len(matrix) != len(enrolled.recordings):
+        raise InputError(
+            f"embeddings must be (recordings, dim) with one row for each of the {len(enrolled.recordings)} recordings of the "
+            f"trials; found shape {matrix.shape}"
+        )
+    ordered = check_dims(dims, matrix.shape[1])
+    unit, inverse_norms = prefix_norms(matrix[:, : ordered[-1]], ordered, enrolled.recordings)
+    trials = enrolled.trials
+    enrolment_names = {int(row): trials.utterances[name] for row, name in zip(enrolled.enrol, trials.enrol, strict=True)}
+    names = (*(enrolment_names[row] for row in range(len(enrolled.members))), *enrolled.recordings)
+    pairs = TrialList(names, enrolled.enrol, enrolled.test + np.int32(len(enrolled.members)), trials.labels, trials.source)
+    scores: dict[int, FloatMatrix] = {}
+    for dim in ordered:
+        prefixes = unit[:, :dim] * inverse_norms[dim][:, None]
+        stacked = np.concatenate([_averages(prefixes, enrolled.members), prefixes])
+        scores |= score_prefixes(stacked, pairs, [dim])
+    return scores
+
+
+def _averages(rows: FloatMatrix, members: Sequence[tuple[int, ...]]) -> FloatMatrix:
+    flat = np.fromiter((one for group in members for one in group), dtype=np.int64)
+    counts = np.array([len(group) for group in members])
+    starts = np.concatenate(([0], np.cumsum(counts)[:-1]))
+    means: FloatMatrix = (np.add.reduceat(rows[flat].astype(np.float64), starts, axis=0) / counts[:, None]).astype(np.float32)
+    return means
+
+
+def _lookup(values: Mapping[int, int], size: int) -> npt.NDArray[np.int32]:
+    table = np.full(size, -1, dtype=np.int32)
+    table[list(values)] = list(values.values())
+    return table
+
+
+def _text(file: Path) -> Iterator[tuple[int, str]]:
+    for number, line in enumerate(text_lines(file, "enrolment map"), start=1):
+        try:
+            yield number, line.decode("utf-8-sig" if number == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{file}, line {number}: not UTF-8 text ({error.reason} at byte {error.start})") from None
+
+
+def _is_number(text: str) -> bool:
+    return text.replace(".", "", 1).isdigit()

@@ -1,0 +1,221 @@
+"""From what a user names to systems that can be compared: networks and tables of embeddings, each with a short name."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mrl.embeddings.encoders import is_matryoshka
+from mrl.embeddings.formats import READABLE_SUFFIXES, EmbeddingTable, load_embeddings
+from mrl.embeddings.models import CHECKPOINT_SUFFIXES, open_model, weights_sha256
+from mrl.errors import InputError
+from mrl.evaluation.evaluate import BASELINE, TRAINED_BACKBONE, UNMODIFIED_BACKBONE, default_dims
+from mrl.evaluation.scoring import check_dims
+from mrl.files import sha256_of
+
+if TYPE_CHECKING:
+    from mrl.embeddings.encoders import Encoder
+
+
+@dataclass(frozen=True, eq=False)
+class NetworkSystem:
+    """A network, and the backbone inside it where that is to be measured beside it.
+
+    Attributes:
+        name: for tables and plots.
+        spec: what the user called it.
+        model: the network.
+        dims: prefix lengths to be measured.
+        sha256: of its weights.
+        own_name: name of the backbone inside it as a system of its own; None where it is not measured.
+        own_dims: the prefix lengths of that one.
+    """
+
+    name: str
+    spec: str
+    model: Encoder
+    dims: tuple[int, ...]
+    sha256: str
+    own_name: str | None = None
+    own_dims: tuple[int, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The systems that come out of one pass of this network."""
+        return (self.name,) if self.own_name is None else (self.name, self.own_name)
+
+
+@dataclass(frozen=True, eq=False)
+class TableSystem:
+    """Embeddings from a file."""
+
+    name: str
+    spec: str
+    table: EmbeddingTable
+    dims: tuple[int, ...]
+    sha256: str
+
+
+System = NetworkSystem | TableSystem
+
+
+@dataclass(frozen=True, eq=False)
+class Lineup:
+    """Everything that is compared in one evaluation.
+
+    Attributes:
+        systems: in the order given; a baseline comes last.
+        reference: (name, dim) that all others are compared with; None where there is only one system.
+    """
+
+    systems: tuple[System, ...]
+    reference: tuple[str, int] | None
+
+    @property
+    def networks(self) -> tuple[NetworkSystem, ...]:
+        """Those that need recordings."""
+        return tuple(system for system in self.systems if isinstance(system, NetworkSystem))
+
+
+def open_lineup(
+    specs: Sequence[str],
+    *,
+    weights: str | None = None,
+    dims: Sequence[int] | None = None,
+    own_backbone: bool = True,
+    baseline: str | None = None,
+    device: str = "cpu",
+) -> Lineup:
+    """Open everything that is to be compared.
+
+    The reference is the baseline where there is one; otherwise the first unmodified backbone (as a system named, or the one
+    inside a Matryoshka model), a backbone trained along with a model, or the first system, in this order.
+
+    Args:
+        specs: model folders, official checkpoints, released names or embedding files.
+        weights: for a released name, where its file is.
+        dims: prefix lengths; by default each model's own, and those of the Matryoshka models for everything else beside them. A
+            system shorter than a length is measured whole instead.
+        own_backbone: measure the backbone inside each Matryoshka model, too (each different one once), unless ``baseline`` is
+            given.
+        baseline: one more network to compare with.
+        device: where the networks go.
+
+    Raises:
+        InputError: unusable names, options or dims; otherwise as :func:`mrl.embeddings.open_model` and ``load_embeddings``.
+    """
+    if not specs:
+        raise InputError("there is no system to evaluate")
+    if len(set(specs)) != len(specs):
+        raise InputError(f"systems are named twice: {', '.join(specs)}")
+    tables = [spec for spec in specs if Path(spec).suffix.lower() in READABLE_SUFFIXES]
+    for option, value in (("weights", weights), ("baseline", baseline)):
+        if value is not None and len(tables) == len(specs):
+            raise InputError(f"{option} does not go with a file of embeddings ({specs[0]}); leave it out")
+    names = short_names(specs)
+    opened = {name: _open(spec, weights, device) for name, spec in zip(names, specs, strict=True)}
+    if len(specs) == 1 and not tables:  # beside its own backbone, a single model needs no name of its own
+        model = opened.pop(names[0])
+        names = ("matryoshka" if is_matryoshka(model) else "backbone",)
+        opened[names[0]] = model
+    common = sorted({dim for model in opened.values() if hasattr(model, "mrl_dims") for dim in model.mrl_dims})
+    wanted = tuple(dims) if dims is not None else tuple(common) or None
+    widths = {name: _width(model) for name, model in opened.items()}
+    if wanted is not None:
+        check_dims(wanted, max(widths.values()))
+    systems: list[System] = []
+    for name, spec in zip(names, specs, strict=True):
+        model, chosen = opened[name], _dims_of(opened[name], wanted if dims is not None or len(specs) > 1 else None)
+        if isinstance(model, EmbeddingTable):
+            systems.append(TableSystem(name, spec, model, chosen, sha256_of(spec)))
+        else:
+            systems.append(NetworkSystem(name, spec, model, chosen, weights_sha256(model)))
+    if baseline is not None:
+        model = open_model(baseline, device=device)
+        below = _with_whole(wanted if wanted is not None else default_dims(model.embed_dim), model.embed_dim)
+        systems.append(NetworkSystem(BASELINE, baseline, model, below, weights_sha256(model)))
+        return Lineup(tuple(systems), (BASELINE, model.embed_dim))
+    if own_backbone:
+        systems = _with_own_backbones(systems)
+    return Lineup(tuple(systems), _reference(systems))
+
+
+def short_names(specs: Sequence[str]) -> tuple[str, ...]:
+    """Return a short name for each system: the last part of its path without suffix, and more of it only where two are alike."""
+    candidates = [_candidates(spec) for spec in specs]
+    level = [0] * len(specs)
+    while True:
+        names = [candidates[place][min(level[place], len(candidates[place]) - 1)] for place in range(len(specs))]
+        alike = [place for place, name in enumerate(names) if names.count(name) > 1]
+        if not alike:
+            return tuple(names)
+        for place in alike:
+            level[place] += 1
+
+
+def _candidates(spec: str) -> list[str]:
+    """Return names of a system from the shortest to the whole of what the user wrote, which is unique."""
+    path = Path(spec)
+    parts = [part for part in path.parts if part not in (path.anchor, ".", "..")] or [spec]
+    known = path.suffix.lower() in (*CHECKPOINT_SUFFIXES, *READABLE_SUFFIXES)
+    short = [parts[-1].removesuffix(path.suffix)] if known else []
+    return [*short, *("/".join(parts[-count:]) for count in range(1, len(parts) + 1)), spec]
+
+
+def _open(spec: str, weights: str | None, device: str) -> Any:
+    path = Path(spec)
+    if path.suffix.lower() in READABLE_SUFFIXES:
+        return load_embeddings(path)
+    has_weights = path.is_dir() or path.suffix.lower() in CHECKPOINT_SUFFIXES
+    return open_model(spec, weights=None if has_weights and weights is None else weights, device=device)
+
+
+def _width(model: Any) -> int:
+    return int(model.matrix.shape[1] if isinstance(model, EmbeddingTable) else model.embed_dim)
+
+
+def _dims_of(model: Any, wanted: tuple[int, ...] | None) -> tuple[int, ...]:
+    width = _width(model)
+    if wanted is None:
+        return tuple(model.mrl_dims) if hasattr(model, "mrl_dims") else default_dims(width)
+    return check_dims(wanted, width) if max(wanted) <= width else _with_whole(wanted, width)
+
+
+def _with_whole(dims: Sequence[int], width: int) -> tuple[int, ...]:
+    return (*sorted({dim for dim in dims if dim < width}), width)
+
+
+def _with_own_backbones(systems: Sequence[System]) -> list[System]:
+    """Let the first model of each different backbone be measured together with it."""
+    known = {system.sha256 for system in systems if isinstance(system, NetworkSystem) and not is_matryoshka(system.model)}
+    found: list[tuple[int, bool]] = []
+    for place, system in enumerate(systems):
+        if isinstance(system, NetworkSystem) and is_matryoshka(system.model):
+            backbone = weights_sha256(system.model.backbone)
+            if backbone not in known:
+                known.add(backbone)
+                found.append((place, bool(getattr(system.model, "backbone_is_unmodified", False))))
+    kinds = [unmodified for _, unmodified in found]
+    result = list(systems)
+    for place, unmodified in found:
+        system = result[place]
+        assert isinstance(system, NetworkSystem) and is_matryoshka(system.model)
+        name = UNMODIFIED_BACKBONE if unmodified else TRAINED_BACKBONE
+        if kinds.count(unmodified) > 1:
+            name = f"{name} of {system.name}"
+        result[place] = replace(system, own_name=name, own_dims=_with_whole(system.dims, system.model.backbone.embed_dim))
+    return result
+
+
+def _reference(systems: Sequence[System]) -> tuple[str, int] | None:
+    networks = [system for system in systems if isinstance(system, NetworkSystem)]
+    plain = [(system.name, max(system.dims)) for system in networks if not is_matryoshka(system.model)]
+    own = {True: [], False: []}  # type: dict[bool, list[tuple[str, int]]]
+    for system in networks:
+        if system.own_name is not None:
+            own[bool(getattr(system.model, "backbone_is_unmodified", False))].append((system.own_name, max(system.own_dims)))
+    several = len(systems) + len(own[True]) + len(own[False]) > 1
+    candidates = [*plain, *own[True], *own[False], (systems[0].name, max(systems[0].dims))]
+    return candidates[0] if several else None

@@ -1,0 +1,103 @@
+"""Two recordings, one question: the score, and a calibrated answer where the model has a calibration."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from mrl.audio import audio_info
+from mrl.errors import InputError
+from mrl.evaluation.calibration_files import load_calibration
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What two recordings gave.
+
+    Attributes:
+        score: raw cosine in [-1, 1].
+        dim: prefix length compared.
+        log_likelihood_ratio: natural logarithm; None without a calibration of this dim.
+        threshold: that the decision was made with, on the scale of the log-likelihood ratio if there is one, else of the cosine;
+            None for no decision.
+        same_speaker: the decision; None for none.
+        prior: that the threshold stands for; None if it stands for something else.
+        max_false_accept: likewise a false accept rate on the calibration trials.
+        calibrated_dims: the dims that the model's calibration covers; empty without one.
+    """
+
+    score: float
+    dim: int
+    log_likelihood_ratio: float | None
+    threshold: float | None
+    same_speaker: bool | None
+    prior: float | None
+    max_false_accept: float | None
+    calibrated_dims: tuple[int, ...]
+
+
+def verify_files(
+    model: str | os.PathLike[str],
+    first: str | os.PathLike[str],
+    second: str | os.PathLike[str],
+    *,
+    weights: str | None = None,
+    dim: int | None = None,
+    threshold: float | None = None,
+    prior: float | None = None,
+    max_false_accept: float | None = None,
+    device: str = "cpu",
+) -> Verification:
+    """Compare two recordings.
+
+    A model folder with a ``calibration.json`` for this very dim gives a log-likelihood ratio and a decision; neighbouring dims
+    are never used in its place. A raw-cosine ``threshold`` is used as it is and leaves the calibration out.
+
+    Args:
+        model: a model folder, an official checkpoint, or the name of a released model.
+        first, second: the recordings.
+        weights: for a released name, where its file is.
+        dim: compare prefixes of this length; all dimensions by default.
+        threshold: accept from this raw cosine on.
+        prior: decide at this probability of a same-speaker trial; the calibration's own by default.
+        max_false_accept: decide at this false accept rate of the calibration trials instead.
+        device: where the network goes.
+
+    Raises:
+        AudioLoadingError: a recording cannot be used.
+        InputError: arguments that do not go together, or a prior or rate without a calibration of this dim.
+        CheckpointError: a damaged model, or a calibration of other weights.
+    """
+    from mrl.embeddings import open_model, score_files
+
+    given = [value is not None for value in (threshold, prior, max_false_accept)]
+    if sum(given) > 1:
+        raise InputError("give one of threshold (a raw cosine), prior and max-far, not several")
+    calibration = load_calibration(model) if threshold is None and Path(model).is_dir() else None
+    known = () if calibration is None else tuple(sorted(calibration.dims))
+    network = open_model(model, weights=weights, device=device)
+    chosen = int(network.embed_dim) if dim is None else dim
+    calibrated = calibration is not None and chosen in known
+    if (prior is not None or max_false_accept is not None) and not calibrated:
+        covered = f"its calibration covers the dims {', '.join(map(str, known))}" if known else "it has no calibration"
+        raise InputError(
+            f"{os.fspath(model)} gives no log-likelihood ratio at dim {chosen}: {covered}; "
+            "make one with mrl calibrate, or give a raw-cosine threshold"
+        )
+    limit = (
+        None
+        if calibration is None or not calibrated
+        else calibration.threshold(chosen, prior=prior, max_false_accept=max_false_accept)
+    )
+    score = score_files(network, first, second, target_dim=dim)
+    if calibration is None or limit is None:
+        accepted = None if threshold is None else score >= threshold
+        return Verification(score, chosen, None, threshold, accepted, None, None, known)
+    if calibration.quality == "duration":
+        one, two = audio_info(first).seconds, audio_info(second).seconds
+        ratio = float(calibration.log_likelihood_ratios(chosen, [score], [one], [two])[0])
+    else:
+        ratio = float(calibration.log_likelihood_ratios(chosen, [score])[0])
+    at_prior = None if max_false_accept is not None else (calibration.prior if prior is None else prior)
+    return Verification(score, chosen, ratio, limit, ratio >= limit, at_prior, max_false_accept, known)

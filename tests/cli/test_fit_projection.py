@@ -1,0 +1,68 @@
+"""``mrl fit-projection``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from mrl.cli.main import run
+from mrl.embeddings import load_embeddings, load_head, save_embeddings
+from tests.embeddings.test_head import fisher, make_table
+from tests.embeddings.test_kaldi import write_ark
+
+
+def _write(folder: Path) -> None:
+    table, speakers = make_table()
+    save_embeddings(folder / "train.npz", table.ids, table.matrix)
+    (folder / "utt2spk").write_text("".join(f"{name} {speaker}\n" for name, speaker in speakers.items()))
+    other, _ = make_table(1, speakers=12)
+    write_ark(folder / "eval.ark", keys=list(other.ids), rows=other.matrix)
+
+
+def test_fit_apply_and_judge(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The whole way of somebody with embeddings of another toolkit: fit on some speakers, judge prefixes on others."""
+    _write(tmp_path)
+    arguments = ["fit-projection", str(tmp_path / "train.npz"), "--labels", str(tmp_path / "utt2spk")]
+    arguments += ["-o", str(tmp_path / "head.safetensors"), "--dims", "2,4,24"]
+    arguments += ["--apply", str(tmp_path / "eval.ark"), str(tmp_path / "eval.npz")]
+    assert run(arguments) == 0
+    out = capsys.readouterr().out
+    assert "rotation 24 -> 24 fitted to 200 embeddings of 40 speakers, for prefixes of 2, 4, 24" in out
+    assert "60 projected embeddings" in out
+    head = load_head(tmp_path / "head.safetensors")
+    assert head.dims == (2, 4, 24)
+    projected, raw = load_embeddings(tmp_path / "eval.npz"), load_embeddings(tmp_path / "eval.ark")
+    assert projected.ids == raw.ids
+    np.testing.assert_allclose(
+        projected.matrix, raw.matrix @ head.affine.weight.numpy().T + head.affine.bias.numpy(), rtol=1e-4, atol=1e-4
+    )
+    assert fisher(projected.matrix[:, :4]) > 3 * fisher(raw.matrix[:, :4])
+
+    ids = projected.ids
+    lines = [f"{int(a.split('/')[0] == b.split('/')[0])} {a} {b}\n" for n, a in enumerate(ids) for b in ids[n + 1 :]]
+    (tmp_path / "trials.txt").write_text("".join(lines))
+    judge = ["evaluate", str(tmp_path / "eval.npz"), str(tmp_path / "eval.ark"), "--trials", str(tmp_path / "trials.txt")]
+    assert run([*judge, "--dims", "4,24", "--bootstrap", "100", "--output", str(tmp_path / "report")]) == 0
+    report = json.loads((tmp_path / "report" / "report.json").read_text())
+    names = [system["name"] for system in report["systems"]]
+    assert names == ["eval.npz", "eval.ark"]
+    rates = {system["name"]: {one["dim"]: one["eer"] for one in system["dims"]} for system in report["systems"]}
+    assert rates[names[0]][24] == pytest.approx(rates[names[1]][24], abs=1e-6)  # a rotation changes nothing at full length
+    assert rates[names[0]][4] < rates[names[1]][4]
+
+
+def test_nothing_is_written_when_something_is_wrong(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _write(tmp_path)
+    start = ["fit-projection", str(tmp_path / "train.npz"), "-o", str(tmp_path / "h.safetensors")]
+    for more, message in (
+        (["--labels", str(tmp_path / "absent")], "cannot be read"),
+        (["--method", "lda"], "needs speaker labels"),
+        (["--apply", str(tmp_path / "absent.npz"), str(tmp_path / "x.npz")], "does not exist"),
+        (["--apply", str(tmp_path / "eval.ark"), str(tmp_path / "x.ark")], "no suffix of an embedding file"),
+    ):
+        assert run([*start, *more]) == 2
+        assert message in capsys.readouterr().err
+    assert not (tmp_path / "h.safetensors").exists()
