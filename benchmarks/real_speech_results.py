@@ -17,10 +17,11 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from mrl.backbone import ReDimNet
 from mrl.data import read_manifest
 from mrl.embeddings import map_files
-from mrl.evaluation import EvaluationResult, SystemEmbeddings, evaluate_systems, read_trials, write_report
-from mrl.files import sha256_of, write_text
+from mrl.evaluation import DimFigures, EvaluationResult, SystemEmbeddings, evaluate_systems, read_trials, write_report
+from mrl.files import atomic_path, sha256_of, write_text
 from mrl.matryoshka import AffineMap, ReDimNetMRL, data_free_rotation, fit_projection, pretrained_map
 from mrl.pretrained import load_pretrained_redimnet
 
@@ -37,6 +38,7 @@ def main() -> int:
     parser.add_argument("--stage-1", type=Path, help="model folder trained with a frozen backbone")
     parser.add_argument("--stage-2", type=Path, help="model folder trained through both stages")
     parser.add_argument("--output", type=Path, default=Path("docs/results"))
+    parser.add_argument("--cache", type=Path, help="folder that keeps the backbone's pooled statistics for the next call")
     parser.add_argument("--bootstrap", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -50,19 +52,22 @@ def main() -> int:
     ]
     corpus = read_manifest(corpora / "manifest.tsv", where={"part": "train"})
     with torch.inference_mode():
-        pooled = _map("train part", backbone.pooled_statistics, [one.path for one in corpus.utterances])
+        pooled = _kept(arguments.cache, "train", backbone, [one.path for one in corpus.utterances])
         features = backbone.normalise_pooled(torch.from_numpy(pooled)).double()
         heads = closed_forms(backbone, features, torch.tensor(corpus.labels))
         results = {}
         for name in LISTS:
             trials = read_trials(corpora / "trials" / f"{name}.txt.gz")
             paths = trials.paths(corpora)
-            pooled = _map(name, backbone.pooled_statistics, paths)
+            pooled = _kept(arguments.cache, name, backbone, paths)
             vectors = backbone.normalise_pooled(torch.from_numpy(pooled)).double()
             systems = [SystemEmbeddings(BACKBONE, pretrained_map(backbone)(vectors).float().numpy(), DIMS[:-1])]
             systems += [SystemEmbeddings(head, affine(vectors).float().numpy(), DIMS) for head, affine in heads.items()]
             for label, model in trained:
-                systems.append(SystemEmbeddings(label, _map(f"{name}, {label}", _projected(model), paths), DIMS))
+                # A frozen backbone gives the statistics that are there already.
+                frozen = model.backbone_is_unmodified
+                raw = model.project(torch.from_numpy(pooled)).numpy() if frozen else _map(label, _projected(model), paths)
+                systems.append(SystemEmbeddings(label, raw, DIMS))
             results[name] = evaluate_systems(
                 systems,
                 trials,
@@ -78,11 +83,11 @@ def main() -> int:
     return 0
 
 
-def closed_forms(backbone: torch.nn.Module, features: torch.Tensor, labels: torch.Tensor) -> dict[str, AffineMap]:
+def closed_forms(backbone: ReDimNet, features: torch.Tensor, labels: torch.Tensor) -> dict[str, AffineMap]:
     """Return the heads without gradient descent, all with 256 outputs."""
-    base = pretrained_map(backbone)  # type: ignore[arg-type]
+    base = pretrained_map(backbone)
     return {
-        "data-free rotation": data_free_rotation(backbone).first(256),  # type: ignore[arg-type]
+        "data-free rotation": data_free_rotation(backbone).first(256),
         "rotation": fit_projection(features, labels, method="rotation", base=base),
         "PCA": fit_projection(features, labels, method="pca", base=base),
         "LDA": fit_projection(features, labels, method="lda", base=base),
@@ -104,14 +109,27 @@ def summary(results: dict[str, EvaluationResult]) -> str:
     return "\n".join(lines)
 
 
-def _cell(figures: object) -> str:
-    eer = figures.equal_error_rate  # type: ignore[attr-defined]
-    interval = figures.equal_error_rate_interval  # type: ignore[attr-defined]
-    return f"{100 * eer:.2f}" + (f" ({100 * interval.low:.1f}–{100 * interval.high:.1f})" if interval is not None else "")
+def _cell(figures: DimFigures) -> str:
+    interval = figures.equal_error_rate_interval
+    return f"{100 * figures.equal_error_rate:.2f}" + (
+        f" ({100 * interval.low:.1f}–{100 * interval.high:.1f})" if interval is not None else ""
+    )
 
 
 def _projected(model: ReDimNetMRL) -> Callable[[list[Matrix]], torch.Tensor]:
-    return lambda waveforms: model.project(model.pooled_statistics(waveforms))  # type: ignore[arg-type]
+    return lambda waveforms: model.project(model.pooled_statistics(waveforms))
+
+
+def _kept(cache: Path | None, name: str, backbone: ReDimNet, paths: Sequence[Path]) -> Matrix:
+    if cache is None:
+        return _map(name, backbone.pooled_statistics, paths)
+    assert backbone.pretrained_source is not None
+    place = cache / f"{name}-{backbone.pretrained_source['sha256'][:16]}.npy"
+    if not place.is_file():
+        with atomic_path(place) as temporary:
+            np.save(temporary, _map(name, backbone.pooled_statistics, paths))
+    kept: Matrix = np.load(place, allow_pickle=False)
+    return kept
 
 
 def _map(description: str, function: Callable[[list[Matrix]], torch.Tensor], paths: Sequence[Path]) -> Matrix:

@@ -4,52 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import os
 from collections.abc import Iterable, Iterator
 
 import torch
 from torch import distributed, nn
 
-from mrl.errors import TrainingError
+from mrl.processes import ProcessPlace
 
 _TIMEOUT = datetime.timedelta(hours=2)  # one process may fill the cache or validate while the others wait
 
 
 @dataclasses.dataclass(frozen=True)
-class Processes:
-    """Which process this is, and of how many.
-
-    Attributes:
-        rank: number of this process, from 0; process 0 writes all files.
-        world_size: number of processes.
-        local_rank: number of this process on its machine, which chooses its GPU.
-    """
-
-    rank: int = 0
-    world_size: int = 1
-    local_rank: int = 0
-
-    @classmethod
-    def from_environment(cls) -> Processes:
-        """Read what torchrun sets.
-
-        Raises:
-            TrainingError: only some of the variables are set.
-        """
-        found = {name: os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-        if found["WORLD_SIZE"] is None and found["RANK"] is None:
-            return cls()
-        try:
-            return cls(int(found["RANK"] or ""), int(found["WORLD_SIZE"] or ""), int(found["LOCAL_RANK"] or 0))
-        except ValueError:
-            raise TrainingError(
-                f"RANK and WORLD_SIZE must both be whole numbers, as torchrun sets them (found {found})"
-            ) from None
-
-    @property
-    def is_first(self) -> bool:
-        """Whether this process writes files and logs."""
-        return self.rank == 0
+class Processes(ProcessPlace):
+    """The processes of one training; by default this one alone."""
 
     def connect(self, device: torch.device) -> None:
         """Join the other processes: NCCL between GPUs, gloo between CPUs."""

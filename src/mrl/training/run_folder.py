@@ -6,6 +6,7 @@ metrics.jsonl     losses, learning rates, error rates, one record per line
 curves.png        loss and EER over steps
 start/            the model at step 0 (the teacher, and a candidate for best)
 best/             the best model so far: ReDimNetMRL.from_pretrained reads it
+last/             the model at the last validation, better or not (to look at, not to use)
 checkpoints/      the last few, to resume from
 cache/            pooled statistics of stage 1, unless advanced.cache_dir puts them elsewhere
 """
@@ -67,6 +68,10 @@ class RunFolder:
     @property
     def best(self) -> Path:
         return self.root / "best"
+
+    @property
+    def last(self) -> Path:
+        return self.root / "last"
 
     @property
     def checkpoints(self) -> Path:

@@ -434,6 +434,7 @@ class Trainer:
                 **result.to_dict(),
             }
         )
+        save_result(self.folder.last, encoder, self._facts(result), official=False)
         if is_best:
             save_result(self.folder.best, encoder, self._facts(result), official=not self.config.advanced.use_pretrained)
 
