@@ -41,3 +41,11 @@ class TrainingError(MRLError):
 
 class MissingDependencyError(MRLError, ImportError):
     """An optional package is needed; the message names the extra to install."""
+
+
+class ProcessError(MRLError):
+    """The processes of one job cannot find each other, have lost each other, or were given different work."""
+
+
+class ReportedElsewhereError(MRLError):
+    """An error that all processes of a job know of and that the first one reports; the command line ends quietly."""

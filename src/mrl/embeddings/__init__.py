@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mrl.embeddings.inputs import collect_recordings
     from mrl.embeddings.mapping import FileFailure, MappedFiles, map_files
     from mrl.embeddings.models import open_model, weights_sha256
+    from mrl.embeddings.processes import Processes, split_by_length
     from mrl.embeddings.similarity import cosine_similarity
     from mrl.embeddings.tasks import embed_to_file, score_files
 
@@ -22,6 +23,8 @@ _LATER = {
     "map_files": "mapping",
     "MappedFiles": "mapping",
     "FileFailure": "mapping",
+    "Processes": "processes",
+    "split_by_length": "processes",
     "collect_recordings": "inputs",
     "save_embeddings": "formats",
     "load_embeddings": "formats",
@@ -50,6 +53,8 @@ __all__ = [
     "map_files",
     "MappedFiles",
     "FileFailure",
+    "Processes",
+    "split_by_length",
     "collect_recordings",
     "save_embeddings",
     "load_embeddings",

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mrl.embeddings.encoders import Encoder, evaluation_mode, is_matryoshka
 from mrl.embeddings.mapping import BatchFunction, FileFailure, map_files
+from mrl.embeddings.processes import Processes
 from mrl.errors import InputError
 
 
@@ -43,6 +44,7 @@ def embed_files(
     max_seconds: float | None = None,
     show_progress: bool = True,
     on_error: Literal["report", "raise"] = "report",
+    processes: Processes | None = None,
 ) -> EmbeddedFiles:
     """Embed recordings, whatever their formats and lengths.
 
@@ -58,10 +60,12 @@ def embed_files(
         max_seconds: use only the first so many seconds of each recording.
         show_progress: draw a bar (on a terminal only).
         on_error: "report" lists unusable recordings and goes on; "raise" raises one error that counts them all.
+        processes: those that share the work, see :func:`map_files`; each gets all embeddings.
 
     Raises:
         DataError: ``on_error="raise"`` and some recordings are unusable.
         InputError: unusable arguments.
+        ProcessError: another process has ended, does not answer, or was given other recordings.
     """
     width = check_target_dim(model, target_dim)
     with evaluation_mode(model):
@@ -73,6 +77,7 @@ def embed_files(
             max_seconds=max_seconds,
             show_progress=show_progress,
             on_error=on_error,
+            processes=processes,
         )
     matrix = mapped.matrices[0] if mapped.matrices else np.empty((0, width), dtype=np.float32)
     return EmbeddedFiles(tuple(Path(paths[index]) for index in mapped.kept), matrix, mapped.failures)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,7 @@ import numpy.typing as npt
 import torch
 
 from mrl.audio import SAMPLE_RATE, audio_info, load_audio
+from mrl.embeddings.processes import Processes, split_by_length
 from mrl.errors import AudioLoadingError, DataError, InputError
 from mrl.progress import progress_bar
 
@@ -63,6 +65,7 @@ def map_files(
     show_progress: bool = True,
     description: str = "embedding",
     on_error: Literal["report", "raise"] = "report",
+    processes: Processes | None = None,
 ) -> MappedFiles:
     """Decode recordings, run ``function`` on batches of similar length, and collect one row per recording and output.
 
@@ -82,11 +85,16 @@ def map_files(
         description: what stands beside the bar.
         on_error: "report" lists unusable recordings and goes on; "raise" looks at all of them and then raises one error that
             counts them (nothing is computed after the first one).
+        processes: those that share the work; each calls this function with the same arguments, computes its share, and gets
+            the whole result. By default this process works alone.
 
     Raises:
         DataError: ``on_error="raise"`` and some recordings are unusable; or the function did not give one row per waveform.
         InputError: unusable arguments.
+        ProcessError: another process has ended, does not answer, or was given other recordings.
+        ReportedElsewhereError: in all processes but the first, instead of the error that counts unusable recordings.
     """
+    team = processes or Processes()
     if not batch_seconds > 0 or num_workers < 0 or (max_seconds is not None and not max_seconds > 0):
         raise InputError(
             f"batch_seconds and max_seconds must be above 0 s and num_workers at least 0; found batch_seconds={batch_seconds}, "
@@ -101,16 +109,23 @@ def map_files(
         waveform: Waveform = load_audio(files[index], duration=max_seconds, sample_rate=SAMPLE_RATE)
         return waveform if change is None else change(index, waveform)
 
-    with _executor(num_workers) as executor, progress_bar(description, len(files), enabled=show_progress) as advance:
-        seconds = _durations(files, max_seconds, executor, collector)
-        advance(len(collector.reasons))
+    team.require_same_work([str(file) for file in files])
+    with contextlib.ExitStack() as stack:
+        executor = stack.enter_context(_executor(num_workers))
+        draw = show_progress and team.is_first
+        with progress_bar("reading headers", len(files[team.rank :: team.world_size]), enabled=draw) as advance:
+            seconds = _durations(files, max_seconds, executor, collector, team, advance)
+        mine = split_by_length(seconds, team.world_size)[team.rank]
+        seconds = {index: seconds[index] for index in mine}
+        advance = stack.enter_context(progress_bar(_of_share(description, team), len(seconds), enabled=draw))
         for members, waveforms in _decoded(files, _batches(seconds, batch_seconds), read, executor, collector):
             if members and not (on_error == "raise" and collector.reasons):
                 _run(function, members, waveforms, collector)
             advance(len(members))
+    collector.share(mine, team)
     failures = tuple(FileFailure(files[index], reason) for index, reason in sorted(collector.reasons.items()))
     if failures and on_error == "raise":
-        raise DataError(failure_summary(failures, len(files)))
+        raise team.common_error(DataError(failure_summary(failures, len(files))))
     return collector.result(failures)
 
 
@@ -144,6 +159,23 @@ class _Collector:
             else:
                 self.reasons[member] = "the network gave NaN or infinity; check the recording and the checkpoint"
 
+    def share(self, mine: Sequence[int], team: Processes) -> None:
+        """Give the rows and failures among ``mine`` to all processes, and take theirs."""
+        if team.world_size == 1:
+            return
+        kept = [index for index in mine if index not in self.reasons] if self._matrices is not None else []
+        widths = [matrix.shape[1] for matrix in self._matrices or []]
+        reasons = [(index, self.reasons[index]) for index in mine if index in self.reasons]
+        told = team.exchange({"kept": kept, "widths": widths, "reasons": reasons})
+        for one in told:
+            self.reasons.update(dict(one["reasons"]))
+        known: list[int] = next((one["widths"] for one in told if one["widths"]), [])
+        if self._matrices is None and known:
+            self._matrices = [np.empty((self._num_files, width), dtype=np.float32) for width in known]
+        for matrix in self._matrices or []:
+            for one, rows in zip(told, team.exchange_rows(matrix[kept], [len(one["kept"]) for one in told]), strict=True):
+                matrix[one["kept"]] = rows
+
     def result(self, failures: tuple[FileFailure, ...]) -> MappedFiles:
         kept = [index for index in range(self._num_files) if index not in self.reasons]
         matrices = self._matrices or []
@@ -170,17 +202,34 @@ def _executor(num_workers: int) -> Executor:
     return ThreadPoolExecutor(num_workers, thread_name_prefix="decode") if num_workers else _CallingThread()
 
 
-def _durations(files: list[Path], max_seconds: float | None, executor: Executor, collector: _Collector) -> dict[int, float]:
+def _of_share(description: str, team: Processes) -> str:
+    return description if team.world_size == 1 else f"{description} (share of {team})"
+
+
+def _durations(
+    files: list[Path],
+    max_seconds: float | None,
+    executor: Executor,
+    collector: _Collector,
+    team: Processes,
+    advance: Callable[[int], None],
+) -> dict[int, float]:
     """Return the seconds of every readable recording from its header; the others go to the collector."""
-    pending = [executor.submit(audio_info, file) for file in files]
-    seconds = {}
-    for index, future in enumerate(pending):
+    numbers = range(team.rank, len(files), team.world_size)
+    pending = [executor.submit(audio_info, files[index]) for index in numbers]
+    found: list[tuple[int, float]] = []
+    reasons: list[tuple[int, str]] = []
+    for index, future in zip(numbers, pending, strict=True):
         try:
             length = float(future.result().seconds)
+            found.append((index, length if max_seconds is None else min(length, max_seconds)))
         except AudioLoadingError as error:
-            collector.reasons[index] = str(error)
-            continue
-        seconds[index] = length if max_seconds is None else min(length, max_seconds)
+            reasons.append((index, str(error)))
+        advance(1)
+    seconds: dict[int, float] = {}
+    for theirs, why in team.exchange([found, reasons]):
+        seconds.update(dict(theirs))
+        collector.reasons.update(dict(why))
     return seconds
 
 

@@ -11,6 +11,7 @@ from mrl.embeddings.extract import EmbeddedFiles, embed_files
 from mrl.embeddings.formats import check_suffix, save_embeddings
 from mrl.embeddings.mapping import failure_summary
 from mrl.embeddings.models import weights_sha256
+from mrl.embeddings.processes import Processes
 from mrl.embeddings.similarity import cosine_similarity
 from mrl.errors import AudioLoadingError
 from mrl.version import __version__
@@ -26,6 +27,7 @@ def embed_to_file(
     batch_seconds: float = 60.0,
     num_workers: int = 2,
     max_seconds: float | None = None,
+    processes: Processes | None = None,
 ) -> EmbeddedFiles:
     """Embed recordings and write what could be embedded to ``output``, with the path of each as its id.
 
@@ -35,16 +37,24 @@ def embed_to_file(
         output: file to write; its suffix is checked before the work begins. Nothing is written when no recording worked.
         model_name: how the network was called, for the file's metadata.
         target_dim, batch_seconds, num_workers, max_seconds: as for :func:`embed_files`.
+        processes: those that share the work; the first one writes the file.
 
     Raises:
         InputError: unusable arguments.
+        ProcessError: another process has ended, does not answer, or was given other recordings.
         OSError: the file cannot be written.
     """
     check_suffix(output)
     embedded = embed_files(
-        model, paths, target_dim=target_dim, batch_seconds=batch_seconds, num_workers=num_workers, max_seconds=max_seconds
+        model,
+        paths,
+        target_dim=target_dim,
+        batch_seconds=batch_seconds,
+        num_workers=num_workers,
+        max_seconds=max_seconds,
+        processes=processes,
     )
-    if embedded.paths:
+    if embedded.paths and (processes is None or processes.is_first):
         metadata = {
             "model": model_name,
             "model_sha256": weights_sha256(model),

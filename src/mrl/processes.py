@@ -1,0 +1,54 @@
+"""Which process this is, of how many that work on one job together (``torchrun``)."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from typing import TypeVar
+
+from mrl.errors import ProcessError
+
+_Place = TypeVar("_Place", bound="ProcessPlace")
+
+
+@dataclasses.dataclass(frozen=True)
+class ProcessPlace:
+    """The place of this process among those of one job.
+
+    Attributes:
+        rank: number of this process, from 0; process 0 writes all files.
+        world_size: number of processes.
+        local_rank: number of this process on its machine, which chooses its GPU.
+    """
+
+    rank: int = 0
+    world_size: int = 1
+    local_rank: int = 0
+
+    @classmethod
+    def from_environment(cls: type[_Place]) -> _Place:
+        """Read what torchrun sets.
+
+        Raises:
+            ProcessError: only some of the variables are set, or they contradict each other.
+        """
+        found = {name: os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+        if found["WORLD_SIZE"] is None and found["RANK"] is None:
+            return cls()
+        try:
+            place = cls(int(found["RANK"] or ""), int(found["WORLD_SIZE"] or ""), int(found["LOCAL_RANK"] or 0))
+        except ValueError:
+            raise ProcessError(f"RANK and WORLD_SIZE must both be whole numbers, as torchrun sets them (found {found})") from None
+        if not 0 <= place.rank < place.world_size or place.local_rank < 0:
+            raise ProcessError(
+                f"RANK must lie in 0..WORLD_SIZE - 1 and LOCAL_RANK be at least 0, as torchrun sets them (found {found})"
+            )
+        return place
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes files and speaks to the user."""
+        return self.rank == 0
+
+    def __str__(self) -> str:
+        return f"process {self.rank} of {self.world_size}"
