@@ -5,10 +5,12 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
+from mrl.audio import write_synthetic_corpus
 from mrl.cli.main import run
 from mrl.embeddings import open_model, weights_sha256
 from mrl.evaluation import evaluate_model, read_trials
@@ -144,3 +146,55 @@ def test_noise_needs_a_ratio(place: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "both a folder (--noise)" in capsys.readouterr().err
     assert run([*arguments, "--cut-seconds", "a"]) == 2
     assert "seconds such as" in capsys.readouterr().err
+
+
+def test_as_norm_with_calibration_from_end_to_end(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_synthetic_corpus(tmp_path / "cohort", num_speakers=4, utterances_per_speaker=1, seconds=(0.4, 0.5), seed=5)
+    arguments = _arguments(
+        place, "tiny-mrl", "--root", str(place / "voices"), "--dims", "16,192", "--output", str(tmp_path / "r")
+    )
+    cache = ["--cache", str(tmp_path / "cache")]
+    assert run([*arguments, *cache, "--centre", "--as-norm", "3", "--cohort", str(tmp_path / "cohort")]) == 0
+    assert "AS-Norm score" in capsys.readouterr().out
+    report = json.loads((tmp_path / "r" / "report.json").read_text())
+    assert report["protocol"]["settings"]["as_norm_top"] == 3 and report["protocol"]["settings"]["cohort_speakers"] == 4
+    words = "AS-Norm with the top 3 cohort speakers of each side"
+    assert words in (tmp_path / "r" / "report.html").read_text() and words in (tmp_path / "r" / "table.md").read_text()
+    assert report["systems"][0]["dims"][0]["calibrated"] is None
+    header, first, *_ = (tmp_path / "r" / "table.csv").read_text().splitlines()
+    cells = dict(zip(header.split(","), first.split(","), strict=True))
+    assert cells["act_dcf_0.01"] == "" and 0 <= float(cells["true_accept_rate_at_far_0.01"]) <= 1
+    # Calibrated from end to end: the folder's own file, at the dims that it covers.
+    shutil.copytree(place / "tiny-mrl", tmp_path / "tiny-mrl")
+    listed = ["--trials", str(place / "trials.txt.gz"), "--root", str(place / "voices"), "--dims", "16"]
+    assert run(["calibrate", str(tmp_path / "tiny-mrl"), *listed]) == 0
+    arguments[1] = str(tmp_path / "tiny-mrl")
+    capsys.readouterr()
+    assert run([*arguments, *cache]) == 0
+    assert "actDCF" in capsys.readouterr().out
+    report = json.loads((tmp_path / "r" / "report.json").read_text())
+    at_16, at_192 = report["systems"][0]["dims"]
+    assert at_16["calibrated"]["source"].endswith("fitted on this very list") and at_192["calibrated"] is None
+    assert at_16["calibrated"]["min_cllr_bits"] <= at_16["calibrated"]["cllr_bits"]
+    assert "actDCF 0.01" in (tmp_path / "r" / "table.md").read_text()
+    assert run([*arguments, "--as-norm", "3"]) == 2
+    assert (err := capsys.readouterr().err).count("\n") == 1 and "need a cohort" in err
+    assert run([*arguments, *cache, "--calibrate-on", "held-out"]) == 0
+    assert "fitted on the list's other speakers" in " ".join(capsys.readouterr().out.split())
+
+
+def test_crops_and_an_enrolment_map(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = _arguments(place, "tiny.pt", "--root", str(place / "voices"), "--dims", "16", "--bootstrap", "0")
+    assert run([*arguments, "--crops", "2", "--crop-seconds", "0.3"]) == 0
+    assert "2 crops of 0.3 s" in " ".join(capsys.readouterr().out.split())
+    names = read_trials(place / "trials.txt.gz").utterances
+    of = {speaker: [name for name in names if name.startswith(f"{speaker}/")] for speaker in {one.split("/")[0] for one in names}}
+    (tmp_path / "map").write_text("".join(f"{speaker}-model {' '.join(here[:2])}\n" for speaker, here in of.items()))
+    pairs = [f"{int(one == other)} {one}-model voices/{of[other][2]}\n" for one in of for other in of]
+    (tmp_path / "models.txt").write_text("".join(pairs))
+    arguments = ["evaluate", str(place / "tiny.pt"), "--trials", str(tmp_path / "models.txt"), "--root", str(place)]
+    arguments += ["--dims", "16", "--bootstrap", "0", "--enrolment-map", str(tmp_path / "map")]
+    assert run([*arguments, "--enrolment-prefix", "voices/"]) == 0
+    assert "average of several recordings (map)" in " ".join(capsys.readouterr().out.split())
+    assert run(arguments) == 2
+    assert "12 of 18 utterances" in capsys.readouterr().err

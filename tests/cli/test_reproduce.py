@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from mrl.audio import write_synthetic_corpus
 from mrl.cli.main import run
 from tests.evaluation.test_reproduction import own_checkpoint_cache, write_lists, write_voxceleb
 from tests.pretrained.small import write_small_checkpoint
@@ -36,6 +37,15 @@ def test_the_table_and_the_exit_status(place: Path, tmp_path: Path, capsys: pyte
     captured = capsys.readouterr()
     assert "2 of 2 figures are outside the tolerance" in captured.err
     assert "Vox1-E" not in captured.out and captured.out.count("outside") == 2
+
+
+def test_as_norm(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_synthetic_corpus(tmp_path / "vox2", num_speakers=5, utterances_per_speaker=1, seconds=(0.4, 0.5), seed=4)
+    arguments = _arguments(place, "--any-list", "--lists", "O", "--tolerance", "100", "--as-norm", "5")
+    assert run([*arguments, "--cohort", str(tmp_path / "vox2")]) == 0
+    assert "AS-Norm, top 5" in capsys.readouterr().out
+    assert run(arguments) == 2
+    assert "need a cohort" in capsys.readouterr().err
 
 
 def test_errors(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

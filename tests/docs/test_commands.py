@@ -42,6 +42,8 @@ def _mrl_arguments(words: list[str]) -> list[str] | None:
         return words[1:]
     if words[:3] == ["python", "-m", "mrl"]:
         return words[3:]
+    if words[0] == "torchrun" and words[3:5] == ["-m", "mrl"]:
+        return words[5:]
     if Path(words[0]).name in ("python", "python3", "torchrun") and "train.py" in words:
         return ["train", *words[words.index("train.py") + 1 :]]
     return None

@@ -13,7 +13,17 @@ import torch
 from mrl.audio import write_synthetic_corpus
 from mrl.embeddings import embed_files, open_model
 from mrl.errors import DataError, InputError
-from mrl.evaluation import Extraction, TrialList, evaluate_embeddings, read_trials, reproduce_voxceleb
+from mrl.evaluation import (
+    Extraction,
+    TrialList,
+    adaptive_symmetric_norm,
+    equal_error_rate,
+    evaluate_embeddings,
+    read_trials,
+    reproduce_voxceleb,
+    score_prefixes,
+    speaker_means,
+)
 from mrl.pretrained import find_checkpoint
 from tests.pretrained.small import write_small_checkpoint
 
@@ -125,6 +135,40 @@ def test_what_is_missing_or_wrong_is_told_before_any_work(place: Path, tmp_path:
         reproduce_voxceleb(place / "vox1", models=(("b2", "ptn", "vox2"),))
     with pytest.raises(InputError, match="tolerance"):
         reproduce_voxceleb(place / "vox1", tolerance=float("nan"))
+
+
+def test_as_norm_rows_beside_those_published_with_it(place: Path, tmp_path: Path) -> None:
+    write_synthetic_corpus(tmp_path / "vox2", num_speakers=5, utterances_per_speaker=2, seconds=(0.4, 0.5), seed=4)
+    rows = reproduce_voxceleb(
+        place / "vox1",
+        models=B0,
+        weights=str(place),
+        lists=["O", "H"],
+        any_list=True,
+        bootstrap=0,
+        as_norm_top=5,
+        cohort=tmp_path / "vox2",
+        extraction=QUIET,
+    )
+    published = find_checkpoint("b0", "ft_lm", "vox2").eer_as_norm
+    assert published is not None
+    assert [(row.trial_list, row.scoring) for row in rows] == [(one, how) for one in "OH" for how in ("cosine", "AS-Norm, top 5")]
+    assert [rows[1].published, rows[3].published] == [published.original, published.hard]
+    model = open_model("b0", weights=str(place))
+    trials = read_trials(place / "vox1" / "meta" / "veri_test2.txt")
+    paths = [place / "vox1" / ("test" if name < "id10004" else "dev") / "wav" / name for name in trials.utterances]
+    others = sorted((tmp_path / "vox2").rglob("*.flac"))
+    clean, extra = (embed_files(model, files, num_workers=0, show_progress=False).matrix for files in (paths, others))
+    means, _ = speaker_means(extra, [file.parent.name for file in others])
+    raw = score_prefixes(clean, trials, [8])
+    expected = adaptive_symmetric_norm(raw, clean, clean, means, trials, [8], top=5)[8]
+    assert rows[1].measured == pytest.approx(100 * equal_error_rate(expected, trials.labels), abs=1e-6)
+    assert rows[0].measured == pytest.approx(100 * equal_error_rate(raw[8], trials.labels), abs=1e-6)
+    with pytest.raises(InputError, match="need a cohort"):
+        reproduce_voxceleb(place / "vox1", models=B0, weights=str(place), any_list=True, as_norm_top=5)
+    with pytest.raises(InputError, match="no error rates with AS-Norm were published for S-vb2"):
+        mixed = (("S", "ft_mix", "vb2+vox2+cnc"),)
+        reproduce_voxceleb(place / "vox1", models=mixed, any_list=True, as_norm_top=5, cohort=tmp_path / "vox2")
 
 
 @pytest.mark.shared

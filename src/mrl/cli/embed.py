@@ -38,22 +38,26 @@ def command(
 
     INPUTS are recordings, folders of them, or .txt lists with one path per line. Embeddings are raw for a plain ReDimNet and of
     unit length for a Matryoshka model. Recordings that cannot be used are listed and counted, the others are written all the
-    same, and the exit status is then 1.
+    same, and the exit status is then 1. Under torchrun the processes share the recordings.
     """
-    from mrl.embeddings import collect_recordings, embed_to_file, open_model
+    from mrl.embeddings import Processes, collect_recordings, embed_to_file, open_model
 
-    recordings = collect_recordings(inputs)
-    network = open_model(model, weights=weights, device=device)
-    embedded = embed_to_file(
-        network,
-        recordings,
-        output,
-        model_name=model,
-        target_dim=dim,
-        batch_seconds=batch_seconds,
-        max_seconds=max_seconds,
-        num_workers=num_workers,
-    )
+    with Processes.from_environment().together() as processes:
+        recordings = collect_recordings(inputs)
+        network = open_model(model, weights=weights, device=processes.device(device))
+        embedded = embed_to_file(
+            network,
+            recordings,
+            output,
+            model_name=model,
+            target_dim=dim,
+            batch_seconds=batch_seconds,
+            max_seconds=max_seconds,
+            num_workers=num_workers,
+            processes=processes,
+        )
+    if not processes.is_first:
+        return
     for failure in embedded.failures:
         click.echo(f"{failure.path}: {failure.reason.removeprefix(f'{failure.path}: ')}", err=True)
     if len(embedded.paths):

@@ -5,8 +5,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
+
+if TYPE_CHECKING:
+    from mrl.evaluation.evaluation_calibration import CalibrateOn
 
 
 class NumberList(click.ParamType):  # type: ignore[type-arg]
@@ -83,6 +87,30 @@ class NameList(click.ParamType):  # type: ignore[type-arg]
     default=(),
     help="Channels of the test side: telephone, narrowband, mulaw, alaw, opus, aac, mp3; opus:12 for 12 kbit/s.",
 )
+@click.option("--centre", is_flag=True, help="Subtract the mean of the cohort's speakers from every embedding.")
+@click.option(
+    "--as-norm", type=int, metavar="TOP", help="AS-Norm: normalise scores with the TOP closest cohort speakers of each side."
+)
+@click.option(
+    "--cohort",
+    type=click.Path(path_type=Path),
+    help="Speakers in no trial, for --centre and --as-norm: folder with one subfolder each, manifest, or file of embeddings.",
+)
+@click.option("--crops", type=int, metavar="N", help="Score by N evenly spaced crops of every recording instead of the whole.")
+@click.option("--crop-seconds", type=float, help="Length of a crop in seconds [default: 4].")
+@click.option(
+    "--enrolment-map",
+    type=click.Path(path_type=Path),
+    help="Lines 'model recording [recording ...]': the list's first names are models, averaged over their recordings.",
+)
+@click.option("--enrolment-prefix", help="Put before the map's paths so that they lie below --root, such as ../data/.")
+@click.option(
+    "--calibrate-on",
+    type=click.Choice(["model", "held-out", "none"]),
+    default="model",
+    show_default=True,
+    help="Where log-likelihood ratios come from: a model folder's calibration.json, or the list's other speakers.",
+)
 @click.option("--cache", type=click.Path(path_type=Path), help="Folder where embeddings are kept, to go on and to reuse.")
 @click.option("--batch-seconds", type=float, default=60.0, show_default=True, help="Most audio per forward pass, in seconds.")
 @click.option("--max-seconds", type=float, help="Use only the first so many seconds of each recording.")
@@ -106,6 +134,14 @@ def command(
     noise: Path | None,
     snr: tuple[float, ...],
     codec: tuple[str, ...],
+    centre: bool,
+    as_norm: int | None,
+    cohort: Path | None,
+    crops: int | None,
+    crop_seconds: float | None,
+    enrolment_map: Path | None,
+    enrolment_prefix: str | None,
+    calibrate_on: CalibrateOn,
     cache: Path | None,
     batch_seconds: float,
     max_seconds: float | None,
@@ -120,11 +156,14 @@ def command(
     """
     from rich.console import Console
 
+    from mrl.embeddings import Processes
     from mrl.evaluation import (
         Extraction,
+        calibrated_table,
         comparison_table,
         evaluate_specs,
         make_conditions,
+        make_protocol,
         read_speakers,
         read_trials,
         report_folders,
@@ -133,7 +172,17 @@ def command(
         write_report,
     )
 
+    protocol = make_protocol(
+        centre=centre,
+        as_norm_top=as_norm,
+        cohort=cohort,
+        num_crops=crops,
+        crop_seconds=crop_seconds,
+        enrolment_map=enrolment_map,
+        enrolment_prefix=enrolment_prefix,
+    )
     folders = report_folders(trial_lists, output)
+    processes = Processes.from_environment()
     results = evaluate_specs(
         models,
         [read_trials(path) for path in trial_lists],
@@ -148,16 +197,21 @@ def command(
         conditions=make_conditions(cut_seconds=cut_seconds, noise=noise, snr_db=snr, channels=codec, seed=seed),
         strata=strata,
         manifest=manifest,
-        extraction=Extraction(batch_seconds, max_seconds, num_workers, device, cache),
+        extraction=Extraction(batch_seconds, max_seconds, num_workers, processes.device(device), cache, processes=processes),
+        protocol=protocol,
+        calibrate_on=calibrate_on,
         command=["mrl", *sys.argv[1:]],
     )
+    if not processes.is_first:
+        return
     # Where standard output is no terminal, a table must not be folded to a guessed width.
     console = Console(width=None if sys.stdout.isatty() else 160)
     for result, folder in zip(results, folders, strict=True):
         console.print(rich_table(result))
         compared = comparison_table(result) if len(models) > 1 else None
-        for table in ([] if compared is None else [compared]) + strata_tables(result):
-            console.print(table)
+        for table in (calibrated_table(result), compared, *strata_tables(result)):
+            if table is not None:
+                console.print(table)
         if folder is not None:
             for file in write_report(result, folder):
                 click.echo(f"written: {file}")

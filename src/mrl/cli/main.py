@@ -15,7 +15,8 @@ from typing import Any
 
 import click
 
-from mrl.errors import MRLError
+from mrl.errors import MRLError, ProcessError, ReportedElsewhereError
+from mrl.processes import ProcessPlace
 from mrl.version import __version__
 
 EXIT_ERROR = 2
@@ -60,10 +61,15 @@ class VerbGroup(click.Group):
                 return super().invoke(ctx)
         except BrokenPipeError:
             raise  # click ends quietly when the reader of a pipe has gone
+        except ReportedElsewhereError:
+            # Ending with an error might make torchrun stop the process that is about to report it.
+            raise click.exceptions.Exit(0) from None
         except (MRLError, OSError) as error:
             if debug:
                 traceback.print_exc()
             where = "mrl" if ctx.invoked_subcommand is None else f"mrl {ctx.invoked_subcommand}"
+            place = _place()
+            where += "" if place.is_first else f" ({place})"
             click.echo(f"{where}: error: {_one_line(error)}", err=True)
             raise click.exceptions.Exit(EXIT_ERROR) from error
 
@@ -103,7 +109,7 @@ def _messages_on_standard_error(debug: bool) -> Iterator[None]:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_MessageFormatter())
     level = library.level
-    library.setLevel(logging.DEBUG if debug else logging.INFO)
+    library.setLevel(logging.DEBUG if debug else logging.INFO if _place().is_first else logging.ERROR)
     library.addHandler(handler)
     try:
         yield
@@ -118,6 +124,14 @@ class _MessageFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
         return text if record.levelno <= logging.INFO else f"{record.levelname.lower()}: {text}"
+
+
+def _place() -> ProcessPlace:
+    """Return which process of a job this is; one that cannot tell speaks for itself."""
+    try:
+        return ProcessPlace.from_environment()
+    except ProcessError:
+        return ProcessPlace()
 
 
 def _one_line(error: BaseException) -> str:

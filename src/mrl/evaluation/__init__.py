@@ -16,9 +16,17 @@ if TYPE_CHECKING:
         interval_of,
         paired_difference,
     )
-    from mrl.evaluation.calibration import Calibration, DimCalibration, FalseAcceptThreshold, bayes_threshold, fit_calibration
+    from mrl.evaluation.calibration import (
+        Calibration,
+        DimCalibration,
+        FalseAcceptThreshold,
+        bayes_threshold,
+        fit_calibration,
+        held_out_ratios,
+    )
     from mrl.evaluation.calibration_files import calibrate_model, load_calibration
     from mrl.evaluation.calibration_report import calibration_table, threshold_table
+    from mrl.evaluation.cohort import Cohort, open_cohort
     from mrl.evaluation.conditions import CHANNELS, Condition, make_conditions
     from mrl.evaluation.crop_protocol import EmbeddedCrops, embed_crops, score_crops
     from mrl.evaluation.embedding_cache import EmbeddingCache
@@ -26,6 +34,7 @@ if TYPE_CHECKING:
     from mrl.evaluation.evaluate import (
         UNMODIFIED_BACKBONE,
         SystemEmbeddings,
+        SystemScores,
         evaluate_embeddings,
         evaluate_model,
         evaluate_systems,
@@ -52,7 +61,9 @@ if TYPE_CHECKING:
     )
     from mrl.evaluation.page import html_report
     from mrl.evaluation.plots import plot_eer_by_dim
+    from mrl.evaluation.protocol import Protocol, make_protocol, score_by_protocol
     from mrl.evaluation.report import (
+        calibrated_table,
         comparison_table,
         csv_table,
         markdown_report,
@@ -63,7 +74,15 @@ if TYPE_CHECKING:
         write_report,
     )
     from mrl.evaluation.reproduction import ReproducedRow, reproduce_voxceleb, reproduction_table
-    from mrl.evaluation.result import DimFigures, EvaluationResult, ListFacts, StratumFigures, SystemResult
+    from mrl.evaluation.result import (
+        CalibratedFigures,
+        DimFigures,
+        EvaluationResult,
+        ListFacts,
+        ProtocolFacts,
+        StratumFigures,
+        SystemResult,
+    )
     from mrl.evaluation.scoring import score_prefixes
     from mrl.evaluation.speakers import read_speakers, speaker_of
     from mrl.evaluation.strata import figures_of_strata, strata_of_column
@@ -155,6 +174,7 @@ _LATER = {
     "fit_head_file": "head_fitting",
     "html_report": "page",
     "comparison_table": "report",
+    "calibrated_table": "report",
     "markdown_report": "report",
     "strata_tables": "report",
     "StratumFigures": "result",
@@ -166,6 +186,15 @@ _LATER = {
     "reproduce_voxceleb": "reproduction",
     "ReproducedRow": "reproduction",
     "reproduction_table": "reproduction",
+    "SystemScores": "evaluate",
+    "Protocol": "protocol",
+    "make_protocol": "protocol",
+    "score_by_protocol": "protocol",
+    "ProtocolFacts": "result",
+    "CalibratedFigures": "result",
+    "Cohort": "cohort",
+    "open_cohort": "cohort",
+    "held_out_ratios": "calibration",
 }
 
 __all__ = [
@@ -248,6 +277,7 @@ __all__ = [
     "fit_head_file",
     "html_report",
     "comparison_table",
+    "calibrated_table",
     "markdown_report",
     "strata_tables",
     "StratumFigures",
@@ -259,6 +289,15 @@ __all__ = [
     "reproduce_voxceleb",
     "ReproducedRow",
     "reproduction_table",
+    "SystemScores",
+    "Protocol",
+    "make_protocol",
+    "score_by_protocol",
+    "ProtocolFacts",
+    "CalibratedFigures",
+    "Cohort",
+    "open_cohort",
+    "held_out_ratios",
 ]
 
 

@@ -336,6 +336,38 @@ def fit_calibration(
     )
 
 
+def can_hold_out(trials: TrialList, speakers: npt.ArrayLike) -> bool:
+    """Tell whether a list has enough speakers for :func:`held_out_ratios`; ``speakers`` as there."""
+    return _speaker_folds(np.asarray(speakers), trials) is not None
+
+
+def held_out_ratios(
+    scores: npt.ArrayLike, trials: TrialList, speakers: npt.ArrayLike, *, prior: float = 0.01
+) -> FloatVector | None:
+    """Return natural log-likelihood ratios (trials,), each from a calibration without the speakers of its trial.
+
+    The speakers are divided into five parts; trials between two parts get the calibration of the trials of the other three.
+
+    Args:
+        scores: (trials,) of any scale; durations are not used.
+        trials: the list.
+        speakers: (utterances,) number of each utterance's speaker, in the order of ``trials.utterances``.
+        prior: probability of a same-speaker trial that the fits are weighted for.
+
+    Returns:
+        The ratios; None where too few speakers are left to fit on.
+
+    Raises:
+        DataError: one kind of trial only, or NaN scores.
+        InputError: shapes or prior cannot be used.
+    """
+    bayes_threshold(prior)
+    values = np.asarray(scores, dtype=np.float64)
+    error_curve(values, trials.labels)  # refuses what has no figures
+    folds = _speaker_folds(np.asarray(speakers), trials)
+    return None if folds is None else _held_out_ratios(values[:, None], trials.labels, prior, folds)
+
+
 def _fit_dim(
     dim: int,
     scores: npt.ArrayLike,
@@ -366,7 +398,7 @@ def _fit_dim(
         difference_weight=float(weights[2]) if measures is not None else 0.0,
         cllr_raw=cllr(values, labels),
         cllr=cllr(ratios, labels),
-        cllr_held_out=None if folds is None else _held_out_cllr(features, labels, prior, folds),
+        cllr_held_out=None if folds is None else cllr(_held_out_ratios(features, labels, prior, folds), labels),
         minimum_cllr=curve.minimum_cllr(),
         actual_dcf=actual_dcf(ratios, labels, prior),
         minimum_dcf=calibrated.minimum_dcf(prior),
@@ -408,12 +440,12 @@ def _speaker_folds(speakers: npt.NDArray[np.int64], trials: TrialList) -> list[_
     return folds
 
 
-def _held_out_cllr(features: FloatVector, labels: npt.NDArray[np.bool_], prior: float, folds: list[_Fold]) -> float:
+def _held_out_ratios(features: FloatVector, labels: npt.NDArray[np.bool_], prior: float, folds: list[_Fold]) -> FloatVector:
     ratios = np.empty(len(labels))
     for fold in folds:
         weights, intercept = _fit_weights(features[fold.fitted], labels[fold.fitted], prior)
         ratios[fold.held_out] = features[fold.held_out] @ weights + intercept
-    return cllr(ratios, labels)
+    return ratios
 
 
 def _allowed(rate: float, num_nontarget: int) -> int:

@@ -39,6 +39,32 @@ def comparison_rows(result: EvaluationResult) -> Rows:
     return rows
 
 
+def calibrated_rows(result: EvaluationResult) -> Rows:
+    """Return a header and one row for each system and dim with log-likelihood ratios; no rows where nothing is calibrated."""
+    rows: Rows = [("system", "dim", "actDCF 0.01", "actDCF 0.05", "Cllr", "min Cllr")]
+    for system in result.systems:
+        for figures in system.figures:
+            found = figures.calibrated
+            if found is not None:
+                costs = (found.actual_dcf[0.01], found.actual_dcf[0.05], found.cllr, found.minimum_cllr)
+                rows.append((system.name, str(figures.dim), *(f"{cost:.3f}" for cost in costs)))
+    return rows if len(rows) > 1 else []
+
+
+def calibrated_note(result: EvaluationResult) -> str:
+    """Return the sentence that a reader of :func:`calibrated_rows` needs: where the calibrations are from."""
+    sources: dict[str, list[str]] = {}
+    for system in result.systems:
+        for figures in system.figures:
+            if figures.calibrated is not None and system.name not in sources.setdefault(figures.calibrated.source, []):
+                sources[figures.calibrated.source].append(system.name)
+    said = "; ".join(f"{source} ({', '.join(names)})" for source, names in sources.items())
+    return (
+        "Log-likelihood ratios: actDCF is the normalised cost of the decisions at Bayes' threshold, Cllr and min Cllr are in "
+        f"bits. Calibration: {said}."
+    )
+
+
 def strata_groups(result: EvaluationResult) -> list[str]:
     """Return the groups of a result's strata, in order."""
     return list(dict.fromkeys(stratum.group for stratum in result.strata))

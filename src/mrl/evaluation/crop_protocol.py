@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from mrl.audio import SAMPLE_RATE
-from mrl.embeddings import Encoder, FileFailure, evaluation_mode, map_files
+from mrl.embeddings import Encoder, FileFailure, Processes, evaluation_mode, map_files
 from mrl.embeddings.extract import check_target_dim, embedding_function
 from mrl.errors import InputError
 from mrl.evaluation.scoring import check_dims, prefix_norms
@@ -54,6 +54,7 @@ def embed_crops(
     max_seconds: float | None = None,
     show_progress: bool = True,
     on_error: Literal["report", "raise"] = "report",
+    processes: Processes | None = None,
 ) -> EmbeddedCrops:
     """Embed ``num_crops`` crops of every recording, the first at its beginning, the last at its end, the others evenly between.
 
@@ -67,7 +68,7 @@ def embed_crops(
         crop_seconds: length of a crop, in seconds.
         target_dim: prefix length; all dimensions by default.
         batch_seconds: most audio per forward pass, in seconds; a longer crop goes alone.
-        num_workers, max_seconds, show_progress, on_error: as for :func:`mrl.embeddings.embed_files`.
+        num_workers, max_seconds, show_progress, on_error, processes: as for :func:`mrl.embeddings.embed_files`.
 
     Raises:
         DataError: ``on_error="raise"`` and some recordings are unusable.
@@ -96,6 +97,7 @@ def embed_crops(
             max_seconds=max_seconds,
             show_progress=show_progress,
             on_error=on_error,
+            processes=processes,
         )
     matrix = mapped.matrices[0] if mapped.matrices else np.empty((0, num_crops * dim), dtype=np.float32)
     kept = tuple(Path(paths[index]) for index in mapped.kept)

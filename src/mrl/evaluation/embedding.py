@@ -16,12 +16,13 @@ from mrl.embeddings.encoders import Encoder, MatryoshkaEncoder, evaluation_mode,
 from mrl.embeddings.extract import embedding_function
 from mrl.embeddings.mapping import BatchFunction, FileFailure, failure_summary, map_files
 from mrl.embeddings.models import weights_sha256
+from mrl.embeddings.processes import Processes
 from mrl.errors import DataError
 from mrl.evaluation.conditions import Condition, Waveform
 from mrl.evaluation.embedding_cache import EmbeddingCache, Shelf
 from mrl.evaluation.trials import TrialList
 
-# Recordings embedded between two writes to the cache: what is lost at most when the process is killed.
+# Recordings that a process embeds between two writes to the cache: what is lost at most when the process is killed.
 _PART = 128
 
 
@@ -62,6 +63,7 @@ def embed_recordings(
     condition: Condition | None = None,
     cache: EmbeddingCache | None = None,
     description: str = "embedding",
+    processes: Processes | None = None,
 ) -> tuple[npt.NDArray[np.float32], ...]:
     """Return the full embeddings (utterances, embed_dim) in the order of ``names``.
 
@@ -76,9 +78,12 @@ def embed_recordings(
         batch_seconds, num_workers, max_seconds, show_progress, description: as for :func:`mrl.embeddings.map_files`.
         condition: what is done to every recording; None leaves them as they are.
         cache: where embeddings are looked up and kept.
+        processes: those that share the work; each gets all embeddings, and the first one writes to the cache.
 
     Raises:
         DataError: missing or unreadable files; all of them are counted.
+        ProcessError: another process has ended, does not answer, or was given other recordings.
+        ReportedElsewhereError: in all processes but the first, instead of the DataError.
     """
     both = own_backbone and is_matryoshka(model)
     function = _both(model) if both and is_matryoshka(model) else embedding_function(model, model.embed_dim)
@@ -92,9 +97,9 @@ def embed_recordings(
     with evaluation_mode(model):
         if cache is None:
             change = _change(condition, names)
-            return map_files(function, paths, change=change, on_error="raise", **settings).matrices
+            return map_files(function, paths, change=change, on_error="raise", processes=processes, **settings).matrices
         shelf = cache.shelf(_about(model, both, max_seconds, condition))
-        return _embed_with_cache(function, names, paths, condition, shelf, settings)
+        return _embed_with_cache(function, names, paths, condition, shelf, settings, processes or Processes())
 
 
 def _embed_with_cache(
@@ -104,22 +109,29 @@ def _embed_with_cache(
     condition: Condition | None,
     shelf: Shelf,
     settings: dict[str, Any],
+    processes: Processes,
 ) -> tuple[npt.NDArray[np.float32], ...]:
     rows = shelf.find(paths)
     failures: list[FileFailure] = []
     # By size, so that the recordings of one part have similar lengths and fill batches well.
-    missing = sorted((index for index in range(len(paths)) if index not in rows), key=lambda index: (-_size(paths[index]), index))
-    for start in range(0, len(missing), _PART):
-        part = missing[start : start + _PART]
+    here_missing = [index for index in range(len(paths)) if index not in rows]
+    # Another job may have filled the cache between the looks of two processes, which must agree on what is to be done.
+    any_missing = {index for one in processes.exchange(here_missing) for index in one}
+    missing = sorted(any_missing, key=lambda index: (-_size(paths[index]), index))
+    size = _PART * processes.world_size
+    for start in range(0, len(missing), size):
+        part = missing[start : start + size]
         here = [paths[index] for index in part]
-        mapped = map_files(function, here, change=_change(condition, [names[index] for index in part]), **settings)
+        change = _change(condition, [names[index] for index in part])
+        mapped = map_files(function, here, change=change, processes=processes, **settings)
         failures += mapped.failures
         if mapped.kept:
-            shelf.add([here[row] for row in mapped.kept], mapped.matrices)
+            if processes.is_first:
+                shelf.add([here[row] for row in mapped.kept], mapped.matrices)
             for position, row in enumerate(mapped.kept):
                 rows[part[row]] = tuple(matrix[position] for matrix in mapped.matrices)
     if failures:
-        raise DataError(failure_summary(failures, len(paths)))
+        raise processes.common_error(DataError(failure_summary(failures, len(paths))))
     return tuple(np.stack(column) for column in zip(*(rows[index] for index in range(len(paths))), strict=True))
 
 

@@ -172,6 +172,20 @@ def score_enrolled(
         DataError: an embedding is not finite, or a prefix of one or of an average has no length.
         InputError: wrong shape or dims.
     """
+    pairs = enrolled_pairs(enrolled)
+    scores: dict[int, FloatMatrix] = {}
+    for dim, rows in enrolled_prefixes(embeddings, enrolled, dims):
+        scores |= score_prefixes(rows, pairs, [dim])
+    return scores
+
+
+def enrolled_prefixes(
+    embeddings: npt.ArrayLike, enrolled: EnrolledTrials, dims: Iterable[int]
+) -> Iterator[tuple[int, FloatMatrix]]:
+    """Yield every prefix length with the rows (enrolments + recordings, dim): averages first, then unit-length recordings.
+
+    Args and errors are those of :func:`score_enrolled`.
+    """
     matrix = np.asarray(embeddings, dtype=np.float32)
     if matrix.ndim != 2 or len(matrix) != len(enrolled.recordings):
         raise InputError(
@@ -180,16 +194,18 @@ def score_enrolled(
         )
     ordered = check_dims(dims, matrix.shape[1])
     unit, inverse_norms = prefix_norms(matrix[:, : ordered[-1]], ordered, enrolled.recordings)
+    for dim in ordered:
+        prefixes = unit[:, :dim] * inverse_norms[dim][:, None]
+        yield dim, np.concatenate([_averages(prefixes, enrolled.members), prefixes])
+
+
+def enrolled_pairs(enrolled: EnrolledTrials) -> TrialList:
+    """Return the trials as pairs of the rows of :func:`enrolled_prefixes`."""
     trials = enrolled.trials
     enrolment_names = {int(row): trials.utterances[name] for row, name in zip(enrolled.enrol, trials.enrol, strict=True)}
     names = (*(enrolment_names[row] for row in range(len(enrolled.members))), *enrolled.recordings)
-    pairs = TrialList(names, enrolled.enrol, enrolled.test + np.int32(len(enrolled.members)), trials.labels, trials.source)
-    scores: dict[int, FloatMatrix] = {}
-    for dim in ordered:
-        prefixes = unit[:, :dim] * inverse_norms[dim][:, None]
-        stacked = np.concatenate([_averages(prefixes, enrolled.members), prefixes])
-        scores |= score_prefixes(stacked, pairs, [dim])
-    return scores
+    test = enrolled.test + np.int32(len(enrolled.members))
+    return TrialList(names, enrolled.enrol, test, trials.labels, trials.source)
 
 
 def _averages(rows: FloatMatrix, members: Sequence[tuple[int, ...]]) -> FloatMatrix:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -19,8 +19,8 @@ from mrl.evaluation.bootstrap import (
     paired_difference,
 )
 from mrl.evaluation.hardware import hardware_line
-from mrl.evaluation.metrics import error_curve
-from mrl.evaluation.result import DimFigures, EvaluationResult, ListFacts, SystemResult
+from mrl.evaluation.metrics import actual_dcf, cllr, error_curve
+from mrl.evaluation.result import CalibratedFigures, DimFigures, EvaluationResult, ListFacts, ProtocolFacts, SystemResult
 from mrl.evaluation.scoring import check_dims, score_prefixes
 from mrl.evaluation.trials import TrialList
 from mrl.version import __version__
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 P_TARGETS = (0.01, 0.05)
 """Priors of the minimum detection costs in use: 0.01 (WeSpeaker, SpeechBrain) and 0.05 (VoxSRC)."""
+
+FALSE_ACCEPT_RATES = (0.01, 0.001)
+"""Rates at which the true accept rate is given."""
 
 UNMODIFIED_BACKBONE = "unmodified backbone"
 """Name of the backbone inside a Matryoshka model that was never trained further."""
@@ -58,6 +61,23 @@ class SystemEmbeddings:
     dims: tuple[int, ...]
 
 
+@dataclass(frozen=True, eq=False)
+class SystemScores:
+    """One system whose trials were scored already, by whatever protocol.
+
+    Attributes:
+        name: for tables and plots.
+        scores: ``{dim: (trials,)}``; higher means more likely the same speaker.
+        log_likelihood_ratios: ``{dim: (trials,)}`` natural logarithms, for the dims that are calibrated.
+        calibration: where they are from, in words.
+    """
+
+    name: str
+    scores: Mapping[int, npt.NDArray[np.float32]]
+    log_likelihood_ratios: Mapping[int, npt.NDArray[np.float64]] = field(default_factory=dict)
+    calibration: str = ""
+
+
 def default_dims(embed_dim: int) -> tuple[int, ...]:
     """Return powers of two from 16 (or less for small embeddings) up, and ``embed_dim`` itself."""
     powers = [2**power for power in range(4, 20) if 2**power < embed_dim]
@@ -65,7 +85,7 @@ def default_dims(embed_dim: int) -> tuple[int, ...]:
 
 
 def evaluate_systems(
-    systems: Sequence[SystemEmbeddings],
+    systems: Sequence[SystemEmbeddings | SystemScores],
     trials: TrialList,
     *,
     bootstrap: int = 1000,
@@ -73,20 +93,23 @@ def evaluate_systems(
     speakers: Mapping[str, str] | None = None,
     reference: _ScoreKey | None = None,
     provenance: Mapping[str, Any] | None = None,
+    protocol: ProtocolFacts | None = None,
 ) -> EvaluationResult:
     """Score and measure several systems on one list.
 
     Args:
-        systems: at least one, with different names.
+        systems: at least one, with different names: embeddings to be scored by their cosines, or scores.
         trials: the list.
         bootstrap: resamples of the speakers for 95 % intervals; 0 for none.
         seed: of the resamples.
         speakers: utterance -> speaker, where paths do not tell (see :func:`mrl.evaluation.speakers.speaker_of`).
         reference: (name, dim) that all others are compared with, pairwise over the same resamples.
         provenance: what reports should say about where this came from.
+        protocol: how the scores were made, where they are given; whole recordings and raw cosines by default.
 
     Raises:
-        DataError: embeddings that are not finite or zero, a list with one kind of trial only, or speakers that do not fit it.
+        DataError: embeddings that are not finite or zero, scores that are NaN, a list with one kind of trial only, or speakers
+            that do not fit it.
         InputError: unusable arguments.
     """
     names = [system.name for system in systems]
@@ -96,7 +119,7 @@ def evaluate_systems(
     resamples = SpeakerResamples.draw(trials, bootstrap, seed=seed, speakers=speakers) if bootstrap else None
     scores: dict[_ScoreKey, npt.NDArray[np.float32]] = {}
     for system in systems:
-        for dim, values in score_prefixes(system.matrix, trials, system.dims).items():
+        for dim, values in _scores_of(system, trials).items():
             scores[system.name, dim] = values
     if reference is not None and reference not in scores:
         raise InputError(f"reference {reference} is none of the systems and dims measured: {sorted(scores)}")
@@ -105,6 +128,11 @@ def evaluate_systems(
         drawn = bootstrap_metrics(list(scores.values()), resamples, p_targets=P_TARGETS)
         replicates = dict(zip(scores, drawn, strict=True))
     figures = {key: _figures(key[1], values, trials.labels, replicates.get(key)) for key, values in scores.items()}
+    for system in systems:
+        if isinstance(system, SystemScores):
+            for dim, ratios in system.log_likelihood_ratios.items():
+                calibrated = _calibrated(system.calibration, ratios, trials.labels)
+                figures[system.name, dim] = replace(figures[system.name, dim], calibrated=calibrated)
     if reference is not None and resamples is not None:
         base, base_replicates = figures[reference].equal_error_rate, replicates[reference].equal_error_rate
         for key, found in figures.items():
@@ -132,6 +160,7 @@ def evaluate_systems(
         provenance={"package": f"redimnet-mrl {__version__}", "hardware": hardware_line(), **(provenance or {})},
         scores=scores,
         labels=trials.labels,
+        protocol=protocol or ProtocolFacts(),
     )
 
 
@@ -261,6 +290,31 @@ def _baseline_system(name: str, matrix: npt.NDArray[np.float32], dims: tuple[int
     return SystemEmbeddings(name, matrix, (*(dim for dim in dims if dim < embed_dim), embed_dim))
 
 
+def _scores_of(system: SystemEmbeddings | SystemScores, trials: TrialList) -> Mapping[int, npt.NDArray[np.float32]]:
+    if isinstance(system, SystemEmbeddings):
+        return score_prefixes(system.matrix, trials, system.dims)
+    dims = sorted(system.scores)
+    strange = sorted(set(system.log_likelihood_ratios) - set(dims))
+    if not dims or strange:
+        raise InputError(f"{system.name} needs scores, also for every dim with log-likelihood ratios; found {dims} and {strange}")
+    wrong = [dim for dim in dims if np.shape(system.scores[dim]) != (len(trials),)]
+    if wrong:
+        raise InputError(
+            f"{system.name} needs one score for each of the {len(trials)} trials; found shape "
+            f"{np.shape(system.scores[wrong[0]])} at dim {wrong[0]}"
+        )
+    return {dim: np.asarray(system.scores[dim], dtype=np.float32) for dim in dims}
+
+
+def _calibrated(source: str, ratios: npt.NDArray[np.float64], labels: npt.NDArray[np.bool_]) -> CalibratedFigures:
+    return CalibratedFigures(
+        source=source,
+        actual_dcf={p_target: actual_dcf(ratios, labels, p_target) for p_target in P_TARGETS},
+        cllr=cllr(ratios, labels),
+        minimum_cllr=error_curve(ratios, labels).minimum_cllr(),
+    )
+
+
 def _figures(
     dim: int, scores: npt.NDArray[np.float32], labels: npt.NDArray[np.bool_], replicates: Replicates | None
 ) -> DimFigures:
@@ -276,6 +330,11 @@ def _figures(
         if replicates is None
         else {p_target: interval_of(values) for p_target, values in replicates.minimum_dcf.items()},
         minimum_cllr=curve.minimum_cllr(),
+        # A rate below one trial in all cannot be told from 0, so nothing is stated there.
+        true_accept_rates={
+            rate: curve.true_accept_rate(rate) if rate * np.count_nonzero(~labels) >= 1 - 1e-9 else None
+            for rate in FALSE_ACCEPT_RATES
+        },
     )
 
 

@@ -9,7 +9,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mrl.evaluation.comparison import comparison_rows, strata_groups, strata_notes, strata_rows, strata_summary
+from mrl.evaluation.comparison import (
+    calibrated_note,
+    calibrated_rows,
+    comparison_rows,
+    strata_groups,
+    strata_notes,
+    strata_rows,
+    strata_summary,
+)
 from mrl.evaluation.plots import det_figure, eer_by_bytes_figure, eer_by_dim_figure, score_figure, strata_figure, svg_of
 from mrl.evaluation.report import notes, table_rows
 from mrl.evaluation.result import EvaluationResult
@@ -45,12 +53,19 @@ def html_report(result: EvaluationResult) -> str:
     source = Path(result.trial_list.source).name or "trial list"
     parts = [
         f"<h1>{_text(', '.join(system.name for system in result.systems[:4]))}</h1>",
-        f'<p class="lead">on {_text(source)}. {_text(headline(result))}</p>',
+        f'<p class="lead">on {_text(source)}. {_text(headline(result))} Protocol: {_text(result.protocol.name)}.</p>',
         "<h2>Error rate at every length</h2>",
         _picture(eer_by_dim_figure(result), "Equal error rate against the number of dimensions."),
         _table(table_rows(result), words=(0,), group=0),
         *(f'<p class="note">{_text(line)}</p>' for line in notes(result)),
     ]
+    calibrated = calibrated_rows(result)
+    if calibrated:
+        parts += [
+            "<h2>Calibrated scores</h2>",
+            _table(calibrated, words=(0,), group=0),
+            f'<p class="note">{_text(calibrated_note(result))}</p>',
+        ]
     compared = comparison_rows(result)
     if compared:
         parts += [
@@ -151,6 +166,9 @@ def _facts(result: EvaluationResult) -> str:
     for system in known.pop("systems", []):
         words = f"{system['name']}: {system['given_as']}"
         facts.append(("system", f"{_text(words)}<br><code>SHA-256 of the weights {_text(system['sha256'])}</code>"))
+    facts.append(("protocol", _text(result.protocol.name)))
+    for name, value in result.protocol.settings.items():
+        facts.append((name.replace("_", " "), _text(value)))
     facts.append(("seed", _text(f"{result.seed} ({result.resamples} resamples of the speakers)")))
     for name, value in known.items():
         if value is not None:

@@ -189,7 +189,8 @@ def score_figure(result: EvaluationResult) -> Any:
             axes.spines[["top", "right", "left"]].set_visible(False)
     handles, labels = grid[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, fontsize=8.5, loc="outside upper center", ncols=3)
-    figure.supxlabel("score (raw cosine)", fontsize=9)
+    what = "raw cosine" if result.protocol.score == "cosine" else result.protocol.score
+    figure.supxlabel(f"score ({what})", fontsize=9)
     return figure
 
 

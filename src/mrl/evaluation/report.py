@@ -12,17 +12,33 @@ from rich.table import Table
 from rich.text import Text
 
 from mrl.evaluation.bootstrap import Interval
-from mrl.evaluation.comparison import Rows, comparison_rows, strata_groups, strata_notes, strata_rows, strata_summary
+from mrl.evaluation.comparison import (
+    Rows,
+    calibrated_note,
+    calibrated_rows,
+    comparison_rows,
+    strata_groups,
+    strata_notes,
+    strata_rows,
+    strata_summary,
+)
 from mrl.evaluation.result import BYTES_PER_NUMBER, DimFigures, EvaluationResult
 from mrl.files import write_json, write_text
 
-_HEADER = ("system", "dim", "bytes", "EER %", "minDCF 0.01", "minDCF 0.05", "cosine at EER")
+_HEADER = ("system", "dim", "bytes", "EER %", "minDCF 0.01", "minDCF 0.05")
+_SCORES = {
+    "cosine": "Scores are raw cosines in [-1, 1]",
+    "mean cosine": "Scores are mean cosines in [-1, 1]",
+    "centred cosine": "Scores are cosines of centred embeddings in [-1, 1]",
+    "AS-Norm score": "Scores are no cosines and have no bounds",
+}
 
 
 def table_rows(result: EvaluationResult) -> list[tuple[str, ...]]:
     """Return the header and one row of text for each system and dim."""
     compared = result.reference is not None and result.resamples > 0
-    rows: list[tuple[str, ...]] = [(*_HEADER, "EER minus reference", "p") if compared else _HEADER]
+    header = (*_HEADER, f"{result.protocol.score} at EER")
+    rows: list[tuple[str, ...]] = [(*header, "EER minus reference", "p") if compared else header]
     for system in result.systems:
         for figures in system.figures:
             row = (
@@ -48,8 +64,10 @@ def notes(result: EvaluationResult) -> list[str]:
         f"{facts.utterances:,} utterances{speakers}; list {facts.source or 'made in memory'}"
         + (f", SHA-256 {facts.sha256[:16]}…" if facts.sha256 else "")
         + ".",
-        "EER: plain, interpolated between the two neighbouring operating points. minDCF: normalised, with the prior of a "
-        "same-speaker trial as given. Scores are raw cosines in [-1, 1]; a threshold holds for this data only.",
+        f"Protocol: {result.protocol.name}. EER: plain, interpolated between the two neighbouring operating points. minDCF: "
+        "normalised, with the prior of a same-speaker trial as given. "
+        f"{_SCORES[result.protocol.score]}; a threshold holds for this data only.",
+        *result.protocol.notes,
     ]
     if result.resamples:
         lines.append(
@@ -98,8 +116,11 @@ def markdown_table(result: EvaluationResult) -> str:
 
 
 def markdown_report(result: EvaluationResult) -> str:
-    """Return :func:`markdown_table`, the comparison with the reference where there are several systems, and the strata."""
+    """Return :func:`markdown_table`, calibrated figures where there are any, a comparison of several systems, and the strata."""
     parts = [markdown_table(result)]
+    calibrated = calibrated_rows(result)
+    if calibrated:
+        parts.append(_markdown(calibrated) + "\n\n" + calibrated_note(result) + "\n")
     compared = comparison_rows(result)
     if compared and len(result.systems) > 2:
         parts.append(_markdown(compared) + "\n")
@@ -115,6 +136,12 @@ def comparison_table(result: EvaluationResult) -> Table | None:
         return None
     note = "relative changes; p: two-sided, paired bootstrap over speakers, * below 0.05"
     return _terminal(rows, note, words=(1,))
+
+
+def calibrated_table(result: EvaluationResult) -> Table | None:
+    """Return the figures of log-likelihood ratios for a terminal; None where nothing is calibrated."""
+    rows = calibrated_rows(result)
+    return _terminal(rows, calibrated_note(result), words=(0,)) if rows else None
 
 
 def strata_tables(result: EvaluationResult) -> list[Table]:
@@ -237,6 +264,15 @@ def _csv_line(system: str, figures: DimFigures) -> dict[str, Any]:
     for p_target, value in figures.minimum_dcf.items():
         name = f"min_dcf_{p_target:g}"
         line |= {name: value, **_bounds(name, figures.minimum_dcf_intervals.get(p_target))}
+    line |= {f"true_accept_rate_at_far_{rate:g}": value for rate, value in figures.true_accept_rates.items()}
+    calibrated = figures.calibrated
+    for p_target in figures.minimum_dcf:
+        line[f"act_dcf_{p_target:g}"] = None if calibrated is None else calibrated.actual_dcf[p_target]
+    line |= {
+        "calibrated_cllr_bits": None if calibrated is None else calibrated.cllr,
+        "calibrated_min_cllr_bits": None if calibrated is None else calibrated.minimum_cllr,
+        "calibration": None if calibrated is None else calibrated.source,
+    }
     versus, same = figures.versus_reference, figures.versus_same_dim
     return line | {
         "eer_minus_reference": None if versus is None else versus.difference,

@@ -7,20 +7,28 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 from rich.table import Table
 from rich.text import Text
 
+from mrl.embeddings import Encoder
 from mrl.embeddings.models import open_model
 from mrl.errors import DataError, InputError
 from mrl.evaluation.bootstrap import Interval, SpeakerResamples
+from mrl.evaluation.cohort import Cohort, open_cohort
 from mrl.evaluation.embedding import embed_recordings
 from mrl.evaluation.embedding_cache import EmbeddingCache
-from mrl.evaluation.evaluate import SystemEmbeddings, evaluate_systems
+from mrl.evaluation.evaluate import SystemEmbeddings, SystemScores, evaluate_systems
+from mrl.evaluation.gallery import Extraction
+from mrl.evaluation.normalisation import speaker_means
+from mrl.evaluation.protocol import Protocol, score_by_protocol
 from mrl.evaluation.result import EvaluationResult
-from mrl.evaluation.tasks import Extraction
 from mrl.evaluation.trials import TrialList, read_trials
 from mrl.evaluation.voxceleb_lists import OfficialList, fetch_official_list, find_official_list
 from mrl.pretrained import PretrainedCheckpoint, find_checkpoint
+
+FloatMatrix = npt.NDArray[np.float32]
 
 LISTS = ("O", "E", "H")
 """VoxCeleb1's cleaned lists: original test speakers, extended, hard."""
@@ -51,6 +59,7 @@ class ReproducedRow:
         trial_list: "O", "E" or "H".
         trials: number of trials measured.
         official: whether the list has the official number of trials.
+        scoring: "cosine", or "AS-Norm" with the number of cohort speakers per side.
         published: the published equal error rate in %.
         measured: ours in %.
         interval: its 95 % interval over speakers in %; None where not asked for.
@@ -62,6 +71,7 @@ class ReproducedRow:
     trial_list: str
     trials: int
     official: bool
+    scoring: str
     published: float
     measured: float
     interval: Interval | None
@@ -91,6 +101,8 @@ def reproduce_voxceleb(
     tolerance: float = 0.05,
     bootstrap: int = 1000,
     seed: int = 0,
+    as_norm_top: int | None = None,
+    cohort: str | os.PathLike[str] | None = None,
     extraction: Extraction | None = None,
 ) -> list[ReproducedRow]:
     """Measure released checkpoints on VoxCeleb1 by the published protocol: whole utterances, cosine, cleaned lists.
@@ -107,10 +119,12 @@ def reproduce_voxceleb(
         any_list: accept lists that have not the official number of trials; their figures are then not comparable.
         tolerance: largest allowed difference from the published rate, in percentage points.
         bootstrap, seed: resamples of the speakers for intervals, and their seed.
+        as_norm_top: measure with AS-Norm over so many cohort speakers per side, too; goes with ``cohort``.
+        cohort: folder of speakers or manifest, of the training data (see :func:`mrl.evaluation.open_cohort`).
         extraction: how recordings become embeddings.
 
     Returns:
-        One row for each checkpoint and list.
+        One row for each checkpoint and list; with AS-Norm a second one after it.
 
     Raises:
         InputError: unknown lists or checkpoints, or checkpoints without published figures.
@@ -125,6 +139,12 @@ def reproduce_voxceleb(
     if not tolerance >= 0:
         raise InputError(f"a tolerance of {tolerance} cannot be used; expected percentage points from 0 up")
     checkpoints = [_published(*model) for model in models]
+    protocol = Protocol(as_norm_top=as_norm_top, cohort=cohort)
+    others = None if cohort is None else _open_recordings(cohort, as_norm_top)
+    if others is not None:
+        for checkpoint in checkpoints:
+            if checkpoint.eer_as_norm is None:
+                raise InputError(f"no error rates with AS-Norm were published for {checkpoint.name}")
     read = {name: _read_list(name, Path(root), trials_dir, fetch=fetch, any_list=any_list) for name in wanted}
     for trials in read.values():
         trials.require_both_classes()
@@ -132,36 +152,50 @@ def reproduce_voxceleb(
             SpeakerResamples.draw(trials, bootstrap, seed=seed)
     names = list(dict.fromkeys(name for trials in read.values() for name in trials.utterances))
     paths = _find_recordings(names, Path(root))
+    if others is not None:
+        others.require_others(paths)
     row = {name: number for number, name in enumerate(names)}
     cache = None if how.cache is None else EmbeddingCache(how.cache)
     rows = []
     for checkpoint in checkpoints:
         spec = checkpoint.name
         model = open_model(spec, weights=weights, device=how.device)
-        matrix = embed_recordings(
-            model,
-            names,
-            paths,
-            own_backbone=False,
-            batch_seconds=how.batch_seconds,
-            num_workers=how.num_workers,
-            max_seconds=how.max_seconds,
-            show_progress=how.show_progress,
-            cache=cache,
-            description=spec,
-        )[0]
+
+        def embed(names: Sequence[str], paths: Sequence[Path], model: Encoder = model, spec: str = spec) -> FloatMatrix:
+            return embed_recordings(
+                model,
+                names,
+                paths,
+                own_backbone=False,
+                batch_seconds=how.batch_seconds,
+                num_workers=how.num_workers,
+                max_seconds=how.max_seconds,
+                show_progress=how.show_progress,
+                cache=cache,
+                description=spec,
+            )[0]
+
+        matrix = embed(names, paths)
+        means = None
+        if others is not None:
+            means = speaker_means(embed([str(path) for path in others.paths], others.paths), others.speakers)[0]
         for name, trials in read.items():
             here = matrix[[row[utterance] for utterance in trials.utterances]]
-            system = SystemEmbeddings(spec, here, (here.shape[1],))
-            result = evaluate_systems([system], trials, bootstrap=bootstrap, seed=seed)
-            rows.append(_row(checkpoint, name, trials, result, tolerance))
+            dims = (here.shape[1],)
+            result = evaluate_systems([SystemEmbeddings(spec, here, dims)], trials, bootstrap=bootstrap, seed=seed)
+            rows.append(_row(checkpoint, name, trials, result, tolerance, None))
+            if others is not None:
+                normalised = SystemScores(spec, score_by_protocol(protocol, here, trials, dims, cohort=means))
+                facts = protocol.facts(cohort_speakers=others.num_speakers, cohort_recordings=len(others.speakers))
+                result = evaluate_systems([normalised], trials, bootstrap=bootstrap, seed=seed, protocol=facts)
+                rows.append(_row(checkpoint, name, trials, result, tolerance, as_norm_top))
     return rows
 
 
 def reproduction_table(rows: Sequence[ReproducedRow]) -> Table:
     """Return the published table with ours beside it, for a terminal."""
-    table = Table("checkpoint", "list", "trials", "published EER %", "ours EER %", "difference", "allowed", "verdict")
-    for column in table.columns[2:7]:
+    table = Table("checkpoint", "list", "trials", "scoring", "published EER %", "ours EER %", "difference", "allowed", "verdict")
+    for column in (table.columns[2], *table.columns[4:8]):
         column.justify = "right"
     for row in rows:
         bounds = "" if row.interval is None else f" [{row.interval.low:.2f}, {row.interval.high:.2f}]"
@@ -170,6 +204,7 @@ def reproduction_table(rows: Sequence[ReproducedRow]) -> Table:
             row.checkpoint,
             f"Vox1-{row.trial_list}",
             f"{row.trials:,}{'' if row.official else ' (not the official list)'}",
+            row.scoring,
             f"{row.published:.2f}",
             f"{row.measured:.2f}{bounds}",
             f"{row.difference:+.2f}",
@@ -187,10 +222,24 @@ def _published(model_name: str, train_type: str, dataset: str) -> PretrainedChec
     return checkpoint
 
 
+def _open_recordings(cohort: str | os.PathLike[str], top: int | None) -> Cohort:
+    opened = open_cohort(cohort)
+    if opened.matrix is not None:
+        raise InputError(f"{opened.source} holds embeddings; the cohort of checkpoints needs recordings: a folder or a manifest")
+    opened.require_speakers(top)
+    return opened
+
+
 def _row(
-    checkpoint: PretrainedCheckpoint, name: str, trials: TrialList, result: EvaluationResult, tolerance: float
+    checkpoint: PretrainedCheckpoint,
+    name: str,
+    trials: TrialList,
+    result: EvaluationResult,
+    tolerance: float,
+    as_norm_top: int | None,
 ) -> ReproducedRow:
-    assert checkpoint.eer is not None  # _published
+    published = checkpoint.eer if as_norm_top is None else checkpoint.eer_as_norm
+    assert published is not None  # reproduce_voxceleb
     figures = result.system().figures[0]
     interval = figures.equal_error_rate_interval
     return ReproducedRow(
@@ -198,7 +247,8 @@ def _row(
         trial_list=name,
         trials=len(trials),
         official=len(trials) == _official(name).trials,
-        published=float(getattr(checkpoint.eer, _PUBLISHED[name])),
+        scoring="cosine" if as_norm_top is None else f"AS-Norm, top {as_norm_top}",
+        published=float(getattr(published, _PUBLISHED[name])),
         measured=100 * figures.equal_error_rate,
         interval=None if interval is None else Interval(100 * interval.low, 100 * interval.high),
         tolerance=tolerance,

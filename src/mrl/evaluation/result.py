@@ -17,6 +17,40 @@ BYTES_PER_NUMBER = 4
 
 
 @dataclass(frozen=True)
+class ProtocolFacts:
+    """How the trials were scored.
+
+    Attributes:
+        name: in words, for tables.
+        score: what one score is: "cosine", "mean cosine", "centred cosine" or "AS-Norm score".
+        settings: numbers and files, as JSON values.
+        notes: what a reader should know besides.
+    """
+
+    name: str = "whole recordings, raw cosine"
+    score: str = "cosine"
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CalibratedFigures:
+    """Figures of log-likelihood ratios at one prefix length.
+
+    Attributes:
+        source: where the calibration is from.
+        actual_dcf: p_target -> normalised detection cost at Bayes' threshold.
+        cllr: bits.
+        minimum_cllr: bits, of the same ratios after the best monotonic calibration.
+    """
+
+    source: str
+    actual_dcf: dict[float, float]
+    cllr: float
+    minimum_cllr: float
+
+
+@dataclass(frozen=True)
 class DimFigures:
     """One system's figures at one prefix length; rates lie in 0..1.
 
@@ -27,12 +61,16 @@ class DimFigures:
         equal_error_rate: the plain one, the headline.
         equal_error_rate_interval: its interval.
         convex_hull_equal_error_rate: on the convex hull of the error curve.
-        threshold: raw cosine in [-1, 1] at which the two error rates are as near to equal as this list allows.
+        threshold: score at which the two error rates are as near to equal as this list allows; a raw cosine in [-1, 1], unless
+            the protocol says otherwise.
         minimum_dcf: p_target -> normalised minimum detection cost.
         minimum_dcf_intervals: p_target -> its interval; empty where not asked for.
         minimum_cllr: bits, after the best monotonic calibration.
         versus_reference: equal error rate minus the reference's, paired over the same resamples; None without a reference.
         versus_same_dim: likewise, minus that of the reference system cut to this dim; None where it has none of this length.
+        true_accept_rates: false accept rate -> share of same-speaker trials accepted at or below it; None where the list has too
+            few different-speaker trials for the rate.
+        calibrated: figures of log-likelihood ratios; None without a calibration of this dim.
     """
 
     dim: int
@@ -45,6 +83,8 @@ class DimFigures:
     minimum_cllr: float
     versus_reference: PairedDifference | None = None
     versus_same_dim: PairedDifference | None = None
+    true_accept_rates: dict[float, float | None] = field(default_factory=dict)
+    calibrated: CalibratedFigures | None = None
 
 
 @dataclass(frozen=True)
@@ -132,9 +172,10 @@ class EvaluationResult:
         seed: of the resamples.
         resamples: number of resamples of the speakers behind each interval; 0 for none.
         provenance: command, model, model hash, data root, version and the like, for reports.
-        scores: (system, dim) -> (trials,) float32 raw cosines, for curves and further comparisons; not part of reports.
+        scores: (system, dim) -> (trials,) float32 scores, for curves and further comparisons; not part of reports.
         labels: (trials,) bool, true for same-speaker trials, in the order of the scores; not part of reports.
         strata: figures on parts of the list and under other conditions.
+        protocol: how the trials were scored.
     """
 
     systems: tuple[SystemResult, ...]
@@ -146,6 +187,7 @@ class EvaluationResult:
     scores: Mapping[tuple[str, int], npt.NDArray[np.float32]] = field(repr=False, compare=False)
     labels: npt.NDArray[np.bool_] = field(default_factory=lambda: np.zeros(0, dtype=np.bool_), repr=False, compare=False)
     strata: tuple[StratumFigures, ...] = ()
+    protocol: ProtocolFacts = field(default_factory=ProtocolFacts)
 
     def system(self, name: str | None = None) -> SystemResult:
         """Return one system by name, the first one by default.
@@ -176,6 +218,12 @@ class EvaluationResult:
                 "utterances": facts.utterances,
                 "speakers": facts.speakers,
             },
+            "protocol": {
+                "name": self.protocol.name,
+                "score": self.protocol.score,
+                "settings": dict(self.protocol.settings),
+                "notes": list(self.protocol.notes),
+            },
             "intervals": {"level": 0.95, "method": "bootstrap over speakers", "resamples": self.resamples, "seed": self.seed},
             "reference": None if self.reference is None else {"system": self.reference[0], "dim": self.reference[1]},
             "systems": [
@@ -198,8 +246,21 @@ def _figures_dict(figures: DimFigures) -> dict[str, Any]:
             for p_target, value in figures.minimum_dcf.items()
         },
         "min_cllr_bits": figures.minimum_cllr,
+        "true_accept_rate_at_false_accept_rate": {f"{rate:g}": value for rate, value in figures.true_accept_rates.items()},
+        "calibrated": _calibrated_dict(figures.calibrated),
         "eer_minus_reference": _versus_dict(figures.versus_reference),
         "eer_minus_reference_at_same_dim": _versus_dict(figures.versus_same_dim),
+    }
+
+
+def _calibrated_dict(calibrated: CalibratedFigures | None) -> dict[str, Any] | None:
+    if calibrated is None:
+        return None
+    return {
+        "source": calibrated.source,
+        "act_dcf": {f"{p_target:g}": value for p_target, value in calibrated.actual_dcf.items()},
+        "cllr_bits": calibrated.cllr,
+        "min_cllr_bits": calibrated.minimum_cllr,
     }
 
 

@@ -143,18 +143,44 @@ def figures_of_condition(
         speakers: utterance -> speaker, as for the whole list.
         note: what a reader should know.
     """
-    both = with_changed_test_side(trials)
     scores: dict[_ScoreKey, npt.NDArray[np.float32]] = {}
-    unused = np.setdiff1d(np.arange(len(trials.utterances)), trials.test)
     for system in result.systems:
         clean, changed = matrices[system.name]
-        filled = np.array(changed, dtype=np.float32)
-        filled[unused] = clean[unused]
-        for dim, values in score_prefixes(np.concatenate([clean, filled]), both, system.dims).items():
+        for dim, values in score_changed_test_side(clean, changed, trials, system.dims).items():
             scores[system.name, dim] = values
+    return figures_of_condition_scores(result, trials, group, name, scores, speakers=speakers, note=note)
+
+
+def figures_of_condition_scores(
+    result: EvaluationResult,
+    trials: TrialList,
+    group: str,
+    name: str,
+    scores: _Scores,
+    *,
+    speakers: Mapping[str, str] | None = None,
+    note: str = "",
+) -> tuple[StratumFigures, ...]:
+    """Measure scores ``{(system, dim): (trials,)}`` that were made under a condition; see :func:`figures_of_condition`."""
     everything = np.ones(len(trials), dtype=np.bool_)
     resamples = _resamples(result, trials, speakers)
     return tuple(_measure(result, group, name, scores, trials.labels, everything, resamples, note=note))
+
+
+def score_changed_test_side(
+    clean: npt.NDArray[np.float32], changed: npt.NDArray[np.float32], trials: TrialList, dims: Iterable[int]
+) -> dict[int, npt.NDArray[np.float32]]:
+    """Return the cosines of recordings as they are (enrolment) and changed ones (test) at every prefix length.
+
+    Args:
+        clean, changed: (utterances, dim); rows of ``changed`` that are on no test side are not looked at.
+        trials: the list.
+        dims: prefix lengths.
+    """
+    unused = np.setdiff1d(np.arange(len(trials.utterances)), trials.test)
+    filled = np.array(changed, dtype=np.float32)
+    filled[unused] = clean[unused]
+    return score_prefixes(np.concatenate([clean, filled]), with_changed_test_side(trials), dims)
 
 
 def with_changed_test_side(trials: TrialList) -> TrialList:

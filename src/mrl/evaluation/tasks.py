@@ -4,49 +4,35 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from mrl.audio import audio_info
 from mrl.embeddings.formats import READABLE_SUFFIXES
 from mrl.errors import DataError, InputError
 from mrl.evaluation.bootstrap import SpeakerResamples
-from mrl.evaluation.conditions import Condition, Cut
-from mrl.evaluation.embedding import embed_recordings
-from mrl.evaluation.embedding_cache import EmbeddingCache
-from mrl.evaluation.evaluate import SystemEmbeddings, evaluate_systems
+from mrl.evaluation.calibration import Calibration
+from mrl.evaluation.cohort import Cohort, open_cohort
+from mrl.evaluation.conditions import Condition
+from mrl.evaluation.evaluate import SystemScores, evaluate_systems
+from mrl.evaluation.evaluation_calibration import (
+    CalibrateOn,
+    calibration_of,
+    check_calibrate_on,
+    require_held_out,
+    with_calibration,
+    with_held_out_calibration,
+)
+from mrl.evaluation.gallery import Extraction, Gallery
 from mrl.evaluation.hardware import hardware_line
-from mrl.evaluation.result import EvaluationResult
-from mrl.evaluation.strata import figures_of_condition, figures_of_strata, read_column, strata_of_column
+from mrl.evaluation.protocol import Protocol
+from mrl.evaluation.result import EvaluationResult, ProtocolFacts
+from mrl.evaluation.speakers import speakers_of_trials
+from mrl.evaluation.strata import figures_of_strata, read_column, strata_of_column
 from mrl.evaluation.systems import Lineup, NetworkSystem, TableSystem, open_lineup
 from mrl.evaluation.trials import TrialList
 
-_Matrices = dict[str, npt.NDArray[np.float32]]
-
-
-@dataclass(frozen=True)
-class Extraction:
-    """How recordings become embeddings.
-
-    Attributes:
-        batch_seconds: most audio per forward pass, in seconds.
-        max_seconds: use only the first so many seconds of each recording.
-        num_workers: threads that decode ahead.
-        device: where the networks go.
-        cache: folder where embeddings are kept and looked up; None for none.
-        show_progress: draw progress bars (on a terminal only).
-    """
-
-    batch_seconds: float = 60.0
-    max_seconds: float | None = None
-    num_workers: int = 2
-    device: str = "cpu"
-    cache: str | os.PathLike[str] | None = None
-    show_progress: bool = True
+__all__ = ["Extraction", "evaluate_spec", "evaluate_specs", "report_folders"]
 
 
 def evaluate_spec(
@@ -100,6 +86,8 @@ def evaluate_specs(
     strata: Sequence[str] = (),
     manifest: str | os.PathLike[str] | None = None,
     extraction: Extraction | None = None,
+    protocol: Protocol | None = None,
+    calibrate_on: CalibrateOn = "model",
     command: Sequence[str] = (),
 ) -> list[EvaluationResult]:
     """Evaluate systems side by side on one or several trial lists.
@@ -122,42 +110,64 @@ def evaluate_specs(
         strata: columns of ``manifest`` to divide each list by.
         manifest: its rows say what the recordings are.
         extraction: how recordings become embeddings.
+        protocol: how trials are scored; the cosine of whole recordings by default.
+        calibrate_on: where log-likelihood ratios come from: "model" uses a model folder's ``calibration.json`` at the dims that
+            it covers (and with a plain protocol only), "held-out" fits on the list's other speakers, "none" leaves them out.
         command: the command line, for the report.
 
     Returns:
-        One result for each list.
+        One result for each list; none in a process that only helps to embed (see :class:`Extraction`).
 
     Raises:
         InputError: arguments that do not go together, otherwise as :func:`mrl.evaluation.systems.open_lineup`.
         DataError: missing or unreadable recordings (all counted), unusable lists, or as :func:`evaluate_systems`.
     """
-    how = extraction or Extraction()
+    how, protocol = extraction or Extraction(), protocol or Protocol()
     _check_arguments(specs, lists, strata, manifest)
+    check_calibrate_on(calibrate_on)
     _check_root(specs, root, conditions, strata, how)
+    _check_protocol(protocol, specs, conditions, strata)
+    cohort = None if protocol.cohort is None else open_cohort(protocol.cohort, speakers=speakers)
+    if cohort is not None:
+        cohort.require_speakers(protocol.as_norm_top)
     lineup = open_lineup(specs, weights=weights, dims=dims, own_backbone=own_backbone, baseline=baseline, device=how.device)
+    _check_cohort(cohort, lineup)
+    calibrations, warnings = _calibrations(lineup, protocol, calibrate_on)
     for trials in lists:  # what is wrong with a list should show before hours of work
         trials.require_both_classes()
+        if calibrate_on == "held-out":
+            require_held_out(trials, speakers)
         if bootstrap:
             SpeakerResamples.draw(trials, bootstrap, seed=seed, speakers=speakers)
         if lineup.networks and root is not None:
-            _require_files(trials, root)
+            _require_files(protocol.recordings(trials), trials, root)
+            if cohort is not None:
+                cohort.require_others([Path(root) / name for name in protocol.recordings(trials)])
     names = list(dict.fromkeys(name for trials in lists for name in trials.utterances))
     columns = {column: _column(manifest, column, names, root) for column in strata}
     parts = [
         [part for column, values in columns.items() for part in strata_of_column(trials, column, values)] for trials in lists
     ]
-    gallery = _Gallery(lineup, lists, names, root, conditions, how)
+    with how.processes.together():
+        gallery = Gallery(lineup, lists, root, conditions, how, protocol, cohort)
+    if not how.processes.is_first:
+        return []  # the first process alone scores
     provenance = _provenance(specs, baseline, lineup, root, how, command)
     results = []
     for trials, strata_here in zip(lists, parts, strict=True):
+        scored = [
+            _calibrated(system, calibrations.get(system.name), calibrate_on, trials, gallery, speakers)
+            for system in gallery.scores(trials)
+        ]
         result = evaluate_systems(
-            gallery.systems(trials),
+            scored,
             trials,
             bootstrap=bootstrap,
             seed=seed,
             speakers=speakers,
             reference=lineup.reference,
             provenance=provenance,
+            protocol=_protocol_facts(protocol, cohort, trials, speakers, warnings),
         )
         found = [figure for one in conditions for figure in gallery.figures(result, trials, one, speakers)]
         found += figures_of_strata(result, trials, strata_here, speakers=speakers)
@@ -177,87 +187,6 @@ def report_folders(lists: Sequence[Path], output: Path | None) -> list[Path | No
     if len(set(names)) != len(names):
         raise InputError(f"trial lists need different names for their reports; found {', '.join(names)}")
     return [output / name for name in names]
-
-
-class _Gallery:
-    """The embeddings of all systems: of every recording as it is, and of the test sides under every condition."""
-
-    def __init__(
-        self,
-        lineup: Lineup,
-        lists: Sequence[TrialList],
-        names: list[str],
-        root: str | os.PathLike[str] | None,
-        conditions: Sequence[Condition],
-        how: Extraction,
-    ) -> None:
-        self._lineup, self._how, self._names = lineup, how, names
-        self._row = {name: row for row, name in enumerate(names)}
-        self._root = None if root is None else Path(root)
-        on_test = sorted({self._row[trials.utterances[index]] for trials in lists for index in np.unique(trials.test)})
-        self._cache = None if how.cache is None else EmbeddingCache(how.cache)
-        self._clean: _Matrices = {}
-        self._changed: dict[Condition, _Matrices] = {}
-        for system in lineup.systems:
-            if isinstance(system, TableSystem):
-                union = TrialList.from_pairs([(True, name, name) for name in names], source=lists[0].source)
-                self._clean[system.name] = system.table.matrix[union.indices_into(system.table.ids)]
-            else:
-                self._clean |= self._embed(system, list(range(len(names))), None)
-        for condition in conditions:
-            matrices: _Matrices = {}
-            for network in lineup.networks:
-                for name, part in self._embed(network, on_test, condition).items():
-                    matrices[name] = np.zeros((len(names), part.shape[1]), dtype=np.float32)
-                    matrices[name][on_test] = part
-            self._changed[condition] = matrices
-
-    def systems(self, trials: TrialList) -> list[SystemEmbeddings]:
-        rows = self._rows(trials)
-        named: list[SystemEmbeddings] = []
-        own: list[SystemEmbeddings] = []
-        for system in self._lineup.systems:
-            named.append(SystemEmbeddings(system.name, self._clean[system.name][rows], system.dims))
-            if isinstance(system, NetworkSystem) and system.own_name is not None:
-                own.append(SystemEmbeddings(system.own_name, self._clean[system.own_name][rows], system.own_dims))
-        return [*named, *own]
-
-    def figures(
-        self, result: EvaluationResult, trials: TrialList, condition: Condition, speakers: Mapping[str, str] | None
-    ) -> tuple[Any, ...]:
-        rows = self._rows(trials)
-        changed = self._changed[condition]
-        matrices = {name: (self._clean[name][rows], changed[name][rows]) for name in changed}
-        note = self._note(trials, condition)
-        return figures_of_condition(result, trials, condition.group, condition.name, matrices, speakers=speakers, note=note)
-
-    def _rows(self, trials: TrialList) -> list[int]:
-        return [self._row[name] for name in trials.utterances]
-
-    def _embed(self, system: NetworkSystem, rows: list[int], condition: Condition | None) -> _Matrices:
-        assert self._root is not None  # _check_root
-        names = [self._names[row] for row in rows]
-        matrices = embed_recordings(
-            system.model,
-            names,
-            [self._root / name for name in names],
-            own_backbone=system.own_name is not None,
-            batch_seconds=self._how.batch_seconds,
-            num_workers=self._how.num_workers,
-            max_seconds=self._how.max_seconds,
-            show_progress=self._how.show_progress,
-            condition=condition,
-            cache=self._cache,
-            description=system.name if condition is None else f"{system.name}, {condition.name}",
-        )
-        return dict(zip(system.names, matrices, strict=True))
-
-    def _note(self, trials: TrialList, condition: Condition) -> str:
-        if not isinstance(condition, Cut) or self._root is None:
-            return ""
-        tests = [trials.utterances[index] for index in np.unique(trials.test)]
-        short = sum(audio_info(self._root / name).seconds < condition.seconds for name in tests)
-        return f"{short:,} of {len(tests):,} test recordings are shorter and whole" if short else ""
 
 
 def _check_arguments(
@@ -289,6 +218,93 @@ def _check_root(
             raise InputError(f"{option} does not go with a file of embeddings ({files[0]}); leave it out")
 
 
+def _check_protocol(protocol: Protocol, specs: Sequence[str], conditions: Sequence[Condition], strata: Sequence[str]) -> None:
+    files = [spec for spec in specs if Path(spec).suffix.lower() in READABLE_SUFFIXES]
+    if protocol.num_crops is not None and files:
+        raise InputError(f"{files[0]} holds embeddings of whole recordings; crops (--crops) need recordings and models")
+    if protocol.num_crops is not None and conditions:
+        raise InputError("crops (--crops) do not go with conditions on the test side; give one of the two")
+    if protocol.enrolment is not None and (conditions or strata):
+        kind = "conditions on the test side" if conditions else "strata"
+        raise InputError(f"an enrolment map (--enrolment-map) does not go with {kind}; give one of the two")
+
+
+def _check_cohort(cohort: Cohort | None, lineup: Lineup) -> None:
+    if cohort is None:
+        return
+    measured = [
+        name for system in lineup.systems for name in (system.names if isinstance(system, NetworkSystem) else [system.name])
+    ]
+    if cohort.matrix is not None and len(measured) > 1:
+        raise InputError(
+            f"the cohort {cohort.source} holds embeddings, which are of one network, but {len(measured)} systems are measured "
+            f"({', '.join(measured)}); name recordings as the cohort, or measure one system (--no-backbone)"
+        )
+    if cohort.matrix is not None:
+        first = lineup.systems[0]
+        width = first.table.matrix.shape[1] if isinstance(first, TableSystem) else first.model.embed_dim
+        if cohort.matrix.shape[1] != width:
+            raise InputError(
+                f"the cohort {cohort.source} has {cohort.matrix.shape[1]} numbers per embedding and {first.name} has {width}; "
+                "they must be of one network"
+            )
+    elif len(lineup.networks) < len(lineup.systems):
+        file = next(system.spec for system in lineup.systems if isinstance(system, TableSystem))
+        raise InputError(f"{file} holds embeddings, so its cohort must be a file of embeddings of the same network, too")
+
+
+def _calibrations(
+    lineup: Lineup, protocol: Protocol, calibrate_on: CalibrateOn
+) -> tuple[dict[str, Calibration], tuple[str, ...]]:
+    """The calibrations of model folders by system, and what a reader should know about those left out."""
+    found: dict[str, Calibration] = {}
+    warnings = []
+    for system in lineup.networks if calibrate_on == "model" else ():
+        calibration, warning = calibration_of(system.spec, plain=protocol.is_plain)
+        if calibration is not None:
+            found[system.name] = calibration
+        if warning:
+            warnings.append(warning)
+    return found, tuple(warnings)
+
+
+def _calibrated(
+    system: SystemScores,
+    calibration: Calibration | None,
+    calibrate_on: CalibrateOn,
+    trials: TrialList,
+    gallery: Gallery,
+    speakers: Mapping[str, str] | None,
+) -> SystemScores:
+    if calibrate_on == "held-out":
+        return with_held_out_calibration(system, trials, speakers)
+    if calibration is None:
+        return system
+    return with_calibration(system, calibration, trials, lambda: gallery.seconds(trials))
+
+
+def _protocol_facts(
+    protocol: Protocol,
+    cohort: Cohort | None,
+    trials: TrialList,
+    speakers: Mapping[str, str] | None,
+    warnings: Sequence[str],
+) -> ProtocolFacts:
+    if cohort is None:
+        return replace(protocol.facts(), notes=tuple(warnings))
+    notes = list(warnings)
+    try:
+        shared = cohort.speakers_in(speakers_of_trials(trials, speakers)[0])
+    except DataError:  # without intervals nobody need know the speakers
+        shared = ()
+    if shared:
+        notes.append(
+            f"{len(shared):,} speakers of the cohort are named like speakers of the list, the first is {shared[0]!r}; if they "
+            "are the same people, the figures are wrong."
+        )
+    return protocol.facts(cohort_speakers=cohort.num_speakers, cohort_recordings=len(cohort.speakers), notes=notes)
+
+
 def _column(
     manifest: str | os.PathLike[str] | None, column: str, names: Sequence[str], root: str | os.PathLike[str] | None
 ) -> dict[str, str]:
@@ -318,10 +334,11 @@ def _provenance(
     return facts
 
 
-def _require_files(trials: TrialList, root: str | os.PathLike[str]) -> None:
-    missing = trials.missing_files(root)
+def _require_files(recordings: Sequence[str], trials: TrialList, root: str | os.PathLike[str]) -> None:
+    if not Path(root).is_dir():
+        raise DataError(f"{root} is not a folder; give the data root below which the paths of the trial list lie")
+    missing = [name for name in recordings if not (Path(root) / name).is_file()]
     if missing:
         raise DataError(
-            f"{len(missing)} of {len(trials.utterances)} utterances of {trials.source} are not below {root}, "
-            f"the first is {missing[0]!r}"
+            f"{len(missing)} of {len(recordings)} utterances of {trials.source} are not below {root}, the first is {missing[0]!r}"
         )
