@@ -81,11 +81,7 @@ class MatryoshkaLoss(nn.Module):
         self.scale = scale
         self.num_subcenters = num_subcenters if loss_type == "subcenter_aam" else 1
         self.shared_classes = shared_classes
-        weights = _per_dim(dim_weights, given, 1.0, "dim_weights")
-        total = sum(weights.values())
-        if min(weights.values()) < 0 or total <= 0:
-            raise InputError(f"dim_weights={weights} cannot be used; expected weights of which none is negative and one positive")
-        self.dim_weights = {dim: weights[dim] / total for dim in self.dims}
+        self.dim_weights = _normalised_weights(dim_weights, given)
         self.margins = _per_dim(margins, given, margin, "margins")
         self._check_margins()
         rows = num_classes * self.num_subcenters
@@ -209,11 +205,7 @@ class SimilarityPreservationLoss(nn.Module):
         given = list(dims)
         if not given or any(dim < 1 for dim in given):
             raise InputError(f"dims={given} cannot be used; expected positive prefix lengths")
-        weights = _per_dim(dim_weights, given, 1.0, "dim_weights")
-        total = sum(weights.values())
-        if min(weights.values()) < 0 or total <= 0:
-            raise InputError(f"dim_weights={weights} cannot be used; expected weights of which none is negative and one positive")
-        self.dim_weights = {dim: weights[dim] / total for dim in sorted(weights)}
+        self.dim_weights = _normalised_weights(dim_weights, given)
 
     def forward(self, raw_embeddings: Tensor, teacher_embeddings: Tensor) -> Tensor:
         """Return the loss for raw embeddings ``(batch, embed_dim)`` and the teacher's ``(batch, teacher_dim)``, batch > 1."""
@@ -237,6 +229,15 @@ def _pair_cosines(vectors: Tensor) -> Tensor:
     cosines = unit @ unit.T
     rows, columns = torch.triu_indices(len(unit), len(unit), offset=1, device=unit.device)
     return cosines[rows, columns]
+
+
+def _normalised_weights(values: Mapping[int, float] | Sequence[float] | None, dims: Sequence[int]) -> dict[int, float]:
+    """Return the weight of each length in ascending order, summing to one."""
+    weights = _per_dim(values, dims, 1.0, "dim_weights")
+    total = sum(weights.values())
+    if min(weights.values()) < 0 or total <= 0:
+        raise InputError(f"dim_weights={weights} cannot be used; expected weights of which none is negative and one positive")
+    return {dim: weights[dim] / total for dim in sorted(weights)}
 
 
 def _per_dim(
