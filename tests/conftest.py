@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 SHARED = Path(os.environ.get("MRL_SHARED", Path(__file__).resolve().parents[2] / "shared"))
 
@@ -16,3 +18,12 @@ def shared() -> Path:
     if not (SHARED / "parity").is_dir():
         pytest.skip(f"needs {SHARED} (parity files and corpora), which is not here; set MRL_SHARED to its place")
     return SHARED
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> Iterator[None]:
+    """Small networks gain nothing from threads, and the machine may be busy."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,15 +14,6 @@ from mrl.backbone import ReDimNet, ReDimNetConfig
 from mrl.pretrained import list_pretrained, registry, write_official_checkpoint
 from tests.docs.markdown import ROOT
 from tests.pretrained.small import SMALL_CONFIG
-
-
-@pytest.fixture(scope="session", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Small networks gain nothing from threads, and the machine may be busy."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
