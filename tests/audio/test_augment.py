@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mrl.audio import Augmenter, change_speed, load_audio, reverberate
+from mrl.audio import Augmenter, load_audio, reverberate
 from mrl.errors import AudioLoadingError, DataError, InputError
 from tests.audio.sounds import tone, write_with_soundfile
 
@@ -65,8 +65,11 @@ def test_ratios_lie_in_their_range_and_fill_it(folders: Path, kind: str) -> None
 
 def test_speed_and_room_are_what_the_functions_do(folders: Path) -> None:
     speech = tone(16000, 0.5)
-    lengths = {len(Augmenter(speed_probability=1.0)(speech, seed)) for seed in range(20)}
-    assert lengths == {len(change_speed(speech, 0.9)), len(change_speed(speech, 1.1))}
+    always = Augmenter(speed_probability=1.0, speed_factors=(0.9, 1.05))
+    assert {always.draw_speed(np.random.default_rng(seed)) for seed in range(20)} == {0.9, 1.05}
+    assert np.array_equal(always(speech, 3), speech)  # the speed is changed where crops are cut
+    sometimes = [Augmenter(speed_probability=0.3).draw_speed(np.random.default_rng(seed)) for seed in range(1000)]
+    assert np.mean(np.array(sometimes) != 1.0) == pytest.approx(0.3, abs=0.05)
     wet = Augmenter.from_folders(rooms=folders / "rooms", room_probability=1.0)(speech, 3)
     rooms = [load_audio(path) for path in sorted((folders / "rooms").iterdir())]
     assert any(np.array_equal(wet, reverberate(speech, room)) for room in rooms)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mrl.audio.channel import CODECS, a_law, code_and_decode, mu_law, narrowband, telephone
+from mrl.audio.channel import CODECS, a_law, code_and_decode, g711, mu_law, narrowband, telephone, telephone_band
 from mrl.audio.noise import power
 from mrl.audio.synthetic import SyntheticVoice
 from mrl.audio.windows import Waveform
@@ -100,6 +100,44 @@ def test_codecs_keep_length_time_and_most_of_the_signal(codec: str, speech: Wave
 def test_fewer_bits_make_more_error(codec: str, speech: Waveform) -> None:
     rich, poor = (snr_db(speech, code_and_decode(speech, codec, kilobits=rate)) for rate in (64, 12))
     assert rich > poor + 3.0
+
+
+@pytest.mark.parametrize(("codec", "kilobits"), [("opus", 6), ("opus", 24), ("aac", 16), ("aac", 64), ("mp3", 16), ("mp3", 64)])
+def test_codecs_do_not_shift_in_time(codec: str, kilobits: float, speech: Waveform, white: Waveform) -> None:
+    """The peak of the cross-correlation lies at delay zero to 0.5 ms; noise has a sharp one, whatever the codec makes of it."""
+    for signal in (speech, white, speech[:6400]):
+        out = code_and_decode(signal, codec, kilobits=kilobits)
+        assert out.shape == signal.shape
+        size = 2 * len(signal)
+        correlation = np.fft.irfft(np.fft.rfft(out, size) * np.conj(np.fft.rfft(signal, size)))
+        lag = int(np.argmax(correlation))
+        assert abs(lag if lag < len(signal) else lag - size) <= 8
+
+
+def test_a_tone_does_not_mislead_the_alignment(speech: Waveform) -> None:
+    """Every period of a tone fits every other; only the known delay of the encoder puts its beginning where it was."""
+    signal = np.concatenate([np.zeros(4000, np.float32), tone(RATE, 1.0, 200.0, 0.3)])
+    out = code_and_decode(signal, "aac", kilobits=64)
+    assert power(out[:3500]) < 1e-5 * power(signal)
+    assert snr_db(signal[5000:-2000], out[5000:-2000]) > 20.0
+
+
+@pytest.mark.parametrize("law", ["mu", "a"])
+def test_g711_is_narrow_and_in_place(law: str, white: Waveform) -> None:
+    signal = tone(RATE, 1.0, 1000.0, 0.5)
+    assert snr_db(signal[800:-800], g711(signal, law=law)[800:-800]) > 30.0
+    out = g711(white, law=law)
+    assert level_db(out, 4300, 8000) < level_db(white, 4300, 8000) - 60
+    assert abs(level_db(out, 50, 250) - level_db(white, 50, 250)) < 0.3  # no filter below: that is the telephone's
+    with pytest.raises(InputError, match="'mu' or 'a'"):
+        g711(white, law="b")
+
+
+def test_the_telephone_band_alone_adds_no_noise(white: Waveform) -> None:
+    out = telephone_band(white)
+    assert abs(level_db(out, 450, 3200) - level_db(white, 450, 3200)) < 0.1
+    assert level_db(out, 0, 150) < level_db(white, 0, 150) - 60
+    assert level_db(out, 3600, 8000) < level_db(white, 3600, 8000) - 60
 
 
 def test_settings_that_cannot_be_used(speech: Waveform) -> None:

@@ -6,6 +6,7 @@ Every function returns as many samples as it was given, at the same time: a code
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -22,11 +23,12 @@ _A = 87.6
 _TELEPHONE_BAND = (300.0, 3400.0)
 _FILTER_TAPS = 255
 
-# name -> (encoders, the first that is there is taken; container; rates that the encoder takes, in Hz; usual bit rate in kbit/s)
-_CODECS: dict[str, tuple[tuple[str, ...], str, int, int]] = {
-    "opus": (("libopus",), "ogg", 48000, 16),
-    "aac": (("aac",), "adts", 16000, 32),
-    "mp3": (("libmp3lame",), "mp3", 16000, 32),
+# name -> (encoders, the first that is there is taken; container; rates that the encoder takes, in Hz; usual bit rate in kbit/s;
+# samples that the encoder puts before the first and that the container, unlike the others, does not tell the decoder to drop)
+_CODECS: dict[str, tuple[tuple[str, ...], str, int, int, int]] = {
+    "opus": (("libopus",), "ogg", 48000, 16, 0),
+    "aac": (("aac",), "adts", 16000, 32, 1024),
+    "mp3": (("libmp3lame",), "mp3", 16000, 32, 0),
 }
 CODECS = tuple(_CODECS)
 """Lossy codecs that :func:`code_and_decode` knows."""
@@ -65,6 +67,26 @@ def narrowband(samples: Waveform, sample_rate: int = SAMPLE_RATE) -> Waveform:
     return _fitted(resample(low, TELEPHONE_RATE, sample_rate), len(samples))
 
 
+def telephone_band(samples: Waveform, sample_rate: int = SAMPLE_RATE) -> Waveform:
+    """Leave 300 to 3400 Hz, the band of analogue telephones and of narrowband speech codecs; linear phase, no delay."""
+    return _fitted(resample(_telephone_band_at_8_khz(samples, sample_rate), TELEPHONE_RATE, sample_rate), len(samples))
+
+
+def g711(samples: Waveform, sample_rate: int = SAMPLE_RATE, *, law: str = "mu") -> Waveform:
+    """Code speech as G.711 does, at 8 kHz with 8 bits per sample, and decode it; what lies above 4 kHz is lost.
+
+    Args:
+        samples: ``(samples,)``, clipped to full scale.
+        sample_rate: of the samples, in Hz.
+        law: ``"mu"`` (North America, Japan) or ``"a"`` (elsewhere).
+
+    Raises:
+        InputError: another law.
+    """
+    coded = _law(law)(resample(samples, sample_rate, TELEPHONE_RATE))
+    return _fitted(resample(coded, TELEPHONE_RATE, sample_rate), len(samples))
+
+
 def telephone(samples: Waveform, sample_rate: int = SAMPLE_RATE, *, law: str = "mu") -> Waveform:
     """Send speech through a digital telephone line: 8 kHz, 300 to 3400 Hz, 8 bits per sample by the µ-law or A-law.
 
@@ -76,12 +98,7 @@ def telephone(samples: Waveform, sample_rate: int = SAMPLE_RATE, *, law: str = "
     Raises:
         InputError: another law.
     """
-    if law not in ("mu", "a"):
-        raise InputError(f"law is {law!r}, expected 'mu' or 'a'")
-    low = resample(samples, sample_rate, TELEPHONE_RATE)
-    low = np.convolve(low, _band_pass(*_TELEPHONE_BAND, TELEPHONE_RATE), mode="full")
-    low = low[_FILTER_TAPS // 2 :][: len(low) - _FILTER_TAPS + 1].astype(np.float32)
-    coded = mu_law(low) if law == "mu" else a_law(low)
+    coded = _law(law)(_telephone_band_at_8_khz(samples, sample_rate))
     return _fitted(resample(coded, TELEPHONE_RATE, sample_rate), len(samples))
 
 
@@ -104,21 +121,36 @@ def code_and_decode(samples: Waveform, codec: str, *, kilobits: float | None = N
         raise InputError(f"codec {codec!r} is unknown, expected one of {', '.join(CODECS)}")
     if not samples.size:
         raise InputError("there are no samples to encode")
-    encoders, container_format, rate, usual = _CODECS[codec]
+    _, container_format, rate, usual, delay = _CODECS[codec]
     bit_rate = 1000.0 * (usual if kilobits is None else kilobits)
     if not 4000 <= bit_rate <= 512000:
         raise InputError(f"a bit rate of {bit_rate / 1000:g} kbit/s cannot be used, expected 4 to 512")
-    encoder = next((name for name in encoders if name in av.codecs_available), None)
-    if encoder is None:
-        raise MissingDependencyError(
-            f"this build of PyAV has no encoder for {codec}; install PyAV from its wheel: pip install av"
-        )
+    encoder = find_encoder(codec)
     source = resample(np.clip(samples, -1.0, 1.0).astype(np.float32), sample_rate, rate)
     try:
         decoded = _decode(_encode(source, rate, encoder, container_format, int(bit_rate)), rate)
     except av.error.FFmpegError as error:
         raise InputError(f"{codec} at {bit_rate / 1000:g} kbit/s failed: {error}") from error
-    return _fitted(resample(decoded[_delay(source, decoded) :], rate, sample_rate), len(samples))
+    return _fitted(resample(decoded[delay:], rate, sample_rate), len(samples))
+
+
+def find_encoder(codec: str) -> str:
+    """Return ffmpeg's name of the encoder for one of :data:`CODECS`.
+
+    Raises:
+        InputError: unknown codec.
+        MissingDependencyError: this build of PyAV lacks the encoder.
+    """
+    import av
+
+    if codec not in _CODECS:
+        raise InputError(f"codec {codec!r} is unknown, expected one of {', '.join(CODECS)}")
+    encoder = next((name for name in _CODECS[codec][0] if name in av.codecs_available), None)
+    if encoder is None:
+        raise MissingDependencyError(
+            f"this build of PyAV has no encoder for {codec}; install PyAV from its wheel: pip install av"
+        )
+    return encoder
 
 
 def _encode(samples: Waveform, rate: int, encoder: str, container_format: str, bit_rate: int) -> bytes:
@@ -149,13 +181,17 @@ def _decode(data: bytes, rate: int) -> Waveform:
         return decoded
 
 
-def _delay(source: Waveform, decoded: Waveform) -> int:
-    """Return how many samples the decoded signal lags behind: containers without an edit list keep the encoder's delay."""
-    length = min(len(source), len(decoded))
-    size = 1 << (2 * length - 1).bit_length()
-    spectrum = np.fft.rfft(decoded[:length], size) * np.conj(np.fft.rfft(source[:length], size))
-    most = min(4096, length - 1)
-    return int(np.argmax(np.fft.irfft(spectrum, size)[: most + 1]))
+def _law(law: str) -> Callable[[Waveform], Waveform]:
+    if law not in ("mu", "a"):
+        raise InputError(f"law is {law!r}, expected 'mu' or 'a'")
+    return mu_law if law == "mu" else a_law
+
+
+def _telephone_band_at_8_khz(samples: Waveform, sample_rate: int) -> Waveform:
+    low = resample(samples, sample_rate, TELEPHONE_RATE)
+    filtered = np.convolve(low, _band_pass(*_TELEPHONE_BAND, TELEPHONE_RATE), mode="full")
+    band: Waveform = filtered[_FILTER_TAPS // 2 :][: len(low)].astype(np.float32)
+    return band
 
 
 def _band_pass(low_hz: float, high_hz: float, rate: int) -> Waveform:

@@ -11,12 +11,12 @@ import contextlib
 import re
 from collections.abc import Iterator
 from itertools import chain, islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mrl.audio.decoded import AudioInfo, Decoded, Unreadable, cut_off, past_the_end
+from mrl.audio.sources import Recording
 from mrl.audio.windows import Waveform, Window
 
 if TYPE_CHECKING:
@@ -33,22 +33,22 @@ _EXACT_SEEK_FORMATS = frozenset({"mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "mp
 _SCALES = {"s16": 2.0**-15, "s32": 2.0**-31, "s64": 2.0**-63, "flt": 1.0, "dbl": 1.0}
 
 
-def decode(path: Path, window: Window) -> Decoded:
+def decode(recording: Recording, window: Window) -> Decoded:
     """Decode what ``window`` needs, from the nearest earlier point at which decoding can start.
 
     Raises:
         Unreadable: ffmpeg cannot read the file, it has no audio stream, is damaged or truncated, or the window is past the end.
     """
-    decoded = _decode(path, window, may_seek=True)
+    decoded = _decode(recording, window, may_seek=True)
     if decoded is None:  # the seek led astray, or what lies behind it is damaged
-        decoded = _decode(path, window, may_seek=False)
+        decoded = _decode(recording, window, may_seek=False)
     assert decoded is not None
     return decoded
 
 
-def info(path: Path, *, length_stated: bool = True) -> AudioInfo:
+def info(recording: Recording, *, length_stated: bool = True) -> AudioInfo:
     """Length, rate and channels by the header; where it does not state an exact length, by counting packets (no decoding)."""
-    with _open(path) as (container, stream), _ffmpeg_errors():
+    with _open(recording) as (container, stream), _ffmpeg_errors():
         first = next(container.decode(stream), None)
         if first is None:
             raise Unreadable("ffmpeg: no samples in it")
@@ -57,12 +57,12 @@ def info(path: Path, *, length_stated: bool = True) -> AudioInfo:
         if container.format.name == "mp3" and length_stated and stream.duration is not None:
             seconds = stream.duration * stream.time_base
         if seconds is None:
-            seconds = _seconds_by_packets(path)
+            seconds = _seconds_by_packets(recording)
         return AudioInfo(float(seconds), rate, channels)
 
 
-def _decode(path: Path, window: Window, *, may_seek: bool) -> Decoded | None:
-    with _open(path) as (container, stream):
+def _decode(recording: Recording, window: Window, *, may_seek: bool) -> Decoded | None:
+    with _open(recording) as (container, stream):
         position = 0
         rate = stream.rate or 1
         promised = _promised_seconds(container, stream)
@@ -144,18 +144,20 @@ def _seek(container: Any, stream: Any, head: list[Any], seconds: float) -> tuple
 
 
 @contextlib.contextmanager
-def _open(path: Path) -> Iterator[tuple[Any, Any]]:
+def _open(recording: Recording) -> Iterator[tuple[Any, Any]]:
     import av
 
-    try:
-        # "file:" so that a colon in a name is not taken for a protocol; the whitelist so that a playlist fetches nothing.
-        container = av.open(f"file:{path}", metadata_errors="ignore", options={"protocol_whitelist": "file"})
-    except _errors() as error:
-        raise Unreadable(f"ffmpeg: {_said(error)}") from error
-    with container:
-        if not container.streams.audio:
-            raise Unreadable("ffmpeg: there is no audio stream in it")
-        yield container, container.streams.audio[0]
+    with recording.for_library() as opened:
+        try:
+            # "file:" so that a colon in a name is not taken for a protocol; the whitelist so that a playlist fetches nothing.
+            address = f"file:{opened}" if isinstance(opened, str) else opened
+            container = av.open(address, metadata_errors="ignore", options={"protocol_whitelist": "file"})
+        except _errors() as error:
+            raise Unreadable(f"ffmpeg: {_said(error)}") from error
+        with container:
+            if not container.streams.audio:
+                raise Unreadable("ffmpeg: there is no audio stream in it")
+            yield container, container.streams.audio[0]
 
 
 def _errors() -> tuple[type[Exception], ...]:
@@ -193,8 +195,8 @@ def _promised_seconds(container: Any, stream: Any) -> Fraction | float | None:
     return None
 
 
-def _seconds_by_packets(path: Path) -> float:
-    with _open(path) as (container, stream):
+def _seconds_by_packets(recording: Recording) -> float:
+    with _open(recording) as (container, stream):
         return float(sum(packet.duration or 0 for packet in container.demux(stream)) * stream.time_base)
 
 

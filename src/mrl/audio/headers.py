@@ -8,13 +8,12 @@ their length where the decoders find it.
 
 from __future__ import annotations
 
-import os
 import struct
 from dataclasses import dataclass
-from pathlib import Path
 from typing import BinaryIO
 
 from mrl.audio.decoded import Unreadable, cut_off
+from mrl.audio.sources import Recording
 
 _MISSING_SECONDS = 0.01  # sloppy writers are off by a few bytes; less than this is not worth an error
 _STREAMED_WAV_BYTES = 0x7FFFF000  # writers to a pipe put this or more (or 0) where they cannot know the size
@@ -30,15 +29,15 @@ class HeaderFacts:
     length_stated: bool = True
 
 
-def inspect_header(path: Path) -> HeaderFacts:
+def inspect_header(recording: Recording) -> HeaderFacts:
     """Look at the container's own bookkeeping.
 
     Raises:
         Unreadable: the file is empty, is evidently no recording, or is a truncated WAV, Ogg or MP3 file.
         OSError: it cannot be opened.
     """
-    with path.open("rb") as stream:
-        size = os.fstat(stream.fileno()).st_size
+    size = recording.size
+    with recording.stream() as stream:
         head = stream.read(512)
         if size == 0:
             raise Unreadable("the file is empty (0 bytes)", final=True, mend="copy or fetch the file again")

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-import os
-import stat
-from pathlib import Path
 
 import numpy as np
 
 from mrl.audio import ffmpeg_decoder, soundfile_decoder
 from mrl.audio.decoded import AudioInfo, Decoded, Unreadable
 from mrl.audio.headers import HeaderFacts, inspect_header
+from mrl.audio.sources import AudioSource, Recording, find_recording
 from mrl.audio.windows import Waveform, Window
 from mrl.errors import AudioLoadingError, InputError
 
@@ -23,7 +21,7 @@ _MEND = "expected wav, flac, ogg, opus, mp3, m4a, webm or another format that ff
 
 
 def load_audio(
-    path: str | os.PathLike[str],
+    path: AudioSource,
     *,
     offset: float = 0.0,
     duration: float | None = None,
@@ -38,7 +36,7 @@ def load_audio(
     where decoding began: AAC fills noisy bands with random numbers, and Opus at speech bit rates differs by about -50 dB.
 
     Args:
-        path: the file.
+        path: the file, a stretch of a file (:class:`FileSlice`), or the encoded bytes themselves.
         offset: where to start, in seconds.
         duration: how much to read, in seconds; fewer are returned when the recording ends earlier. None: to the end.
         sample_rate: rate of the result in Hz.
@@ -78,7 +76,7 @@ def load_audio(
     return clipped
 
 
-def audio_info(path: str | os.PathLike[str]) -> AudioInfo:
+def audio_info(path: AudioSource) -> AudioInfo:
     """Length, sample rate and channels of a recording by its header, without decoding it.
 
     Files that do not state an exact length (raw AAC, MP3 without a header, live WebM) have their packets counted.
@@ -112,26 +110,19 @@ def _window(offset: float, duration: float | None, sample_rate: int) -> Window:
     return Window(float(offset), None if duration is None else float(duration), int(sample_rate))
 
 
-def _examine(path: str | os.PathLike[str]) -> tuple[Path, HeaderFacts]:
-    file = Path(path)
+def _examine(path: AudioSource) -> tuple[Recording, HeaderFacts]:
+    recording = find_recording(path)
     try:
-        mode = file.stat().st_mode
-        if stat.S_ISDIR(mode):
-            raise _error(file, ["this is a folder"], "give a file; find_audio_files lists the recordings in a folder")
-        if not stat.S_ISREG(mode):
-            raise _error(file, ["this is not a regular file"], "write the recording to a file first")
-        return file, inspect_header(file)
-    except FileNotFoundError as error:
-        raise _error(file, ["there is no such file"], "check the path") from error
-    except (OSError, ValueError) as error:  # ValueError: a null character in the path
+        return recording, inspect_header(recording)
+    except OSError as error:
         raise _error(
-            file, [f"it cannot be opened ({getattr(error, 'strerror', None) or error})"], "check the path and its permissions"
+            recording, [f"it cannot be opened ({error.strerror or error})"], "check the path and its permissions"
         ) from error
     except Unreadable as refusal:
-        raise _error(file, [refusal.reason], refusal.mend) from refusal
+        raise _error(recording, [refusal.reason], refusal.mend) from refusal
 
 
-def _refuse_unusable(file: Path, decoded: Decoded, allow_silence: bool) -> None:
+def _refuse_unusable(file: Recording, decoded: Decoded, allow_silence: bool) -> None:
     samples = decoded.samples
     peak = float(np.max(np.abs(samples)))
     if not math.isfinite(peak):
@@ -149,5 +140,5 @@ def _refuse_unusable(file: Path, decoded: Decoded, allow_silence: bool) -> None:
         raise _error(file, ["digital silence: every sample read is zero"], "leave it out, or read another part")
 
 
-def _error(file: Path, reasons: list[str], mend: str) -> AudioLoadingError:
-    return AudioLoadingError(f"{file}: {'; '.join(reasons)}; {mend or _MEND}")
+def _error(file: Recording, reasons: list[str], mend: str) -> AudioLoadingError:
+    return AudioLoadingError(f"{file.name}: {'; '.join(reasons)}; {mend or _MEND}")

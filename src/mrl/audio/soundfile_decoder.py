@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+import contextlib
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from mrl.audio.decoded import AudioInfo, Decoded, Unreadable, cut_off, past_the_end
+from mrl.audio.sources import Recording
 from mrl.audio.windows import Waveform, Window
 
 if TYPE_CHECKING:
@@ -17,49 +19,50 @@ _IMPLAUSIBLE_FRAMES = 2**48  # libsndfile reports the largest integer for a leng
 _BLOCK_FRAMES = 65536
 
 
-def decode(path: Path, window: Window) -> Decoded:
+def decode(recording: Recording, window: Window) -> Decoded:
     """Decode what ``window`` needs, by a seek where libsndfile seeks to the very sample (all but Ogg/Vorbis).
 
     Raises:
         Unreadable: not a format of libsndfile's, damaged, shorter than its header promises, or the window is past the end.
     """
-    with _open(path) as file:
+    with _open(recording) as file:
         start, wanted, stop = window.needed(file.samplerate)
         if wanted >= file.frames:
             raise past_the_end(window.offset, file.frames / file.samplerate)
         count = (file.frames if stop is None else min(stop, file.frames)) - start
-        samples = _read(file, start, count)
+        samples = _read(recording, file, start, count)
         if len(samples) < count:
             raise cut_off((start + len(samples)) / file.samplerate, file.frames / file.samplerate, "length in the header")
         mono: Waveform = samples[:, 0] if file.channels == 1 else samples.mean(axis=1, dtype=np.float32)
         return Decoded(mono, file.samplerate, bool(samples.any()))
 
 
-def info(path: Path) -> AudioInfo:
+def info(recording: Recording) -> AudioInfo:
     """Read length, rate and channels from the header."""
-    with _open(path) as file:
+    with _open(recording) as file:
         return AudioInfo(file.frames / file.samplerate, file.samplerate, file.channels)
 
 
-def _open(path: Path) -> soundfile.SoundFile:
+@contextlib.contextmanager
+def _open(recording: Recording) -> Iterator[soundfile.SoundFile]:
     import soundfile
 
-    try:
-        file = soundfile.SoundFile(str(path))
-    except (soundfile.SoundFileError, OSError, TypeError, ValueError) as error:  # TypeError: headerless formats such as .raw
-        raise Unreadable(f"soundfile: {_said(error)}") from error
-    if not 0 < file.frames < _IMPLAUSIBLE_FRAMES:
-        reason = "no samples in it" if file.frames <= 0 else "the length is not stated"
-        file.close()
-        raise Unreadable(f"soundfile: {reason}")
-    return file
+    with recording.for_library() as opened:
+        try:
+            file = soundfile.SoundFile(opened)
+        except (soundfile.SoundFileError, OSError, TypeError, ValueError) as error:  # TypeError: headerless formats such as .raw
+            raise Unreadable(f"soundfile: {_said(error)}") from error
+        with file:
+            if not 0 < file.frames < _IMPLAUSIBLE_FRAMES:
+                raise Unreadable(f"soundfile: {'no samples in it' if file.frames <= 0 else 'the length is not stated'}")
+            yield file
 
 
 def _said(error: Exception) -> str:
     return str(getattr(error, "error_string", "") or error or "damaged data").removeprefix("Error : ").rstrip(".")
 
 
-def _read(file: soundfile.SoundFile, start: int, count: int) -> Waveform:
+def _read(recording: Recording, file: soundfile.SoundFile, start: int, count: int) -> Waveform:
     """Read ``(count, channels)`` from ``start``, or fewer if the file ends."""
     import soundfile
 
@@ -76,19 +79,19 @@ def _read(file: soundfile.SoundFile, start: int, count: int) -> Waveform:
                 raise Unreadable(f"soundfile: seeking to sample {start} arrived at {arrived}")
         samples: Waveform = file.read(count, dtype="float32", always_2d=True)
     except (soundfile.SoundFileError, MemoryError) as error:
-        found = _decodable_frames(Path(file.name))
+        found = _decodable_frames(recording)
         said = "out of memory" if isinstance(error, MemoryError) else _said(error)
         rate = file.samplerate
         raise Unreadable(f"soundfile: {said} ({found / rate:.2f} s found of {file.frames / rate:.2f} s)") from error
     return samples
 
 
-def _decodable_frames(path: Path) -> int:
+def _decodable_frames(recording: Recording) -> int:
     """How far the file decodes from its start: only for the message about a damaged one."""
     import soundfile
 
     frames = 0
-    with soundfile.SoundFile(str(path)) as file:
+    with _open(recording) as file:
         try:
             while block := len(file.read(_BLOCK_FRAMES, dtype="float32", always_2d=True)):
                 frames += block
