@@ -9,15 +9,18 @@ from mrl.matryoshka.creation import (
     get_model_info,
     unfreeze_backbone,
 )
-from mrl.matryoshka.losses import MatryoshkaLoss, MatryoshkaLossOutput, SimilarityPreservationLoss
+from mrl.matryoshka.losses import MatryoshkaLoss, MatryoshkaLossOutput
 from mrl.matryoshka.model import ReDimNetMRL
+from mrl.matryoshka.no_class_loss import NoClassLoss
 from mrl.matryoshka.projection import MatryoshkaProjection
+from mrl.matryoshka.similarity_preservation import SimilarityPreservationLoss
 
 __all__ = [
     "AffineMap",
     "MatryoshkaLoss",
     "MatryoshkaLossOutput",
     "MatryoshkaProjection",
+    "NoClassLoss",
     "ReDimNetMRL",
     "SimilarityPreservationLoss",
     "create_mrl",

@@ -9,20 +9,17 @@ from typing import Any
 import torch
 
 from mrl.backbone import ReDimNet
+from mrl.dims import default_mrl_dims
 from mrl.errors import InputError
 from mrl.matryoshka.closed_form import data_free_rotation
 from mrl.matryoshka.model import BatchNormStatistics, ReDimNetMRL
 from mrl.pretrained import load_pretrained_redimnet
 
-DEFAULT_DIMS = (16, 32, 64, 128, 192, 256)
-
-
 def create_mrl(
     backbone: ReDimNet, *, embed_dim: int = 256, mrl_dims: Iterable[int] | None = None, freeze_backbone: bool = False
 ) -> ReDimNetMRL:
     """Put a Matryoshka head on a network; see :func:`create_mrl_from_pretrained` for the arguments."""
-    dims = [dim for dim in DEFAULT_DIMS if dim <= embed_dim] or [embed_dim]
-    model = ReDimNetMRL(backbone, embed_dim, dims if mrl_dims is None else mrl_dims)
+    model = ReDimNetMRL(backbone, embed_dim, default_mrl_dims(embed_dim) if mrl_dims is None else mrl_dims)
     model.projection.assign(data_free_rotation(backbone))
     if freeze_backbone:
         model.freeze_backbone()

@@ -1,6 +1,7 @@
 """Angular margins: how far a speaker's embedding must lie inside its own class before the loss is satisfied.
 
-AAM-Softmax (ArcFace): Deng et al., https://arxiv.org/abs/1801.07698. Sub-centres: Deng et al., ECCV 2020.
+Each function takes cosines and returns the moved cosines together with their slopes (the derivative of the one by the other), for
+losses that write down their own gradient. Margins are angles in radians.
 """
 
 from __future__ import annotations
@@ -9,49 +10,48 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 _COSINE_LIMIT = 1.0 - 1e-7
 
 
-def additive_angular_logits(cosines: Tensor, labels: Tensor, margin: float, scale: float) -> Tensor:
-    """Turn cosines into logits whose target angle is enlarged by ``margin``.
+def lowered(cosines: Tensor, margin: float) -> tuple[Tensor, Tensor]:
+    """Enlarge the angle by ``margin``: ``cos(angle + margin)``, for the embedding's own class (ArcFace, arXiv 1801.07698).
 
-    Args:
-        cosines: ``(batch, classes)`` between embeddings and classes.
-        labels: ``(batch,)`` class of each embedding.
-        margin: angle in radians; beyond an angle of ``pi - margin`` the target's logit goes on falling linearly, so that the
-            gradient never turns back.
-        scale: what cosines are multiplied by before the softmax.
+    Beyond an angle of ``pi - margin`` the result goes on falling linearly, so that the gradient never turns back.
 
     Returns:
-        ``(batch, classes)``.
+        The moved cosines and their slopes, of the shape of ``cosines``.
     """
     if margin == 0.0:
-        return scale * cosines
-    target = cosines.gather(1, labels.unsqueeze(1)).clamp(-_COSINE_LIMIT, _COSINE_LIMIT)
-    sine = (1.0 - target.square()).sqrt()
-    moved = target * math.cos(margin) - sine * math.sin(margin)
-    moved = torch.where(target > math.cos(math.pi - margin), moved, target - math.sin(math.pi - margin) * margin)
-    return scale * cosines.scatter(1, labels.unsqueeze(1), moved)
+        return cosines, torch.ones_like(cosines)
+    inside, sine, moves = _clamped(cosines)
+    cosine_of_margin, sine_of_margin = math.cos(margin), math.sin(margin)
+    turns = cosines <= math.cos(math.pi - margin)
+    moved = torch.where(turns, cosines - sine_of_margin * margin, inside * cosine_of_margin - sine * sine_of_margin)
+    slopes = torch.where(turns, 1.0, moves * (cosine_of_margin + inside / sine * sine_of_margin))
+    return moved, slopes
 
 
-def closest_subcenter(cosines: Tensor, num_subcenters: int) -> Tensor:
-    """``(batch, classes * num_subcenters)`` -> ``(batch, classes)``: each class is as near as its nearest sub-centre."""
-    if num_subcenters == 1:
-        return cosines
-    return cosines.view(len(cosines), -1, num_subcenters).amax(dim=2)
+def raised(cosines: Tensor, margin: float) -> tuple[Tensor, Tensor]:
+    """Diminish the angle by ``margin``: ``cos(angle - margin)``, for the classes of others.
+
+    At angles below ``margin`` the result goes on rising linearly: a class of another speaker that lies on the embedding itself
+    must still be pushed away.
+
+    Returns:
+        The moved cosines and their slopes, of the shape of ``cosines``.
+    """
+    if margin == 0.0:
+        return cosines, torch.ones_like(cosines)
+    inside, sine, moves = _clamped(cosines)
+    cosine_of_margin, sine_of_margin = math.cos(margin), math.sin(margin)
+    turns = cosines >= cosine_of_margin
+    moved = torch.where(turns, cosines + (1.0 - cosine_of_margin), inside * cosine_of_margin + sine * sine_of_margin)
+    slopes = torch.where(turns, 1.0, moves * (cosine_of_margin - inside / sine * sine_of_margin))
+    return moved, slopes
 
 
-def uninformed_loss(num_classes: int, margin: float, scale: float) -> float:
-    """Return the loss of embeddings orthogonal to every class: what a head that has learnt nothing starts from."""
-    penalty = scale * math.sin(margin)
-    return penalty + math.log(math.exp(-penalty) + num_classes - 1)
-
-
-def cross_entropy_and_accuracy(cosines: Tensor, labels: Tensor, margin: float, scale: float) -> tuple[Tensor, Tensor]:
-    """Return the mean loss with margin, and the share of utterances whose nearest class is their own, without margin."""
-    loss = functional.cross_entropy(additive_angular_logits(cosines, labels, margin, scale), labels)
-    with torch.no_grad():
-        accuracy = (cosines.argmax(dim=1) == labels).float().mean()
-    return loss, accuracy
+def _clamped(cosines: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Cosines kept off 1 and -1, where the slope has no bound; their sines; and 1 where they were not touched, else 0."""
+    inside = cosines.clamp(-_COSINE_LIMIT, _COSINE_LIMIT)
+    return inside, (1.0 - inside.square()).sqrt(), (inside == cosines).to(cosines.dtype)

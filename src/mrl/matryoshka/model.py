@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mrl.backbone import Audio, ReDimNet, ReDimNetConfig
+from mrl.backbone.inference_copy import fold_norm, refuse_copy
 from mrl.backbone.waveforms import as_batch
 from mrl.errors import CheckpointError, InputError, MRLError
 from mrl.matryoshka.affine import AffineMap, pretrained_map
@@ -149,6 +150,7 @@ class ReDimNetMRL(nn.Module):
         The pretrained embedding layer stays as it is, as the teacher. Running statistics of BatchNorm stay too unless
         ``batch_norm_statistics="update"``: fine-tuning on small or narrow data moves them away from what the weights expect.
         """
+        refuse_copy(self.backbone, "trained")
         if batch_norm_statistics not in ("frozen", "update"):
             raise InputError(f"batch_norm_statistics={batch_norm_statistics!r} is unknown; expected 'frozen' or 'update'")
         self.backbone_frozen = False
@@ -158,6 +160,8 @@ class ReDimNetMRL(nn.Module):
 
     def train(self, mode: bool = True) -> ReDimNetMRL:
         """Switch between training and evaluation; what is frozen stays in evaluation mode."""
+        if mode:
+            refuse_copy(self.backbone, "trained")
         super().train(mode)
         if self.backbone_frozen:
             self.backbone.eval()
@@ -173,6 +177,8 @@ class ReDimNetMRL(nn.Module):
     def _let_backbone_train(self) -> None:
         # The pretrained embedding layer takes no part in the output; a parameter without gradient would halt DDP.
         self.backbone.requires_grad_(False)
+        if self.backbone.inference_only:
+            return
         for parameter in self.backbone.trainable_parameters(head=False):
             parameter.requires_grad_(True)
 
@@ -190,6 +196,7 @@ class ReDimNetMRL(nn.Module):
 
         See :func:`mrl.matryoshka.fit_projection` for methods and options.
         """
+        refuse_copy(self.backbone, "fitted")
         features = self.backbone.normalise_pooled(pooled.to(self.device)).double().cpu()
         options.setdefault("embed_dim", self.embed_dim)
         options.setdefault("base", pretrained_map(self.backbone))
@@ -198,12 +205,36 @@ class ReDimNetMRL(nn.Module):
         return fitted
 
     @torch.no_grad()
+    def optimize_for_inference(
+        self, *, dtype: torch.dtype = torch.float32, compile: bool = False, pack: bool = True
+    ) -> ReDimNetMRL:
+        """Return a faster copy for inference with the same results; this model stays as it is.
+
+        See :meth:`ReDimNet.optimize_for_inference` for what is done and for the arguments. The copy cannot be trained or saved.
+
+        Raises:
+            InputError: a ``dtype`` that is not available on this processor.
+            TrainingError: this model is such a copy already.
+        """
+        result = ReDimNetMRL(
+            self.backbone.optimize_for_inference(dtype=dtype, compile=compile, pack=pack), self.embed_dim, self.mrl_dims
+        )
+        weight, bias = fold_norm(self.projection.weight, self.projection.bias, self.backbone.pooled_norm)
+        result.projection.weight.copy_(weight)
+        result.projection.bias.copy_(bias)
+        result.backbone_frozen = True
+        result.backbone_is_unmodified = self.backbone_is_unmodified
+        result.projection.requires_grad_(False)
+        return result.eval()
+
+    @torch.no_grad()
     def to_backbone(self) -> ReDimNet:
         """Return a plain ReDimNet (a copy) whose embedding is this model's full raw embedding.
 
         :meth:`ReDimNet.to_official` then gives it in the official format: this is how a model trained from scratch becomes a
         checkpoint to start from.
         """
+        refuse_copy(self.backbone, "converted")
         config = self.backbone.config.replace(embed_dim=self.embed_dim, embedding_norm=False, num_classes=None)
         result = ReDimNet(config).to(self.device)
         kept = {
@@ -223,6 +254,7 @@ class ReDimNetMRL(nn.Module):
             folder: made if absent.
             training: facts on the training (data, measured error rates) for the model card and ``config.json``.
         """
+        refuse_copy(self.backbone, "saved")
         description = {
             "embed_dim": self.embed_dim,
             "mrl_dims": list(self.mrl_dims),
