@@ -141,5 +141,7 @@ def test_the_key_changes_with_what_matters(corpus: Corpus) -> None:
         cache_key("w", corpus, SETTINGS, {"noise": 0.6}),
     }
     assert len(others | {key}) == 5
+    whole = {cache_key("w", corpus, ViewSettings(1, 0.3, crop, seed), {"noise": crop}) for crop in (0.1, 0.2) for seed in (1, 2)}
+    assert len(whole) == 1 and cache_key("w", corpus, ViewSettings(1, 0.4, 0.1, 1), {}) not in whole  # no crops, no difference
     with pytest.raises(InputError, match="at least one view"):
         ViewSettings(0, 1.0, 1.0, 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -14,9 +14,24 @@ from mrl.data.utterances import Corpus, Utterance
 from mrl.errors import AudioLoadingError, InputError
 
 Waveform = npt.NDArray[np.float32]
-AugmentFunction = Callable[[Waveform, int], Waveform]
-"""Takes a waveform (samples,) at 16 kHz and a seed; returns one of the same length. Must depend on nothing else."""
 
+
+class AugmentFunction(Protocol):
+    """Takes a waveform (samples,) at 16 kHz and a seed; returns one of the same length. Must depend on nothing else."""
+
+    def __call__(self, waveform: Waveform, seed: int, /) -> Waveform: ...
+
+
+@runtime_checkable
+class ChangesSpeed(AugmentFunction, Protocol):
+    """An augmentation that changes the speed too, which has to happen where the crop is cut."""
+
+    def draw_speed(self, rng: np.random.Generator) -> float:
+        """Return the speed at which to take the crop; 1 leaves it as it is."""
+        ...
+
+
+_SPEED = 3  # keeps the random stream of the speed apart from others of the same key
 _PLACES = 20  # random places of a recording to try before it is called silent
 
 
@@ -62,10 +77,8 @@ class CropDataset:
         Raises:
             AudioLoadingError: the recording cannot be read.
         """
-        random = np.random.default_rng((self.seed, draw.epoch, draw.position))
-        crop = random_crop(self.corpus.utterances[draw.utterance], self.crop_samples, random)
-        if self.augment is not None:
-            crop = self.augment(crop, int(random.integers(2**63)))
+        key = (self.seed, draw.epoch, draw.position)
+        crop = augmented_crop(self.corpus.utterances[draw.utterance], self.crop_samples, key, self.augment)
         return crop, self.corpus.labels[draw.utterance]
 
 
@@ -91,7 +104,7 @@ def seconds_of(utterance: Utterance, max_seconds: float) -> float:
     """
     seconds = utterance.seconds
     if seconds is None:
-        seconds = audio_info(utterance.path).seconds - utterance.start
+        seconds = audio_info(utterance.source).seconds - utterance.start
     return min(seconds / utterance.speed, max_seconds)
 
 
@@ -113,7 +126,7 @@ def random_crop(utterance: Utterance, samples: int, random: np.random.Generator)
     needed = samples / SAMPLE_RATE * utterance.speed
     length = utterance.seconds
     if length is None:
-        length = audio_info(utterance.path).seconds - utterance.start
+        length = audio_info(utterance.source).seconds - utterance.start
     slack = max(0.0, length - needed)
     for _ in range(_PLACES if slack else 1):
         offset = float(random.uniform(0.0, slack)) if slack else 0.0
@@ -121,6 +134,23 @@ def random_crop(utterance: Utterance, samples: int, random: np.random.Generator)
         if found.any():
             return fit_length(found, samples)
     raise AudioLoadingError(f"{utterance.path}: nothing but silence where crops were drawn; leave this file out")
+
+
+def augmented_crop(utterance: Utterance, samples: int, key: tuple[int, ...], augment: AugmentFunction | None) -> Waveform:
+    """Return a random crop of ``samples`` samples after augmentation; every random choice follows from ``key``.
+
+    Where the augmentation changes the speed, the crop is cut at that speed, so that its length stays. The speed has a random
+    stream of its own: all else is drawn as without it.
+
+    Raises:
+        AudioLoadingError: see :func:`random_crop`; or a file of the augmentation cannot be read.
+    """
+    if isinstance(augment, ChangesSpeed):
+        speed = augment.draw_speed(np.random.default_rng((*key, _SPEED)))
+        utterance = dataclasses.replace(utterance, speed=utterance.speed * speed)
+    random = np.random.default_rng(key)
+    crop = random_crop(utterance, samples, random)
+    return crop if augment is None else augment(crop, int(random.integers(2**63)))
 
 
 def fit_length(audio: Waveform, samples: int) -> Waveform:
@@ -132,5 +162,5 @@ def fit_length(audio: Waveform, samples: int) -> Waveform:
 
 def _read(utterance: Utterance, offset: float, seconds: float, *, allow_silence: bool = False) -> Waveform:
     start = utterance.start + offset
-    audio = load_audio(utterance.path, offset=start, duration=seconds, allow_silence=allow_silence)
+    audio = load_audio(utterance.source, offset=start, duration=seconds, allow_silence=allow_silence)
     return audio if utterance.speed == 1.0 else change_speed(audio, utterance.speed)

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from mrl.audio import find_audio_files
-from mrl.data.utterances import Corpus, Utterance
+from mrl.data.utterances import UNKNOWN_SPEAKER, Corpus, Utterance
 from mrl.errors import DataError
 
 
@@ -34,4 +34,16 @@ def scan_speaker_folders(root: str | os.PathLike[str]) -> Corpus:
         raise DataError(
             f"no recordings in the {len(speakers)} subfolders of {folder}; expected wav, flac, m4a or other audio files"
         )
+    return Corpus.of(utterances)
+
+
+def scan_recordings(root: str | os.PathLike[str]) -> Corpus:
+    """Return all recordings under ``root``, at any depth, as a corpus whose speakers are not known.
+
+    Raises:
+        DataError: ``root`` does not exist or has no recordings in it.
+    """
+    utterances = [Utterance(path, UNKNOWN_SPEAKER) for path in find_audio_files(root)]
+    if not utterances:
+        raise DataError(f"no recordings in {root}; expected wav, flac, m4a or other audio files")
     return Corpus.of(utterances)

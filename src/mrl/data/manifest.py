@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mrl.data.utterances import Corpus, Utterance
+from mrl.data.utterances import UNKNOWN_SPEAKER, Corpus, Utterance
 from mrl.errors import DataError, MissingDependencyError
+from mrl.files import atomic_path
 
 FilterValue = str | int | float | bool | Sequence[str | int | float | bool]
 MANIFEST_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -22,6 +23,7 @@ def read_manifest(
     *,
     root: str | os.PathLike[str] | None = None,
     where: Mapping[str, FilterValue] | None = None,
+    unlabelled: bool = False,
 ) -> Corpus:
     """Read a manifest with the columns ``path`` and ``speaker``.
 
@@ -33,6 +35,7 @@ def read_manifest(
         root: folder that relative paths start from; by default the manifest's own folder.
         where: keep only rows whose column equals the value, or one of the values: ``{"part": "train", "corpus": ["a", "b"]}``.
             Values are compared as text.
+        unlabelled: there need be no column ``speaker``; if there is one, it is not read.
 
     A column ``corpus`` becomes part of the speaker's name (``corpus/speaker``), because corpora number their speakers alike.
 
@@ -42,10 +45,28 @@ def read_manifest(
     """
     source = Path(path)
     base = Path(root) if root is not None else source.parent
+    if unlabelled:
+        rows = filtered_rows(source, where, required=("path",))
+        nobody = {"speaker": UNKNOWN_SPEAKER, "corpus": None}
+        return Corpus.of(utterance_of({**row, **nobody}, base, place) for place, row in rows)
+    return Corpus.of(utterance_of(row, base, place) for place, row in filtered_rows(source, where))
+
+
+def filtered_rows(
+    path: str | os.PathLike[str],
+    where: Mapping[str, FilterValue] | None = None,
+    *,
+    required: Sequence[str] = ("path", "speaker"),
+) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the rows that pass the filter of :func:`read_manifest`, each with its place; all have the ``required`` columns.
+
+    Raises:
+        DataError, MissingDependencyError: see :func:`read_manifest`.
+    """
+    source = Path(path)
     wanted = {column: _as_texts(value) for column, value in (where or {}).items()}
-    utterances: list[Utterance] = []
     seen: dict[str, set[str]] = {column: set() for column in wanted}
-    rows = 0
+    rows = passed = 0
     columns: list[str] = []
     for place, row in manifest_rows(source):
         rows += 1
@@ -55,19 +76,19 @@ def read_manifest(
                 values.add(str(row[column]))
         if any(str(row.get(column)) not in values for column, values in wanted.items()):
             continue
-        for column in ("path", "speaker"):
+        for column in required:
             if row.get(column) in (None, ""):
                 raise DataError(f"{place}: no value in column {column!r} (columns here: {', '.join(columns)})")
-        utterances.append(_utterance(row, base, place))
+        passed += 1
+        yield place, row
     if not rows:
         raise DataError(f"manifest {source} has no rows")
-    if not utterances:
+    if not passed:
         absent = [column for column, values in seen.items() if not values]
         if absent:
             raise DataError(f"no row of {source} has a value in column {absent[0]!r} (columns here: {', '.join(columns)})")
         found = "; ".join(f"{column}: {', '.join(sorted(values)[:8])}" for column, values in seen.items())
         raise DataError(f"none of the {rows} rows of {source} passes the filter {dict(where or {})} (values found: {found})")
-    return Corpus.of(utterances)
 
 
 def _as_texts(value: FilterValue) -> frozenset[str]:
@@ -76,7 +97,12 @@ def _as_texts(value: FilterValue) -> frozenset[str]:
     return frozenset(str(one) for one in value)
 
 
-def _utterance(row: Mapping[str, Any], base: Path, place: str) -> Utterance:
+def utterance_of(row: Mapping[str, Any], base: Path, place: str) -> Utterance:
+    """Return the utterance that a row describes; ``place`` is named in errors.
+
+    Raises:
+        DataError: a number is none.
+    """
     corpus = row.get("corpus")
     session = row.get("session")
     length_column = "duration" if row.get("duration") not in (None, "") else "seconds"
@@ -168,3 +194,77 @@ def _parquet_rows(source: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
                     yield f"{source} row {number}", row
     except (ArrowException, OSError) as error:
         raise DataError(f"manifest {source} cannot be read as Parquet: {error}") from error
+
+
+def write_manifest(
+    path: str | os.PathLike[str], rows: Sequence[Mapping[str, Any]], *, columns: Sequence[str] | None = None
+) -> None:
+    """Write rows as a manifest, atomically; :func:`manifest_rows` reads back what was written (CSV and TSV as text).
+
+    Args:
+        path: its suffix names the format: ``.csv``, ``.tsv``, ``.jsonl`` or ``.parquet``.
+        rows: column -> text, number or None; a column may be absent.
+        columns: which columns, in this order; by default all that have a value, in order of first appearance.
+
+    Raises:
+        DataError: unknown suffix, or a text that the format cannot hold.
+        MissingDependencyError: a Parquet file without pyarrow.
+        OSError: the file cannot be written; one that was there before is as it was.
+    """
+    target = Path(path)
+    suffix = target.suffix.lower()
+    if suffix not in MANIFEST_SUFFIXES:
+        raise DataError(f"manifest {target} has the suffix {target.suffix!r}; expected {', '.join(MANIFEST_SUFFIXES)}")
+    names = list(columns) if columns is not None else _used_columns(rows)
+    with atomic_path(target) as temporary:
+        try:
+            if suffix == ".parquet":
+                _write_parquet(temporary, rows, names)
+            elif suffix == ".jsonl":
+                _write_jsonl(temporary, rows, names)
+            else:
+                _write_table(temporary, rows, names, "\t" if suffix == ".tsv" else ",")
+        except UnicodeEncodeError as error:
+            text = error.object.encode("utf-8", "backslashreplace").decode()
+            raise DataError(
+                f"{target.name}: {text!r} is not valid Unicode (a file name of another encoding); rename it"
+            ) from error
+
+
+def _used_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    found: dict[str, None] = {}
+    for row in rows:
+        found.update((name, None) for name, value in row.items() if value is not None)
+    return list(found)
+
+
+def _write_jsonl(path: Path, rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
+    with path.open("w", encoding="utf-8") as stream:
+        for row in rows:
+            kept = {name: row[name] for name in names if row.get(name) is not None}
+            stream.write(json.dumps(kept, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def _write_table(path: Path, rows: Sequence[Mapping[str, Any]], names: Sequence[str], delimiter: str) -> None:
+    with path.open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.writer(stream, delimiter=delimiter, lineterminator="\n")
+        writer.writerow(names)
+        for row in rows:
+            values = ["" if row.get(name) is None else row[name] for name in names]
+            for value in values:
+                if isinstance(value, str) and any(character in value for character in "\r\n\0"):
+                    raise DataError(f"{value!r} has a line break or null character in it; rename it, or write .jsonl or .parquet")
+            writer.writerow(values)
+
+
+def _write_parquet(path: Path, rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:
+    try:
+        from pyarrow import ArrowException, Table, parquet
+    except ImportError as error:
+        raise MissingDependencyError(
+            'writing Parquet needs pyarrow: pip install "redimnet-mrl[parquet]", or write .jsonl or .csv'
+        ) from error
+    try:
+        parquet.write_table(Table.from_pydict({name: [row.get(name) for row in rows] for name in names}), path)
+    except ArrowException as error:
+        raise DataError(f"{path.suffix} cannot hold these values: {error}") from error

@@ -21,7 +21,7 @@ import numpy.typing as npt
 import torch
 
 from mrl.audio import SAMPLE_RATE
-from mrl.data.crops import AugmentFunction, Waveform, random_crop, read_whole, seconds_of
+from mrl.data.crops import AugmentFunction, Waveform, augmented_crop, read_whole, seconds_of
 from mrl.data.loading import Batch, group_by_seconds, load_batches
 from mrl.data.utterances import Corpus
 from mrl.errors import DataError, InputError
@@ -78,11 +78,8 @@ class ViewSource:
         utterance, label = self._corpus.utterances[view.utterance], self._corpus.labels[view.utterance]
         if view.view == 0:
             return read_whole(utterance, self._settings.max_seconds), label
-        random = np.random.default_rng((self._settings.seed, view.utterance, view.view))
-        crop = random_crop(utterance, round(self._settings.crop_seconds * SAMPLE_RATE), random)
-        if self._augment is not None:
-            crop = self._augment(crop, int(random.integers(2**63)))
-        return crop, label
+        key = (self._settings.seed, view.utterance, view.view)
+        return augmented_crop(utterance, round(self._settings.crop_seconds * SAMPLE_RATE), key, self._augment), label
 
 
 class PooledCache:
@@ -158,7 +155,8 @@ def cache_key(weights_hash: str, corpus: Corpus, settings: ViewSettings, augment
         "shard_utterances": _SHARD_UTTERANCES,
         "weights": weights_hash,
         "corpus": corpus.fingerprint(),
-        "views": dataclasses.asdict(settings),
+        # length and seed of the crops, and what is done to them, are nothing to the clean whole utterances
+        "views": dataclasses.asdict(settings) if settings.views > 1 else {"views": 1, "max_seconds": settings.max_seconds},
         "augmentation": augmentation if settings.views > 1 else {},
     }
     return hashlib.sha256(json.dumps(described, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from mrl.data.crops import Draw
+from mrl.data.shard_sampler import ShardSampler
+from mrl.data.speaker_groups import draw_groups, members_by_session
 from mrl.data.utterances import Corpus
 from mrl.errors import InputError
 
@@ -18,18 +20,44 @@ class SpeakerBalancedSampler:
     different speakers as it can. A speaker's utterances are taken in random order without repetition; the count goes on from
     epoch to epoch, so that in the long run every utterance is used equally often among those of its speaker.
 
+    With ``crops_per_speaker`` above 1 a round draws that many times from each speaker in turn, so that contrastive losses find
+    positives: see :func:`mrl.data.speaker_groups.draw_groups` for which utterances make up such a group.
+
     Args:
         corpus: what to draw from.
         seed: seed of all random order.
-        draws_per_speaker: per epoch; by default about as many as makes the epoch as long as the corpus.
+        draws_per_speaker: per epoch, a multiple of ``crops_per_speaker``; by default about as many as makes the epoch as long as
+            the corpus.
+        crops_per_speaker: consecutive draws of one speaker.
+        session_aware: let these be of different sessions where the speaker has several.
     """
 
-    def __init__(self, corpus: Corpus, *, seed: int = 0, draws_per_speaker: int | None = None) -> None:
+    def __init__(
+        self,
+        corpus: Corpus,
+        *,
+        seed: int = 0,
+        draws_per_speaker: int | None = None,
+        crops_per_speaker: int = 1,
+        session_aware: bool = True,
+    ) -> None:
         if draws_per_speaker is not None and draws_per_speaker < 1:
             raise InputError(f"draws_per_speaker must be 1 or more (found {draws_per_speaker})")
+        if crops_per_speaker < 1 or (draws_per_speaker or 0) % crops_per_speaker:
+            raise InputError(
+                f"crops_per_speaker must be 1 or more and divide draws_per_speaker (found {crops_per_speaker} "
+                f"and {draws_per_speaker})"
+            )
         self._members = corpus.indices_by_speaker()
         self._seed = seed
-        self.draws_per_speaker = draws_per_speaker or max(1, round(len(corpus) / len(corpus.speakers)))
+        groups = max(1, round(len(corpus) / len(corpus.speakers) / crops_per_speaker))
+        self.draws_per_speaker = draws_per_speaker or groups * crops_per_speaker
+        self.crops_per_speaker = crops_per_speaker
+        self._sessions = (
+            [members_by_session(corpus, members) if session_aware else [members] for members in self._members]
+            if crops_per_speaker > 1
+            else []
+        )
 
     def __len__(self) -> int:
         return self.draws_per_speaker * len(self._members)
@@ -37,12 +65,20 @@ class SpeakerBalancedSampler:
     def epoch(self, epoch: int) -> list[Draw]:
         """Return all draws of one epoch in order."""
         draws: list[Draw] = []
-        chosen = [self._utterances(speaker, epoch) for speaker in range(len(self._members))]
-        for number in range(self.draws_per_speaker):
+        chosen = [self._groups(speaker, epoch) for speaker in range(len(self._members))]
+        for number in range(self.draws_per_speaker // self.crops_per_speaker):
             order = np.random.default_rng((self._seed, epoch, number, _ORDER)).permutation(len(self._members))
             for speaker in order:
-                draws.append(Draw(chosen[speaker][number], epoch, len(draws)))
+                for utterance in chosen[speaker][number]:
+                    draws.append(Draw(utterance, epoch, len(draws)))
         return draws
+
+    def _groups(self, speaker: int, epoch: int) -> list[list[int]]:
+        if self.crops_per_speaker == 1:
+            return [[utterance] for utterance in self._utterances(speaker, epoch)]
+        random = np.random.default_rng((self._seed, speaker, epoch, _GROUPS))
+        count = self.draws_per_speaker // self.crops_per_speaker
+        return draw_groups(self._sessions[speaker], self.crops_per_speaker, count, random)
 
     def _utterances(self, speaker: int, epoch: int) -> list[int]:
         members = self._members[speaker]
@@ -74,36 +110,51 @@ class UtteranceSampler:
         return [Draw(utterance, epoch, position) for position, utterance in enumerate(order)]
 
 
-Sampler = SpeakerBalancedSampler | UtteranceSampler
+Sampler = SpeakerBalancedSampler | UtteranceSampler | ShardSampler
 
-_ORDER, _CYCLE = 1, 2  # keep the streams of random numbers apart
+_ORDER, _CYCLE, _GROUPS = 1, 2, 5  # keep the streams of random numbers apart
 
 
 def split_updates(
-    draws: Sequence[Draw], *, batch_size: int, accumulation_steps: int = 1, rank: int = 0, world_size: int = 1, start: int = 0
+    draws: Sequence[Draw],
+    *,
+    batch_size: int,
+    accumulation_steps: int = 1,
+    rank: int = 0,
+    world_size: int = 1,
+    start: int = 0,
+    group_size: int = 1,
 ) -> list[tuple[int, list[list[Draw]]]]:
     """Cut an epoch's draws into optimizer updates, and this process's part of each into batches.
 
     An update takes ``batch_size * accumulation_steps * world_size`` draws; the last one takes what is left. Within an update the
-    processes take every ``world_size``-th draw, so that together they take each draw exactly once, in whatever number they are.
+    processes take every ``world_size``-th group of draws, so that together they take each draw exactly once, in whatever number
+    they are.
 
     Args:
         draws: the epoch in global order.
         start: how many draws of it are already done (resume).
+        group_size: so many consecutive draws stay together in one batch (the crops of one speaker); divides ``batch_size``.
 
     Returns:
         For each update the number of draws that all processes take together, and this process's batches (none, if
-        fewer draws than processes are left).
+        fewer groups than processes are left).
     """
     if not (0 <= rank < world_size and batch_size >= 1 and accumulation_steps >= 1 and 0 <= start <= len(draws)):
         raise InputError(
             f"cannot split {len(draws)} draws from {start} into batches of {batch_size} x {accumulation_steps} "
             f"for rank {rank} of {world_size}"
         )
+    if group_size < 1 or any(number % group_size for number in (batch_size, start, len(draws))):
+        raise InputError(
+            f"groups of {group_size} draws must divide the batch size, the draws and those done "
+            f"(found {batch_size}, {len(draws)} and {start})"
+        )
     together = batch_size * accumulation_steps * world_size
     updates = []
     for first in range(start, len(draws), together):
         taken = draws[first : first + together]
-        mine = taken[rank::world_size]
-        updates.append((len(taken), [list(mine[at : at + batch_size]) for at in range(0, len(mine), batch_size)]))
+        groups = range(rank * group_size, len(taken), world_size * group_size)
+        mine = [draw for at in groups for draw in taken[at : at + group_size]]
+        updates.append((len(taken), [mine[at : at + batch_size] for at in range(0, len(mine), batch_size)]))
     return updates

@@ -1,0 +1,61 @@
+"""``mrl data check``: decode everything that a manifest names."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from mrl.cli.trials import ColumnValue
+
+
+@click.command()
+@click.argument("manifest", type=click.Path(path_type=Path))
+@click.option("--root", type=click.Path(path_type=Path), help="Folder that relative paths start from; the manifest's own.")
+@click.option("--where", type=ColumnValue(), multiple=True, help="Only rows with this COLUMN=VALUE; may be given several times.")
+@click.option("--min-seconds", type=float, default=0.0, show_default=True, help="Shorter utterances are too short.")
+@click.option("--silence-db", type=float, default=-60.0, show_default=True, help="Utterances that stay below are silent, dB.")
+@click.option(
+    "--max-clipped", type=float, help="Utterances with more than this share of samples at full scale are clipped, 0 to 1."
+)
+@click.option("--num-workers", type=int, help="Processes; one per processor by default.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.pass_context
+def command(
+    ctx: click.Context,
+    manifest: Path,
+    root: Path | None,
+    where: tuple[tuple[str, str], ...],
+    min_seconds: float,
+    silence_db: float,
+    max_clipped: float | None,
+    num_workers: int | None,
+    as_json: bool,
+) -> None:
+    """Decode every utterance of a manifest and list what is wrong; the exit status is 1 if anything is."""
+    from mrl.data.checking import check_manifest
+    from mrl.data.faults import Limits
+
+    filters: dict[str, list[str]] = {}
+    for column, value in where:
+        filters.setdefault(column, []).append(value)
+    found = check_manifest(
+        manifest,
+        root=root,
+        where=filters,
+        limits=Limits(min_seconds, silence_db, max_clipped),
+        num_workers=num_workers,
+    )
+    if as_json:
+        click.echo(json.dumps(found.to_dict(), indent=2))
+    else:
+        for one in found.faulty:
+            place = f"{one.path}" if not one.start else f"{one.path} from {one.start:g} s"
+            click.echo(f"{one.kind}: {place} ({one.speaker}): {one.reason}")
+        hours = f"{found.seconds / 3600:,.2f} hours"
+        click.echo(
+            f"{manifest}: {found.utterances:,} utterances of {found.speakers:,} speakers, {hours}, {len(found.faulty):,} faulty"
+        )
+    if found.faulty:
+        ctx.exit(1)

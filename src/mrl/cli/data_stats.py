@@ -1,0 +1,42 @@
+"""``mrl data stats``: what a manifest holds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import click
+
+from mrl.cli.trials import ColumnValue
+
+
+@click.command()
+@click.argument("manifest", type=click.Path(path_type=Path))
+@click.option("--root", type=click.Path(path_type=Path), help="Folder that relative paths start from; the manifest's own.")
+@click.option("--where", type=ColumnValue(), multiple=True, help="Only rows with this COLUMN=VALUE; may be given several times.")
+@click.option("--num-workers", type=int, help="Processes that read headers; one per processor by default.")
+@click.option("--plot", type=click.Path(path_type=Path), help="Also draw histograms into this file (.png, .svg, .pdf).")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def command(
+    manifest: Path,
+    root: Path | None,
+    where: tuple[tuple[str, str], ...],
+    num_workers: int | None,
+    plot: Path | None,
+    as_json: bool,
+) -> None:
+    """Count speakers, sessions, utterances and hours; show how lengths are spread.
+
+    Recordings are opened only where the manifest does not state their length and sample rate.
+    """
+    from mrl.data.statistics import manifest_statistics, statistics_lines
+
+    filters: dict[str, list[str]] = {}
+    for column, value in where:
+        filters.setdefault(column, []).append(value)
+    found = manifest_statistics(manifest, root=root, where=filters, num_workers=num_workers)
+    click.echo(json.dumps(found.to_dict(), indent=2) if as_json else "\n".join(statistics_lines(found)))
+    if plot is not None:
+        from mrl.data.statistics_plot import plot_statistics
+
+        plot_statistics(found, plot, title=manifest.name)

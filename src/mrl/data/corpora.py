@@ -1,0 +1,235 @@
+"""What lies in a folder or stands in a manifest: recordings with speaker, session and corpus, found by the corpus's layout."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from mrl.audio import find_audio_files
+from mrl.audio.examining import Stretch
+from mrl.data.manifest import MANIFEST_SUFFIXES, FilterValue, filtered_rows, utterance_of
+from mrl.data.speaker_names import public_name
+from mrl.data.utterances import Corpus, Utterance
+from mrl.errors import DataError, InputError
+
+_PUBLIC = {
+    "voxceleb": ("voxceleb1", "voxceleb2"),
+    "voxceleb1": ("voxceleb1",),
+    "voxceleb2": ("voxceleb2",),
+    "cnceleb": ("cnceleb1", "cnceleb2"),
+    "cnceleb1": ("cnceleb1",),
+    "cnceleb2": ("cnceleb2",),
+    "voxblink2": ("voxblink2",),
+}
+CORPORA = ("auto", "folders", "manifest", *_PUBLIC)
+"""Layouts that :func:`find_recordings` knows by name."""
+
+_MANIFEST_COLUMNS = frozenset({"path", "speaker", "start", "duration", "seconds", "session", "corpus", "sample_rate"})
+
+
+@dataclass(frozen=True, slots=True)
+class Recording:
+    """One utterance as it was found.
+
+    Attributes:
+        path: the file.
+        speaker: its name within ``corpus``.
+        session: where known.
+        corpus: where known; it becomes part of the speaker's name when the manifest is read.
+        start, seconds: the stretch, where a manifest gave one; ``seconds`` None is to the end.
+        sample_rate: Hz, where a manifest states it.
+        columns: further columns of the manifest to be written.
+    """
+
+    path: Path
+    speaker: str
+    session: str | None = None
+    corpus: str | None = None
+    start: float = 0.0
+    seconds: float | None = None
+    sample_rate: int | None = None
+    columns: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def full_speaker(self) -> str:
+        """The speaker's name over all corpora, as :func:`read_manifest` will give it."""
+        return self.speaker if self.corpus is None else f"{self.corpus}/{self.speaker}"
+
+    @property
+    def stretch(self) -> Stretch:
+        """What is to be examined."""
+        return Stretch(self.path, self.start, self.seconds)
+
+
+@dataclass(frozen=True)
+class FoundRecordings:
+    """The recordings of a source, sorted by speaker and path.
+
+    Attributes:
+        layout: name of the layout they were read by.
+        recordings: those that fit it.
+        passed_over: recordings that do not, or that belong to another corpus or split.
+    """
+
+    layout: str
+    recordings: tuple[Recording, ...]
+    passed_over: tuple[Path, ...] = ()
+
+    def corpus(self) -> Corpus:
+        """Return them as a corpus.
+
+        Raises:
+            DataError: the same stretch of the same file is listed twice.
+        """
+        return Corpus.of(
+            Utterance(one.path, one.full_speaker, one.start, one.seconds, session=one.session) for one in self.recordings
+        )
+
+
+def find_recordings(
+    source: str | os.PathLike[str],
+    *,
+    corpus: str = "auto",
+    split: str | None = None,
+    root: str | os.PathLike[str] | None = None,
+    where: Mapping[str, FilterValue] | None = None,
+    trust_lengths: bool = False,
+) -> FoundRecordings:
+    """Return the recordings of a corpus; nothing is opened but folders, or the manifest.
+
+    Layouts: ``voxceleb1`` and ``voxceleb2`` (``idXXXXX/VIDEO/UTTERANCE`` at any depth: ``wav/``, ``dev/aac/`` and ``test/aac/``
+    alike; ``voxceleb`` is both), ``cnceleb1``, ``cnceleb2`` and ``cnceleb`` (``data/idXXXXX/GENRE-XX-YYY`` and the evaluation
+    part; the session is genre and number), ``voxblink2`` (``idXXXXXX/VIDEO/UTTERANCE``), ``folders`` (each direct subfolder is a
+    speaker, its first folder level the session) and ``manifest``. ``auto`` takes a file for a manifest, and of a folder the
+    public layout that more than half of the recordings have, or else ``folders``.
+
+    Args:
+        source: folder or manifest.
+        corpus: one of :data:`CORPORA`.
+        split: keep only this part, ``dev`` or ``test``, of a public corpus.
+        root: folder that a manifest's relative paths start from; by default its own.
+        where: keep only rows of a manifest, as in :func:`read_manifest`.
+        trust_lengths: take a manifest's column ``seconds`` for the length of the utterance, as training does. Otherwise a
+            recording without ``start`` and ``duration`` is meant whole, and its length is found anew.
+
+    Raises:
+        InputError: no such layout, or options that do not fit it.
+        DataError: the source is absent, holds no recordings, or none of that layout.
+    """
+    if corpus not in CORPORA:
+        raise InputError(f"corpus is {corpus!r}, expected one of {', '.join(CORPORA)}")
+    if split not in (None, "dev", "test"):
+        raise InputError(f"split is {split!r}, expected dev or test")
+    place = Path(source)
+    if corpus == "manifest" or (corpus == "auto" and (place.is_file() or place.suffix.lower() in MANIFEST_SUFFIXES)):
+        if split is not None:
+            raise InputError("split is for VoxCeleb and CN-Celeb; choose rows of a manifest by where")
+        return _from_manifest(place, root, where, trust_lengths)
+    if root is not None or where:
+        raise InputError(f"root and where belong to a manifest; {place} is read as a folder")
+    files = find_audio_files(place)
+    if not files:
+        raise DataError(f"{place}: no recordings in this folder or below it; expected wav, flac, m4a or other audio files")
+    if corpus == "auto":
+        corpus = _layout_of(files, place)
+    if corpus == "folders":
+        if split is not None:
+            raise InputError(
+                f"split is for VoxCeleb and CN-Celeb; {place} is read as one folder per speaker: give the folder of the split"
+            )
+        return _from_folders(files, place)
+    return _from_public(files, place, corpus, split)
+
+
+def _layout_of(files: Sequence[Path], root: Path) -> str:
+    counts: dict[str, int] = {}
+    for file in files:
+        name = public_name(_below(file, root))
+        if name is not None:
+            counts[name.family] = counts.get(name.family, 0) + 1
+    family = max(counts, key=counts.__getitem__, default=None)
+    return family if family is not None and 2 * counts[family] > len(files) else "folders"
+
+
+def _below(file: Path, root: Path) -> Path:
+    """The path below ``root``, with the root's own name before it: the root may be a speaker's folder, or dev or test."""
+    top = root.absolute()
+    return Path(*top.parts[-3:]) / file.relative_to(root)
+
+
+def _from_public(files: Sequence[Path], root: Path, layout: str, split: str | None) -> FoundRecordings:
+    found: list[Recording] = []
+    passed_over: list[Path] = []
+    for file in files:
+        name = public_name(_below(file, root))
+        if name is None or name.corpus not in _PUBLIC[layout] or (split is not None and name.split != split):
+            passed_over.append(file)
+            continue
+        told = {"genre": name.genre, "split": name.split}
+        columns = {column: value for column, value in told.items() if value is not None}
+        found.append(Recording(file, name.speaker, name.session, name.corpus, columns=columns))
+    if not found:
+        part = "" if split is None else f" in the part {split!r}"
+        raise DataError(
+            f"none of the {len(files):,} recordings below {root} is named as {layout} does{part}, the first is {files[0]}; "
+            "use --corpus folders if each subfolder is a speaker"
+        )
+    return FoundRecordings(layout, tuple(sorted(found, key=_order)), tuple(passed_over))
+
+
+def _from_folders(files: Sequence[Path], root: Path) -> FoundRecordings:
+    found: list[Recording] = []
+    passed_over: list[Path] = []
+    for file in files:
+        parts = file.relative_to(root).parts
+        if len(parts) < 2:
+            passed_over.append(file)
+        else:
+            found.append(Recording(file, parts[0], parts[1] if len(parts) > 2 else None))
+    if not found:
+        raise DataError(f"all {len(files):,} recordings lie in {root} itself; expected one subfolder per speaker")
+    return FoundRecordings("folders", tuple(sorted(found, key=_order)), tuple(passed_over))
+
+
+def _from_manifest(
+    path: Path, root: str | os.PathLike[str] | None, where: Mapping[str, FilterValue] | None, trust_lengths: bool
+) -> FoundRecordings:
+    base = Path(root) if root is not None else path.parent
+    found: list[Recording] = []
+    for place, row in filtered_rows(path, where):
+        one = utterance_of(row, base, place)
+        corpus = row.get("corpus")
+        columns = {name: value for name, value in row.items() if name not in _MANIFEST_COLUMNS and value not in (None, "")}
+        found.append(
+            Recording(
+                one.path,
+                str(row["speaker"]),
+                one.session,
+                str(corpus) if corpus not in (None, "") else None,
+                one.start,
+                one.seconds if trust_lengths or one.start or row.get("duration") not in (None, "") else None,
+                _sample_rate(row, place),
+                columns,
+            )
+        )
+    return FoundRecordings("manifest", tuple(sorted(found, key=_order)))
+
+
+def _sample_rate(row: Mapping[str, Any], place: str) -> int | None:
+    value = row.get("sample_rate")
+    if value in (None, ""):
+        return None
+    try:
+        rate = int(value)
+    except (TypeError, ValueError):
+        rate = 0
+    if rate < 1:
+        raise DataError(f"{place}: sample_rate is {value!r}; expected Hz, such as 16000")
+    return rate
+
+
+def _order(one: Recording) -> tuple[str, str, float]:
+    return (one.full_speaker, str(one.path), one.start)

@@ -1,0 +1,117 @@
+"""Speakers that are trained on and evaluated on: what makes error rates look better than they are."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path, PurePath, PurePosixPath
+
+from mrl.data.speaker_names import VOXCELEB1, VOXCELEB1_TEST, public_name
+from mrl.data.utterances import Corpus, Utterance
+
+_EXAMPLES = 5
+_FAMILIES = {
+    "voxceleb": "voxceleb",
+    "vox1": "voxceleb",
+    "vox2": "voxceleb",
+    "cnceleb": "cnceleb",
+    "cnc": "cnceleb",
+    "voxblink2": "voxblink2",
+    "vb2": "voxblink2",
+}  # what corpora are called, in small letters and without hyphens -> whose numbers their speakers have
+
+
+@dataclass(frozen=True)
+class SpeakerOverlap:
+    """Speakers of a corpus that trials name as well, sorted, by their names in the corpus.
+
+    Attributes:
+        certain: the same number of the same public corpus, or the same speaker's folder on the same disk.
+        by_name: only the folder's name is the same, which may be another person.
+        voxceleb1_dev, voxceleb1_test: how many of the certain ones are of these parts of VoxCeleb1.
+        speakers: how many speakers the corpus has.
+    """
+
+    certain: tuple[str, ...]
+    by_name: tuple[str, ...]
+    voxceleb1_dev: int
+    voxceleb1_test: int
+    speakers: int
+
+    @property
+    def all(self) -> tuple[str, ...]:
+        """Both kinds."""
+        return tuple(sorted((*self.certain, *self.by_name)))
+
+    def describe(self, names: Iterable[str] | None = None) -> str:
+        """Return one line that says who and, for VoxCeleb1, why; ``names`` are told of instead of all."""
+        chosen = sorted(self.all if names is None else names)
+        examples = ", ".join(chosen[:_EXAMPLES]) + (", ..." if len(chosen) > _EXAMPLES else "")
+        text = f"{len(chosen):,} of {self.speakers:,} training speakers also stand in the evaluation trials ({examples})"
+        if self.voxceleb1_dev:
+            text += (
+                "; VoxCeleb1-E and VoxCeleb1-H are made of all 1,251 speakers of VoxCeleb1, those of its dev part included: to "
+                "report them train on VoxCeleb2 dev; whoever trains on VoxCeleb1 dev can report VoxCeleb1-O only"
+            )
+        elif self.voxceleb1_test:
+            text += "; VoxCeleb1-O is made of the 40 speakers of VoxCeleb1's test part: train on dev parts only"
+        return text
+
+
+def overlapping_speakers(corpus: Corpus, trials: Iterable[str | os.PathLike[str]]) -> SpeakerOverlap:
+    """Return the speakers of a corpus who also speak in trials.
+
+    Recordings of VoxCeleb, CN-Celeb and VoxBlink2 are recognised by their paths (see :mod:`mrl.data.speaker_names`); id10270 of
+    VoxCeleb1 and id10270 of CN-Celeb2 are two people. Elsewhere a recording's folder is taken for its speaker.
+
+    Args:
+        corpus: what is trained on; speakers may be named ``corpus/speaker``.
+        trials: the recordings that the trials name, as in the list; absolute paths, where the recordings are at hand, tell more.
+    """
+    public: set[tuple[str, str]] = set()
+    folders: dict[str, set[Path]] = {}  # what may be a speaker's name -> where such folders are
+    for trial in trials:
+        path = PurePosixPath(str(trial).replace("\\", "/"))
+        name = public_name(path)
+        if name is not None:
+            public.add((name.family, name.speaker))
+            folders.setdefault(name.speaker, set())  # for a corpus that does not tell whose numbers it has
+        elif len(path.parts) >= 2 and path.parts[-2] not in ("/", "..", "."):
+            folders.setdefault(path.parts[-2], set()).add(Path(path).parent)
+    resolved = {name: {folder.resolve() for folder in places if folder.is_absolute()} for name, places in folders.items()}
+    certain: set[str] = set()
+    by_name: set[str] = set()
+    dev: set[str] = set()
+    test: set[str] = set()
+    for one in corpus.utterances:
+        if one.speaker in certain:
+            continue
+        identity = _identity(one)
+        if identity is not None:
+            if identity in public:
+                certain.add(one.speaker)
+                number = int(identity[1].removeprefix("id"))
+                if identity[0] == "voxceleb" and number in VOXCELEB1:
+                    (test if number in VOXCELEB1_TEST else dev).add(one.speaker)
+            continue
+        short = one.speaker.rpartition("/")[2]
+        for speaker in {one.speaker, short} & resolved.keys():
+            parent = one.path.parent
+            if parent.name == speaker and parent.resolve() in resolved[speaker]:
+                certain.add(one.speaker)
+            else:
+                by_name.add(one.speaker)
+    return SpeakerOverlap(tuple(sorted(certain)), tuple(sorted(by_name - certain)), len(dev), len(test), len(corpus.speakers))
+
+
+def _identity(one: Utterance) -> tuple[str, str] | None:
+    """Return family and name of a public corpus's speaker, by the path or by the name ``corpus/speaker``."""
+    name = public_name(PurePath(one.path))
+    short = one.speaker.rpartition("/")[2]
+    if name is not None and name.speaker == short:
+        return name.family, name.speaker
+    corpus = one.speaker.rpartition("/")[0].lower().replace("-", "")
+    if short.startswith("id") and short[2:].isdecimal():
+        return next(((family, short) for prefix, family in _FAMILIES.items() if corpus.startswith(prefix)), None)
+    return None

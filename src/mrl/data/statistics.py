@@ -1,0 +1,164 @@
+"""How much a corpus holds and how it is spread: speakers, sessions, hours, lengths."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mrl.data.corpora import Recording, find_recordings
+from mrl.data.manifest import FilterValue
+from mrl.data.surveying import survey
+from mrl.errors import DataError
+
+QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
+
+
+@dataclass(frozen=True, eq=False)
+class CorpusStatistics:
+    """What a manifest holds.
+
+    Attributes:
+        speakers: number of speakers.
+        seconds: (utterances,) length of each utterance, seconds.
+        utterances_per_speaker, sessions_per_speaker: (speakers,) counts; sessions only of speakers whose sessions are known.
+        without_session: utterances whose session is not known.
+        sample_rates: Hz -> utterances.
+        corpora: name -> utterances; empty if the manifest does not tell.
+    """
+
+    speakers: int
+    seconds: npt.NDArray[np.float64]
+    utterances_per_speaker: npt.NDArray[np.int64]
+    sessions_per_speaker: npt.NDArray[np.int64]
+    without_session: int
+    sample_rates: dict[int, int]
+    corpora: dict[str, int]
+
+    @property
+    def utterances(self) -> int:
+        """Number of utterances."""
+        return len(self.seconds)
+
+    @property
+    def hours(self) -> float:
+        """Length of all utterances together, hours."""
+        return float(self.seconds.sum()) / 3600
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values; quantiles by their percentage."""
+        return {
+            "speakers": self.speakers,
+            "utterances": self.utterances,
+            "hours": round(self.hours, 4),
+            "sessions": int(self.sessions_per_speaker.sum()),
+            "utterances_without_session": self.without_session,
+            "speakers_with_one_utterance": int((self.utterances_per_speaker == 1).sum()),
+            "speakers_with_several_sessions": int((self.sessions_per_speaker > 1).sum()),
+            "utterance_seconds": quantiles(self.seconds),
+            "utterances_per_speaker": quantiles(self.utterances_per_speaker),
+            "sessions_per_speaker": quantiles(self.sessions_per_speaker),
+            "sample_rates": {str(rate): count for rate, count in self.sample_rates.items()},
+            "corpora": self.corpora,
+        }
+
+
+def quantiles(values: Sequence[float] | npt.NDArray[Any]) -> dict[str, float]:
+    """Return the quantiles of :data:`QUANTILES` by their percentage, and the mean; empty without values."""
+    if not len(values):
+        return {}
+    found = np.quantile(np.asarray(values, dtype=np.float64), QUANTILES)
+    named = {f"{100 * share:g}%": round(float(value), 3) for share, value in zip(QUANTILES, found, strict=True)}
+    return {**named, "mean": round(float(np.mean(values)), 3)}
+
+
+def manifest_statistics(
+    path: str | os.PathLike[str],
+    *,
+    root: str | os.PathLike[str] | None = None,
+    where: Mapping[str, FilterValue] | None = None,
+    num_workers: int | None = None,
+    show_progress: bool = True,
+) -> CorpusStatistics:
+    """Count what a manifest holds; recordings are opened (headers only) where it does not state length and sample rate.
+
+    Args:
+        path: the manifest.
+        root, where: as for :func:`mrl.data.read_manifest`.
+        num_workers: processes that read headers; None: one per processor.
+        show_progress: draw a bar (on a terminal only).
+
+    Raises:
+        DataError: the manifest cannot be read, or a recording must be opened and cannot be.
+    """
+    found = find_recordings(path, corpus="manifest", root=root, where=where, trust_lengths=True)
+    found.corpus()  # the same stretch twice is an error here as in training
+    recordings = found.recordings
+    seconds, rates = _lengths_and_rates(recordings, num_workers, show_progress)
+    sessions: dict[str, set[str]] = {}
+    for one in recordings:
+        if one.session is not None:
+            sessions.setdefault(one.full_speaker, set()).add(one.session)
+    per_speaker = Counter(one.full_speaker for one in recordings)
+    return CorpusStatistics(
+        speakers=len(per_speaker),
+        seconds=np.array(seconds, dtype=np.float64),
+        utterances_per_speaker=np.array(list(per_speaker.values()), dtype=np.int64),
+        sessions_per_speaker=np.array([len(names) for names in sessions.values()], dtype=np.int64),
+        without_session=sum(one.session is None for one in recordings),
+        sample_rates=dict(sorted(Counter(rates).items())),
+        corpora=dict(sorted(Counter(one.corpus for one in recordings if one.corpus is not None).items())),
+    )
+
+
+def _lengths_and_rates(
+    recordings: Sequence[Recording], num_workers: int | None, show_progress: bool
+) -> tuple[list[float], list[int]]:
+    """Return seconds and Hz of each utterance, as stated or else from the headers."""
+    lacking = [index for index, one in enumerate(recordings) if one.seconds is None or one.sample_rate is None]
+    stretches = [recordings[index].stretch for index in lacking]
+    facts = survey(stretches, decode=False, num_workers=num_workers, description="reading headers", show_progress=show_progress)
+    bad = [(stretch.path, fact.error) for stretch, fact in zip(stretches, facts, strict=True) if fact.error is not None]
+    if bad:
+        raise DataError(
+            f"{len(bad):,} of {len(stretches):,} recordings cannot be read, the first is {bad[0][0]} ({bad[0][1]}); "
+            "`mrl data check` lists them all"
+        )
+    asked = dict(zip(lacking, facts, strict=True))
+    seconds = [asked[index].seconds if index in asked else one.seconds or 0.0 for index, one in enumerate(recordings)]
+    rates = [asked[index].sample_rate if index in asked else one.sample_rate or 0 for index, one in enumerate(recordings)]
+    return seconds, rates
+
+
+def statistics_lines(found: CorpusStatistics) -> list[str]:
+    """Return the statistics as lines of text, the quantiles as a table."""
+    plain = found.to_dict()
+    sessions = f"{plain['sessions']:,}"
+    if found.without_session:
+        sessions += f" ({found.without_session:,} utterances without one)"
+    lines = [
+        f"speakers      {found.speakers:,} ({plain['speakers_with_one_utterance']:,} with a single utterance, "
+        f"{plain['speakers_with_several_sessions']:,} with several sessions)",
+        f"utterances    {found.utterances:,}",
+        f"hours         {found.hours:,.2f}",
+        f"sessions      {sessions}",
+        "sample rates  " + ", ".join(f"{rate:,} Hz: {count:,}" for rate, count in found.sample_rates.items()),
+    ]
+    if found.corpora:
+        lines.append("corpora       " + ", ".join(f"{name}: {count:,}" for name, count in found.corpora.items()))
+    tables = {
+        "utterance, seconds": plain["utterance_seconds"],
+        "utterances per speaker": plain["utterances_per_speaker"],
+        "sessions per speaker": plain["sessions_per_speaker"],
+    }
+    heads = ["min", *(f"{100 * share:g}%" for share in QUANTILES[1:-1]), "max", "mean"]
+    lines += ["", " " * 24 + "".join(f"{head:>10}" for head in heads)]
+    for name, values in tables.items():
+        if values:
+            lines.append(f"{name:<24}" + "".join(f"{value:>10,.5g}" for value in values.values()))
+    return lines

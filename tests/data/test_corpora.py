@@ -1,0 +1,155 @@
+"""Where speakers and sessions stand in the layouts of public corpora."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mrl.data import find_recordings
+from mrl.data.speaker_names import public_name
+from mrl.errors import DataError, InputError
+
+VIDEO = "5r0dWxy17C8"
+
+
+def make(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"")
+    return root
+
+
+def told(root: Path, **options: object) -> list[tuple[str | None, str, str | None, str | None]]:
+    found = find_recordings(root, **options)  # type: ignore[arg-type]
+    return [(one.corpus, one.speaker, one.session, one.columns.get("split")) for one in found.recordings]
+
+
+def test_voxceleb(tmp_path: Path) -> None:
+    root = make(
+        tmp_path,
+        f"vox1_dev_wav/wav/id10001/{VIDEO}/00001.wav",
+        f"vox1_test_wav/wav/id10270/{VIDEO}/00001.wav",
+        "vox2/dev/aac/id00012/21Uxsk56VDQ/00001.m4a",
+        "vox2/dev/aac/id00012/2DLq_Kkc1r8/00007.m4a",
+        "vox2/test/aac/id00017/01dfn2spqyE/00001.m4a",
+        "notes/readme.wav",
+    )
+    assert told(root) == [
+        ("voxceleb1", "id10001", VIDEO, "dev"),
+        ("voxceleb1", "id10270", VIDEO, "test"),
+        ("voxceleb2", "id00012", "21Uxsk56VDQ", "dev"),
+        ("voxceleb2", "id00012", "2DLq_Kkc1r8", "dev"),
+        ("voxceleb2", "id00017", "01dfn2spqyE", "test"),
+    ]
+    found = find_recordings(root, corpus="voxceleb2", split="dev")
+    assert [one.full_speaker for one in found.recordings] == ["voxceleb2/id00012"] * 2
+    assert found.layout == "voxceleb2" and len(found.passed_over) == 4
+    # The split is told by the folder that is given, too.
+    assert told(root / "vox2/dev/aac", split="dev") == told(root, corpus="voxceleb2", split="dev")
+    with pytest.raises(DataError, match="none of the 2 recordings below .* is named as voxceleb does in the part 'test'"):
+        find_recordings(root / "vox2/dev/aac", split="test")
+
+
+def test_cnceleb(tmp_path: Path) -> None:
+    root = make(
+        tmp_path / "CN-Celeb_flac",
+        "data/id00010/interview-01-002.flac",
+        "data/id00010/live_broadcast-02-001.flac",
+        "data/id00801/singing-03-004.flac",
+        "eval/enroll/id00800-enroll.flac",
+        "eval/test/id00800-singing-01-001.flac",
+    )
+    make(tmp_path / "CN-Celeb2_flac", "data/id10270/vlog-01-001.flac")
+    assert told(root) == [
+        ("cnceleb1", "id00010", "interview-01", "dev"),
+        ("cnceleb1", "id00010", "live_broadcast-02", "dev"),
+        ("cnceleb1", "id00800", "enroll", "test"),
+        ("cnceleb1", "id00800", "singing-01", "test"),
+        ("cnceleb1", "id00801", "singing-03", "test"),
+    ]
+    assert told(tmp_path, corpus="cnceleb2") == [("cnceleb2", "id10270", "vlog-01", "dev")]
+    assert len(told(tmp_path, corpus="cnceleb", split="dev")) == 3
+    genres = [one.columns.get("genre") for one in find_recordings(root).recordings]
+    assert genres == ["interview", "live_broadcast", None, "singing", "singing"]
+
+
+def test_voxblink2(tmp_path: Path) -> None:
+    root = make(tmp_path, "id000000/DwgYRqnQZHM/00000.wav", "id111283/DwgYRqnQZHM/00003.wav")
+    assert told(root) == [
+        ("voxblink2", "id000000", "DwgYRqnQZHM", None),
+        ("voxblink2", "id111283", "DwgYRqnQZHM", None),
+    ]
+    assert find_recordings(root).layout == "voxblink2"
+
+
+def test_folders_are_what_remains(tmp_path: Path) -> None:
+    root = make(tmp_path, "ann/a.wav", "ann/monday/b.m4a", "ann/monday/late/c.flac", "bob/d.WAV", "loose.wav", "bob/notes.txt")
+    assert told(root) == [
+        (None, "ann", None, None),
+        (None, "ann", "monday", None),
+        (None, "ann", "monday", None),
+        (None, "bob", None, None),
+    ]
+    found = find_recordings(root)
+    assert (found.layout, [path.name for path in found.passed_over]) == ("folders", ["loose.wav"])
+    assert found.corpus().speakers == ("ann", "bob")
+    with pytest.raises(InputError, match="give the folder of the split"):
+        find_recordings(root, split="dev")
+    with pytest.raises(DataError, match="all 1 recordings lie in .* itself"):
+        find_recordings(make(tmp_path / "flat", "a.wav"))
+    # A folder of speakers that are called like VoxCeleb's may be read as plain folders.
+    make(tmp_path / "plain", f"id10001/{VIDEO}/1.wav")
+    assert told(tmp_path / "plain", corpus="folders") == [(None, "id10001", VIDEO, None)]
+
+
+def test_most_recordings_decide(tmp_path: Path) -> None:
+    make(tmp_path, f"id10001/{VIDEO}/1.wav", "ann/a.wav")
+    assert find_recordings(tmp_path).layout == "folders"
+    make(tmp_path, f"id10001/{VIDEO}/2.wav")
+    assert find_recordings(tmp_path).layout == "voxceleb"
+
+
+def test_manifests(tmp_path: Path) -> None:
+    path = tmp_path / "m.csv"
+    path.write_text(
+        "path,speaker,start,duration,seconds,session,corpus,age,sample_rate\nb.wav,s,0,1.5,,x,k,7,16000\na.wav,s,,,2.5,,k,,8000\n"
+    )
+    a, b = find_recordings(path, root="/data").recordings
+    assert (a.path, a.full_speaker, a.start, a.seconds, a.session, a.sample_rate, a.columns) == (
+        Path("/data/a.wav"), "k/s", 0.0, None, None, 8000, {},
+    )  # fmt: skip
+    assert (b.start, b.seconds, b.session, b.columns) == (0.0, 1.5, "x", {"age": "7"})
+    assert [one.seconds for one in find_recordings(path, trust_lengths=True).recordings] == [2.5, 1.5]
+    assert len(find_recordings(path, where={"age": 7}).recordings) == 1
+    path.write_text("path,speaker,sample_rate\na.wav,s,fast\n")
+    with pytest.raises(DataError, match="line 2: sample_rate is 'fast'; expected Hz"):
+        find_recordings(path)
+    with pytest.raises(InputError, match="choose rows of a manifest by where"):
+        find_recordings(path, split="dev")
+
+
+def test_mistakes(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="corpus is 'librispeech', expected one of auto, folders"):
+        find_recordings(tmp_path, corpus="librispeech")
+    with pytest.raises(InputError, match="split is 'train'"):
+        find_recordings(tmp_path, split="train")
+    with pytest.raises(InputError, match="root and where belong to a manifest"):
+        find_recordings(tmp_path, where={"a": 1})
+    with pytest.raises(DataError, match="no recordings in this folder"):
+        find_recordings(tmp_path)
+    with pytest.raises(DataError, match="does not exist"):
+        find_recordings(tmp_path / "none.csv")
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["a.wav", "ls1688/a.opus", "id10270/short/1.wav", "id1027/5r0dWxy17C8/1.wav", "id00010/a.flac", "test/a.wav", ""],
+)
+def test_other_paths_are_nobodys(path: str) -> None:
+    assert public_name(path) is None
+
+
+def test_backslashes() -> None:
+    name = public_name(rf"D:\vox\id10270\{VIDEO}\1.wav")
+    assert name is not None and (name.speaker, name.split) == ("id10270", "test")
