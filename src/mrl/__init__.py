@@ -31,10 +31,12 @@ if TYPE_CHECKING:
         unfreeze_backbone,
     )
     from mrl.pretrained import list_pretrained, load_pretrained_redimnet
+    from mrl.runtime import OnnxEmbedder
     from mrl.training import train_full_model, train_projection_head
 
 _ROOMS = {
     "load_audio": "mrl.audio",
+    "OnnxEmbedder": "mrl.runtime",
     "ReDimNet": "mrl.backbone",
     "ReDimNetConfig": "mrl.backbone",
     "list_pretrained": "mrl.pretrained",
@@ -56,6 +58,7 @@ _ROOMS = {
 __all__ = [
     "__version__",
     "load_audio",
+    "OnnxEmbedder",
     "ReDimNet",
     "ReDimNetConfig",
     "list_pretrained",

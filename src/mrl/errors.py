@@ -27,6 +27,10 @@ class CheckpointError(MRLError):
     """A checkpoint or model folder is damaged, incomplete, of another kind, or does not fit the network."""
 
 
+class ExportError(MRLError):
+    """A model cannot be exported, or the exported file does not give what the network gives."""
+
+
 class DownloadError(MRLError):
     """A released checkpoint could not be fetched or failed verification."""
 

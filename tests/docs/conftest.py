@@ -14,6 +14,7 @@ from mrl.backbone import ReDimNet, ReDimNetConfig
 from mrl.pretrained import list_pretrained, registry, write_official_checkpoint
 from tests.docs.markdown import ROOT
 from tests.pretrained.small import SMALL_CONFIG
+from tests.runtime.golden.record import EXPORTED
 
 
 @pytest.fixture(scope="session")
@@ -49,6 +50,7 @@ def user(released: Path, voices: Path, tmp_path: Path, monkeypatch: pytest.Monke
     shutil.copytree(voices, tmp_path, dirs_exist_ok=True)
     shutil.copytree(released, tmp_path / "downloads")
     shutil.copy(ROOT / "config.yaml", tmp_path / "config.yaml")
+    shutil.copy(EXPORTED, tmp_path / "model.onnx")
     (tmp_path / "redimnet-mrl").symlink_to(ROOT)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MRL_MIRROR", str(released))

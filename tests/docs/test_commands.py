@@ -122,9 +122,11 @@ def test_every_option_is_described(verb: str) -> None:
     text = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
     section = re.search(rf"^## mrl {verb}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
     assert section, f"no section on mrl {verb}"
-    command = cli.get_command(click.Context(cli), verb)
+    context = click.Context(cli)
+    command = cli.get_command(context, verb)
     assert command is not None
-    commands = list(command.commands.values()) if isinstance(command, click.Group) else [command]
+    group = isinstance(command, click.Group)
+    commands = [command.get_command(context, name) for name in command.list_commands(context)] if group else [command]
     options = {
         name
         for one in commands

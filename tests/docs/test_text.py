@@ -11,7 +11,7 @@ import pytest
 from mrl.version import __version__
 from tests.docs.markdown import ROOT, anchors, links, pages
 
-_BINARY = {".npz", ".npy", ".wav", ".flac", ".png", ".pt", ".safetensors", ".gz", ".parquet"}
+_BINARY = {".npz", ".npy", ".wav", ".flac", ".png", ".pt", ".onnx", ".safetensors", ".gz", ".parquet"}
 _TELLING = {
     "the path of a machine": re.compile(r"(?<![\w.~-])/(?:work|root|workspace|home/(?!someone/)\w+|Users/\w+|mnt/\w+)/"),
     "a package index": re.compile(

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 from torch import Tensor, nn
 
+from mrl.runtime import OnnxEmbedder
+from mrl.runtime.embedder import Matrix, unit_prefix
+
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
@@ -48,12 +51,60 @@ class MatryoshkaEncoder(Protocol):
         """(batch, pooled_dim) -> raw embedding (batch, embed_dim)."""
 
 
-Encoder: TypeAlias = "Backbone | MatryoshkaEncoder"
+class ExportedEncoder:
+    """An exported plain ReDimNet: it gives raw embeddings, without pooled statistics or gradients. Runs on the CPU."""
+
+    def __init__(self, embedder: OnnxEmbedder) -> None:
+        self.embedder = embedder
+
+    @property
+    def embed_dim(self) -> int:
+        """Length of the whole embedding."""
+        return self.embedder.embed_dim
+
+    @property
+    def model_hash(self) -> str:
+        """The same for models whose embeddings may be mixed."""
+        return self.embedder.model_hash
+
+    @property
+    def unit_length(self) -> bool:
+        """Whether :meth:`embed` gives embeddings of unit length."""
+        return False
+
+    def embed(self, waveforms: list[Any], dim: int) -> Matrix:
+        """List of waveforms -> the first ``dim`` numbers of raw embeddings, (batch, dim), as the network itself gives them."""
+        return self.embedder.raw(waveforms)[:, :dim]
+
+
+class ExportedMatryoshka(ExportedEncoder):
+    """An exported Matryoshka model: it gives prefixes of unit length, but not its backbone's own embedding."""
+
+    @property
+    def mrl_dims(self) -> tuple[int, ...]:
+        """The prefix lengths that it was trained for."""
+        return self.embedder.mrl_dims
+
+    @property
+    def unit_length(self) -> bool:
+        return True
+
+    def embed(self, waveforms: list[Any], dim: int) -> Matrix:
+        """List of waveforms -> embeddings (batch, dim) of unit length."""
+        return unit_prefix(self.embedder.raw(waveforms), dim)
+
+
+Encoder: TypeAlias = "Backbone | MatryoshkaEncoder | ExportedEncoder"
 
 
 def is_matryoshka(model: Encoder) -> TypeIs[MatryoshkaEncoder]:
-    """Return whether a network has a Matryoshka head."""
+    """Return whether a network has a Matryoshka head and a backbone to compare it with."""
     return hasattr(model, "mrl_dims") and hasattr(model, "project")
+
+
+def gives_unit_length(model: Encoder) -> bool:
+    """Return whether a network's embeddings of files are of unit length: those of Matryoshka models."""
+    return model.unit_length if isinstance(model, ExportedEncoder) else is_matryoshka(model)
 
 
 @contextlib.contextmanager

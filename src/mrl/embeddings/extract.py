@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from mrl.embeddings.encoders import Encoder, evaluation_mode, is_matryoshka
+from mrl.embeddings.encoders import Encoder, ExportedEncoder, evaluation_mode, is_matryoshka
 from mrl.embeddings.mapping import BatchFunction, FileFailure, map_files
 from mrl.embeddings.processes import Processes
 from mrl.errors import InputError
@@ -99,6 +99,9 @@ def check_target_dim(model: Encoder, target_dim: int | None) -> int:
 
 def embedding_function(model: Encoder, dim: int) -> BatchFunction:
     """Return a function from waveforms to embeddings (batch, dim): raw for a backbone, of unit length for a Matryoshka model."""
+    if isinstance(model, ExportedEncoder):
+        exported = model
+        return lambda waveforms: exported.embed(waveforms, dim)
     if is_matryoshka(model):
         matryoshka = model
 

@@ -1,4 +1,4 @@
-"""From what a user names to a network: a model folder, an official checkpoint, or a released model."""
+"""From what a user names to a network: a model folder, an official checkpoint, an exported file, or a released model."""
 
 from __future__ import annotations
 
@@ -14,22 +14,24 @@ from mrl.errors import CheckpointError, InputError
 
 if TYPE_CHECKING:
     from mrl.backbone import ReDimNet
-    from mrl.embeddings.encoders import Encoder
+    from mrl.embeddings.encoders import Encoder, ExportedEncoder
     from mrl.matryoshka import ReDimNetMRL
 
-CHECKPOINT_SUFFIXES = (".pt", ".pth")
+EXPORTED_SUFFIX = ".onnx"
+CHECKPOINT_SUFFIXES = (".pt", ".pth", EXPORTED_SUFFIX)
+"""Of files that hold a network with its weights."""
 
 
 def open_model(
     spec: str | os.PathLike[str], *, weights: str | os.PathLike[str] | None = None, device: str | torch.device = "cpu"
-) -> ReDimNet | ReDimNetMRL:
+) -> ReDimNet | ReDimNetMRL | ExportedEncoder:
     """Open the network that ``spec`` names, in evaluation mode.
 
     Args:
-        spec: a folder written by ``ReDimNetMRL.save_pretrained``; an official checkpoint (``.pt``); or the name of a released
-            model, such as ``b2-vox2-ft_lm`` or ``b2`` (see ``mrl pretrained list``).
+        spec: a folder written by ``ReDimNetMRL.save_pretrained``; an official checkpoint (``.pt``); a file that ``mrl export``
+            wrote (``.onnx``); or the name of a released model, such as ``b2-vox2-ft_lm`` or ``b2`` (see ``mrl pretrained list``).
         weights: for a released name, where its file is: a file, an address, or a folder of such files.
-        device: where the network goes, such as ``cpu`` or ``cuda:0``.
+        device: where the network goes, such as ``cpu`` or ``cuda:0``; an exported file runs on the CPU only.
 
     Raises:
         InputError: no such file, folder, released model or device.
@@ -56,6 +58,8 @@ def open_model(
     if is_file:
         if not path.is_file():
             raise InputError(f"checkpoint {path} does not exist")
+        if path.suffix.lower() == EXPORTED_SUFFIX:
+            return _open_exported(path, device)
         return load_pretrained_redimnet(weights=path, device=device)
     from mrl.pretrained import find_by_name
 
@@ -64,7 +68,14 @@ def open_model(
 
 
 def weights_sha256(model: Encoder | nn.Module) -> str:
-    """Return a hash of all weights and buffers with their names; it does not depend on the file they were loaded from."""
+    """Return a hash of all weights and buffers with their names; it does not depend on the file they were loaded from.
+
+    An exported file carries the hash of the network that it was made from (and another where its arithmetic is another).
+    """
+    from mrl.embeddings.encoders import ExportedEncoder
+
+    if isinstance(model, ExportedEncoder):
+        return model.model_hash
     if not isinstance(model, nn.Module):
         raise InputError(f"a hash of weights needs a torch module, found {type(model).__name__}")
     digest = hashlib.sha256()
@@ -72,3 +83,14 @@ def weights_sha256(model: Encoder | nn.Module) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def _open_exported(path: Path, device: str | torch.device) -> ExportedEncoder:
+    from mrl.embeddings.encoders import ExportedEncoder, ExportedMatryoshka
+    from mrl.runtime import OnnxEmbedder
+
+    if torch.device(device).type != "cpu":
+        raise InputError(f"{path} is an exported file, which runs on the CPU here; device {str(device)!r} cannot be used")
+    # PyTorch's number of threads is what the user has set for this process.
+    embedder = OnnxEmbedder(path, threads=torch.get_num_threads())
+    return (ExportedMatryoshka if embedder.description.kind == "matryoshka" else ExportedEncoder)(embedder)

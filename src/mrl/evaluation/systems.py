@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from mrl.embeddings.encoders import is_matryoshka
 from mrl.embeddings.formats import READABLE_SUFFIXES, EmbeddingTable, load_embeddings
 from mrl.embeddings.models import CHECKPOINT_SUFFIXES, open_model, weights_sha256
+from mrl.embeddings.sharded import embeddings_sha256, holds_embeddings
 from mrl.errors import InputError
 from mrl.evaluation.evaluate import BASELINE, TRAINED_BACKBONE, UNMODIFIED_BACKBONE, default_dims
 from mrl.evaluation.scoring import check_dims
-from mrl.files import sha256_of
 
 if TYPE_CHECKING:
     from mrl.embeddings.encoders import Encoder
@@ -110,7 +110,7 @@ def open_lineup(
         raise InputError("there is no system to evaluate")
     if len(set(specs)) != len(specs):
         raise InputError(f"systems are named twice: {', '.join(specs)}")
-    tables = [spec for spec in specs if Path(spec).suffix.lower() in READABLE_SUFFIXES]
+    tables = [spec for spec in specs if holds_embeddings(spec)]
     for option, value in (("weights", weights), ("baseline", baseline)):
         if value is not None and len(tables) == len(specs):
             raise InputError(f"{option} does not go with a file of embeddings ({specs[0]}); leave it out")
@@ -118,7 +118,7 @@ def open_lineup(
     opened = {name: _open(spec, weights, device) for name, spec in zip(names, specs, strict=True)}
     if len(specs) == 1 and not tables:  # beside its own backbone, a single model needs no name of its own
         model = opened.pop(names[0])
-        names = ("matryoshka" if is_matryoshka(model) else "backbone",)
+        names = ("matryoshka" if hasattr(model, "mrl_dims") else "backbone",)
         opened[names[0]] = model
     common = sorted({dim for model in opened.values() if hasattr(model, "mrl_dims") for dim in model.mrl_dims})
     wanted = tuple(dims) if dims is not None else tuple(common) or None
@@ -129,7 +129,7 @@ def open_lineup(
     for name, spec in zip(names, specs, strict=True):
         model, chosen = opened[name], _dims_of(opened[name], wanted if dims is not None or len(specs) > 1 else None)
         if isinstance(model, EmbeddingTable):
-            systems.append(TableSystem(name, spec, model, chosen, sha256_of(spec)))
+            systems.append(TableSystem(name, spec, model, chosen, embeddings_sha256(spec)))
         else:
             systems.append(NetworkSystem(name, spec, model, chosen, weights_sha256(model)))
     if baseline is not None:
@@ -166,7 +166,7 @@ def _candidates(spec: str) -> list[str]:
 
 def _open(spec: str, weights: str | None, device: str) -> Any:
     path = Path(spec)
-    if path.suffix.lower() in READABLE_SUFFIXES:
+    if holds_embeddings(path):
         return load_embeddings(path)
     has_weights = path.is_dir() or path.suffix.lower() in CHECKPOINT_SUFFIXES
     return open_model(spec, weights=None if has_weights and weights is None else weights, device=device)
@@ -211,7 +211,7 @@ def _with_own_backbones(systems: Sequence[System]) -> list[System]:
 
 def _reference(systems: Sequence[System]) -> tuple[str, int] | None:
     networks = [system for system in systems if isinstance(system, NetworkSystem)]
-    plain = [(system.name, max(system.dims)) for system in networks if not is_matryoshka(system.model)]
+    plain = [(system.name, max(system.dims)) for system in networks if not hasattr(system.model, "mrl_dims")]
     own = {True: [], False: []}  # type: dict[bool, list[tuple[str, int]]]
     for system in networks:
         if system.own_name is not None:

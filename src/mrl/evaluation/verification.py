@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from mrl.audio import audio_info
-from mrl.errors import InputError
+from mrl.errors import AudioLoadingError, InputError
+from mrl.evaluation.calibration import Calibration
 from mrl.evaluation.calibration_files import load_calibration
 
 
@@ -55,7 +57,8 @@ def verify_files(
     are never used in its place. A raw-cosine ``threshold`` is used as it is and leaves the calibration out.
 
     Args:
-        model: a model folder, an official checkpoint, or the name of a released model.
+        model: a model folder, an official checkpoint, an exported ``.onnx`` file (which does not need torch), or the name of a
+            released model.
         first, second: the recordings.
         weights: for a released name, where its file is.
         dim: compare prefixes of this length; all dimensions by default.
@@ -69,15 +72,12 @@ def verify_files(
         InputError: arguments that do not go together, or a prior or rate without a calibration of this dim.
         CheckpointError: a damaged model, or a calibration of other weights.
     """
-    from mrl.embeddings import open_model, score_files
-
     given = [value is not None for value in (threshold, prior, max_false_accept)]
     if sum(given) > 1:
         raise InputError("give one of threshold (a raw cosine), prior and max-far, not several")
-    calibration = load_calibration(model) if threshold is None and Path(model).is_dir() else None
+    calibration, network = _open(model, weights, device, with_calibration=threshold is None)
     known = () if calibration is None else tuple(sorted(calibration.dims))
-    network = open_model(model, weights=weights, device=device)
-    chosen = int(network.embed_dim) if dim is None else dim
+    chosen = network.embed_dim if dim is None else dim
     calibrated = calibration is not None and chosen in known
     if (prior is not None or max_false_accept is not None) and not calibrated:
         covered = f"its calibration covers the dims {', '.join(map(str, known))}" if known else "it has no calibration"
@@ -90,7 +90,7 @@ def verify_files(
         if calibration is None or not calibrated
         else calibration.threshold(chosen, prior=prior, max_false_accept=max_false_accept)
     )
-    score = score_files(network, first, second, target_dim=dim)
+    score = network.score(first, second, dim)
     if calibration is None or limit is None:
         accepted = None if threshold is None else score >= threshold
         return Verification(score, chosen, None, threshold, accepted, None, None, known)
@@ -101,3 +101,47 @@ def verify_files(
         ratio = float(calibration.log_likelihood_ratios(chosen, [score])[0])
     at_prior = None if max_false_accept is not None else (calibration.prior if prior is None else prior)
     return Verification(score, chosen, ratio, limit, ratio >= limit, at_prior, max_false_accept, known)
+
+
+@dataclass(frozen=True)
+class _Network:
+    embed_dim: int
+    score: Callable[[str | os.PathLike[str], str | os.PathLike[str], int | None], float]
+
+
+def _open(
+    model: str | os.PathLike[str], weights: str | None, device: str, *, with_calibration: bool
+) -> tuple[Calibration | None, _Network]:
+    path = Path(model).expanduser()
+    if path.suffix.lower() == ".onnx" and weights is None and device == "cpu":
+        return _open_exported(path, with_calibration)
+    from mrl.embeddings import open_model, score_files
+
+    calibration = load_calibration(model) if with_calibration and path.is_dir() else None
+    network = open_model(model, weights=weights, device=device)
+    return calibration, _Network(
+        int(network.embed_dim), lambda first, second, dim: score_files(network, first, second, target_dim=dim)
+    )
+
+
+def _open_exported(path: Path, with_calibration: bool) -> tuple[Calibration | None, _Network]:
+    """An exported file carries its calibration, and runs without torch."""
+    from mrl.embeddings.similarity import cosine_similarity
+    from mrl.runtime import OnnxEmbedder
+
+    embedder = OnnxEmbedder(path)
+    carried = embedder.description.calibration if with_calibration else None
+
+    def score(first: str | os.PathLike[str], second: str | os.PathLike[str], dim: int | None) -> float:
+        embedder.check_dim(dim)
+        found, reasons = [], []
+        for file in (first, second):
+            try:
+                found.append(embedder(file, dim))
+            except (AudioLoadingError, InputError) as error:
+                reasons.append(str(error) if os.fspath(file) in str(error) else f"{os.fspath(file)}: {error}")
+        if reasons:
+            raise AudioLoadingError(f"{len(reasons)} of 2 recordings cannot be used: {'; '.join(reasons)}")
+        return cosine_similarity(*found)
+
+    return None if carried is None else Calibration.from_dict(carried), _Network(embedder.embed_dim, score)
