@@ -2,7 +2,17 @@
 
 from mrl.backbone.config import FrontEndConfig, ReDimNetConfig, StageConfig
 from mrl.backbone.redimnet import ReDimNet
+from mrl.backbone.spec_augment import SpecAugment
 from mrl.backbone.variants import SCRATCH_NAMES, scratch_config
 from mrl.backbone.waveforms import Audio
 
-__all__ = ["SCRATCH_NAMES", "Audio", "FrontEndConfig", "ReDimNet", "ReDimNetConfig", "StageConfig", "scratch_config"]
+__all__ = [
+    "SCRATCH_NAMES",
+    "Audio",
+    "FrontEndConfig",
+    "ReDimNet",
+    "ReDimNetConfig",
+    "SpecAugment",
+    "StageConfig",
+    "scratch_config",
+]

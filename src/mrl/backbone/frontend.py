@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mrl.backbone.config import FrontEndConfig
+from mrl.backbone.spec_augment import SpecAugment
 
 _LOG_FLOOR = 1e-6
 _SIGNAL_EPSILON = 1e-6
@@ -53,6 +54,8 @@ class LogMelFrontEnd(nn.Module):
         taps = torch.tensor([-_PRE_EMPHASIS, 1.0]).reshape(1, 1, 2) if config.pre_emphasis else None
         self.register_buffer("pre_emphasis_filter", taps)
         self.norm = nn.BatchNorm1d(config.bands) if config.normalisation == "bn" else None
+        # Set for training only; what the configuration says of SpecAugment is how a released network was trained.
+        self.spec_augment: SpecAugment | None = None
         # All of this runs without gradient, so scale and shift of that norm stay as loaded; its statistics follow the data.
         self.requires_grad_(False)
 
@@ -108,7 +111,7 @@ class LogMelFrontEnd(nn.Module):
             if self.training and self.config.spec_augment:
                 for _ in range(self.config.spec_augment_repeats):
                     features = self._mask_randomly(features)
-            return features
+            return features if self.spec_augment is None else self.spec_augment(features)
 
     def _normalise(self, features: Tensor, num_frames: Tensor | None) -> Tensor:
         if num_frames is None:

@@ -15,8 +15,10 @@ from mrl.backbone.config import ReDimNetConfig
 from mrl.backbone.encoder import FrameEncoder
 from mrl.backbone.frontend import LogMelFrontEnd, frame_mask
 from mrl.backbone.grouping import pool_in_groups
+from mrl.backbone.inference import InferenceAttentiveStatistics, InferenceEncoder
+from mrl.backbone.inference_copy import inference_copy, refuse_copy
 from mrl.backbone.official import load_official, to_official_state_dict
-from mrl.backbone.pooling import build_pooling
+from mrl.backbone.pooling import Pooling, build_pooling
 from mrl.backbone.waveforms import Audio, as_batch
 
 
@@ -37,13 +39,15 @@ class ReDimNet(nn.Module):
         super().__init__()
         self.config = config
         self.front_end = LogMelFrontEnd(config.front_end)
-        self.encoder = FrameEncoder(config)
-        self.pooling = build_pooling(config.pooling, self.encoder.frame_dim, global_context=config.global_context_attention)
+        self.encoder: FrameEncoder | InferenceEncoder = FrameEncoder(config)
+        pooling = build_pooling(config.pooling, self.encoder.frame_dim, global_context=config.global_context_attention)
+        self.pooling: Pooling | InferenceAttentiveStatistics = pooling
         self.pooled_norm = nn.BatchNorm1d(self.pooling.pooled_dim)
         self.embedding = nn.Linear(self.pooling.pooled_dim, config.embed_dim)
         self.embedding_norm = nn.BatchNorm1d(config.embed_dim) if config.embedding_norm else None
         self.classifier = _classifier(config)
         self.pretrained_source: dict[str, Any] | None = None
+        self.inference_only = False  # true for what optimize_for_inference returned
 
     @property
     def sample_rate(self) -> int:
@@ -101,8 +105,11 @@ class ReDimNet(nn.Module):
         return self._pooled(waveform, counts)[0]
 
     def normalise_pooled(self, pooled: Tensor) -> Tensor:
-        """BatchNorm of the pooled statistics, ``(batch, pooled_dim)``: what embedding and Matryoshka head are affine maps of."""
-        normalised: Tensor = self.pooled_norm(pooled.to(self.pooled_norm.weight.dtype))
+        """BatchNorm of the pooled statistics, ``(batch, pooled_dim)``: what embedding and Matryoshka head are affine maps of.
+
+        An inference copy has that norm in its head and leaves the statistics as they are.
+        """
+        normalised: Tensor = self.pooled_norm(pooled.to(self.embedding.weight.dtype))
         return normalised
 
     def embed_pooled(self, pooled: Tensor) -> Tensor:
@@ -156,9 +163,52 @@ class ReDimNet(nn.Module):
 
     def _may_split(self, features: Tensor) -> bool:
         # With gradient, all activations are kept anyway; a compiler wants one graph; a GPU wants large batches.
-        if self.training or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        keeps_activations = self.training or torch.is_grad_enabled()
+        if torch.compiler.is_compiling() or (keeps_activations and not self.inference_only):
             return False
         return features.device.type == "cpu"
+
+    def optimize_for_inference(self, *, dtype: torch.dtype = torch.float32, compile: bool = False, pack: bool = True) -> ReDimNet:
+        """Return a faster copy for inference with the same results; this network stays as it is.
+
+        BatchNorms are folded into the convolutions and the head (exactly, at the edges too), the weights of the aggregation are
+        computed once, bias, activation and residual become part of the convolution before them, and on a CPU the weights lie in
+        the layout in which oneDNN computes. The copy cannot be trained, saved or converted; it may be moved and pickled.
+
+        Args:
+            dtype: float32, or bfloat16 for encoder and pooling layers where the processor has it (front end, statistics and
+                head stay in float32).
+            compile: compile encoder and pooling with ``torch.compile`` (needs a C++ compiler). The first call takes minutes, and
+                so do the first few new shapes; call under ``torch.inference_mode()``.
+            pack: use oneDNN's own operations and layouts; False for plain operations that can be traced and exported.
+
+        Raises:
+            InputError: another ``dtype``, or bfloat16 on a processor without it.
+            TrainingError: this network is such a copy already.
+        """
+        return inference_copy(self, dtype=dtype, compile=compile, pack=pack)
+
+    def train(self, mode: bool = True) -> ReDimNet:
+        """Switch between training and evaluation.
+
+        Raises:
+            TrainingError: training of an inference copy.
+        """
+        if mode:
+            refuse_copy(self, "trained")
+        super().train(mode)
+        return self
+
+    def requires_grad_(self, requires_grad: bool = True) -> ReDimNet:
+        """Say whether the parameters shall receive a gradient.
+
+        Raises:
+            TrainingError: a gradient for an inference copy.
+        """
+        if requires_grad:
+            refuse_copy(self, "trained")
+        super().requires_grad_(requires_grad)
+        return self
 
     @classmethod
     def from_official(cls, model_config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> ReDimNet:
@@ -173,7 +223,12 @@ class ReDimNet(nn.Module):
         return model.eval()
 
     def to_official(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Return ``(model_config, state_dict)`` with the official names and shapes; the inverse of :meth:`from_official`."""
+        """Return ``(model_config, state_dict)`` with the official names and shapes; the inverse of :meth:`from_official`.
+
+        Raises:
+            TrainingError: this is an inference copy, whose weights are folded.
+        """
+        refuse_copy(self, "converted")
         return self.config.to_model_config(), to_official_state_dict(self, self.config)
 
 
