@@ -57,11 +57,27 @@ def test_nothing_usable_writes_nothing(place: Path, tmp_path: Path, capsys: pyte
     assert "1 of 1 recordings could not be used" in capsys.readouterr().err
 
 
+def test_a_folder_of_shards(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["embed", str(place / "voices"), "--model", str(place / "tiny-mrl"), "--dim", "16"]
+    assert run([*arguments, "-o", str(tmp_path / "one.npz")]) == 0
+    assert run([*arguments, "-o", str(tmp_path / "shards"), "--shard-size", "7", "--shard-format", "npz"]) == 0
+    assert f"18 embeddings of 16 dimensions in 3 shards written to {tmp_path / 'shards'}" in capsys.readouterr().out
+    one, shards = load_embeddings(tmp_path / "one.npz"), load_embeddings(tmp_path / "shards")
+    assert shards.ids == one.ids and shards.metadata == one.metadata
+    np.testing.assert_allclose(shards.matrix, one.matrix, atol=1e-6)
+    assert run([*arguments, str(tmp_path / "absent.wav"), "-o", str(tmp_path / "again")]) == 1
+    said = capsys.readouterr()
+    assert "18 embeddings of 16 dimensions in 1 shards" in said.out
+    assert f"1 of 19 recordings could not be used; {tmp_path / 'again' / 'failures.tsv'} says" in said.err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["-o", "e.csv"], "'.csv' is no suffix"),
         (["-o", "e.npz", "--dim", "257"], "1..256"),
+        (["-o", "e.npz", "--shard-size", "5"], "is one file"),
+        (["-o", "e", "--shard-size", "0"], "at least 1"),
         (["-o", "e.npz", "--device", "nonsense"], "nonsense"),
         (["-o", "e.npz", "--batch-seconds", "0"], "batch_seconds"),
     ],

@@ -15,7 +15,6 @@ from mrl.training.checkpoints import (
     load_optimizer_state,
     load_state,
     optimizer_state,
-    replace_folder,
 )
 
 
@@ -124,19 +123,3 @@ def test_random_numbers_go_on() -> None:
     expected = torch.rand(5)
     checkpoints.restore_random_state(state)
     assert torch.equal(torch.rand(5), expected)
-
-
-def test_replacing_a_folder(tmp_path: Path) -> None:
-    target = tmp_path / "best"
-    for text in ("one", "two"):
-        replace_folder(target, lambda folder, text=text: (folder / "x").write_text(text))  # type: ignore[misc]
-        assert (target / "x").read_text() == text
-
-    def fail(folder: Path) -> None:
-        (folder / "x").write_text("half")
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(TrainingError, match="best cannot be written"):
-        replace_folder(target, fail)
-    assert (target / "x").read_text() == "two"
-    assert [path.name for path in tmp_path.iterdir()] == ["best"]

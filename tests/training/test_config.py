@@ -83,8 +83,10 @@ def test_a_later_source_replaces_the_earlier_one(tmp_path: Path) -> None:
     assert load_config([file], ["data.train.folder=/f"]).data.train.model_dump() == {
         "folder": "/f",
         "manifest": None,
+        "shards": None,
         "root": None,
         "where": {},
+        "unlabelled": False,
     }
     assert load_config([file], ["data.train.where={part: dev}"]).data.train.where == {"part": "dev"}
     assert load_config([file], ["data.train.where.part=dev"]).data.train.where == {"part": "dev"}
@@ -117,6 +119,21 @@ def test_a_later_source_replaces_the_earlier_one(tmp_path: Path) -> None:
         ("data: {validation: {root: a}}", r"root belongs to trials"),
         ("data: {augmentation: {noise_snr_db: [20, 0]}}", r"noise_snr_db must be \[lowest, highest\]"),
         ("advanced: {use_pretrained: false, teacher_pull: 1}", r"need a pretrained start"),
+        ("loss: {type: softmax}", r"loss\.type: .*'sphereface2'.*\(found 'softmax'\)"),
+        ("loss: {type: none}", r"type: none leaves nothing to minimise; set similarity_weight"),
+        ("loss: {type: none, similarity_weight: 1, dim_dropout: 0.5}", r"no meaning with type: none"),
+        ("loss: {type: sphereface2, topk_penalty: 0.06}", r"topk_penalty belongs to aam and subcenter_aam"),
+        ("loss: {type: angular_prototypical}", r"set data\.crops_per_speaker to 2 or more \(found 1\)"),
+        ("loss: {type: supervised_contrastive}", r"set data\.crops_per_speaker to 2 or more \(found 1\)"),
+        ("loss: {mrl_margins: [0.1, 0.2]}", r"mrl_margins needs model\.mrl_dims, and one margin for each"),
+        ("loss: {mrl_margins: [0.1], margin: 0}", r"need a margin above 0"),
+        ("loss: {mrl_margins: [0.1, 1.0], finetune_margin: 0.4}", r"below 1\.5, in stage 2 too"),
+        ("loss: {mrl_margins: [-0.1, 1.0]}", r"mrl_margins must stay from 0"),
+        ("data: {train: {unlabelled: true}}", r"data\.train\.unlabelled needs loss\.type: none"),
+        (
+            "{data: {train: {unlabelled: true}}, loss: {type: none, similarity_weight: 1}, advanced: {projection_init: lda}}",
+            r"cannot start from advanced\.projection_init: lda",
+        ),
         ("advanced: {freeze_backbone_epochs: 21}", r"more than training\.num_epochs"),
     ],
 )

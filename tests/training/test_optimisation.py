@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from mrl.matryoshka import MatryoshkaLoss, ReDimNetMRL
-from mrl.training.optimisation import build_optimizer, learning_rate_factor, parameter_groups, set_learning_rate
+from mrl.training.optimisation import build_optimizer, learning_rate_factor, parameter_groups, set_learning_rate, warmup_steps
 from mrl.training.system import TrainingSystem
 
 
@@ -25,6 +25,11 @@ def test_schedules() -> None:
     assert cosine[6] + cosine[7] == pytest.approx(1.1)  # symmetric about the middle
     assert learning_rate_factor(50, total_steps=10, warmup_steps=0, schedule="cosine", final_ratio=0.1) == pytest.approx(0.1)
     assert learning_rate_factor(0, total_steps=1, warmup_steps=0, schedule="cosine", final_ratio=0.1) == 1.0
+
+
+def test_a_warm_up_has_at_least_one_step_or_none() -> None:
+    assert [warmup_steps(0.5, per_epoch) for per_epoch in (1, 2, 7, 100)] == [1, 1, 4, 50]
+    assert warmup_steps(0.001, 10) == 1 and warmup_steps(0.0, 10) == 0
 
 
 def test_groups(tiny_model: ReDimNetMRL) -> None:

@@ -36,6 +36,15 @@ def _start(config: Path, *more: str, **environment: str) -> subprocess.Popen[str
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=settings)
 
 
+def _start_two(config: Path, *more: str) -> list[subprocess.Popen[str]]:
+    """Two processes of one job, as torchrun starts them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    return [_start(config, *more, **shared, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(2)]
+
+
 def _wait_for_steps(process: subprocess.Popen[str], metrics: MetricsFile, steps: int) -> None:
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
@@ -93,14 +102,16 @@ def test_two_processes_train_like_one_with_the_same_global_batch(voices: Path, t
         load_config([write_config(voices, tmp_path / "one" / "config.yaml", {**changes, "training.batch_size": 6})])
     )
     config = write_config(voices, tmp_path / "two" / "config.yaml", {**changes, "training.batch_size": 3})
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    shared = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    processes = [_start(config, **shared, RANK=str(rank), LOCAL_RANK=str(rank)) for rank in range(2)]
+    processes = _start_two(config)
     outputs = [process.communicate(timeout=180)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     run = tmp_path / "two" / "run"
+    validations = [
+        [record for record in MetricsFile(folder / "metrics.jsonl").read() if record["kind"] == "validation"]
+        for folder in (alone.run_folder, run)
+    ]
+    assert len(validations[0]) == len(validations[1]) == 3
+    assert validations[0][0] == validations[1][0]  # of the same weights: whoever embeds them, bit for bit
     steps = [
         [record for record in MetricsFile(folder / "metrics.jsonl").read() if record["kind"] == "step"]
         for folder in (alone.run_folder, run)
@@ -113,3 +124,27 @@ def test_two_processes_train_like_one_with_the_same_global_batch(voices: Path, t
     for name, value in single.items():
         if name.startswith("system."):
             assert torch.allclose(together[name].float(), value.float(), atol=2e-4), name
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_job_and_one_alone_goes_on_with_it(voices: Path, tmp_path: Path) -> None:
+    changes = {**CHANGES, "training.num_epochs": 8, "advanced.freeze_backbone_epochs": 8}
+    config = write_config(voices, tmp_path / "config.yaml", changes)
+    metrics = MetricsFile(tmp_path / "run" / "metrics.jsonl")
+    first, second = _start_two(config)
+    _wait_for_steps(first, metrics, 4)
+    second.send_signal(signal.SIGKILL)
+    output = first.communicate(timeout=120)[0]
+    second.communicate()
+    assert first.returncode == 2, output
+    (error,) = [line for line in output.splitlines() if "error:" in line]
+    assert error.startswith("mrl train: error: process 0 of 2 has lost the others")
+    assert "start all again with --resume auto" in error
+
+    done = CheckpointFolder(tmp_path / "run" / "checkpoints", 1).steps()[-1]
+    alone = _start(config, "--resume", "auto")
+    output = alone.communicate(timeout=120)[0]
+    assert alone.returncode == 0, output
+    assert "An optimizer step now takes 4 crops (before: 8)" in output
+    steps = [record["step"] for record in metrics.read() if record["kind"] == "step"]
+    assert steps == list(range(1, steps[-1] + 1)) and steps[-1] > done

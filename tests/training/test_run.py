@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
+import re
 import shutil
 import signal
 from pathlib import Path
@@ -346,3 +348,37 @@ def test_a_stop_during_the_cache_or_validation_loses_nothing(
     resumed = run_training(config, resume="auto")
     assert not resumed.interrupted
     _assert_same_runs(resumed.run_folder, whole.run_folder)
+
+
+def test_a_resumed_run_may_split_its_batches_otherwise(make_config: ConfigFactory, tmp_path: Path) -> None:
+    """After running out of memory: half the batch, twice as many of them."""
+    base = {"training.num_epochs": 2, "training.checkpoint_every_steps": 1, "training.keep_checkpoints": 9}
+    whole = run_training(make_config(**base)).run_folder
+    expected = [record["loss"] for record in _records(whole) if record["kind"] == "step"]
+    halves = make_config(**base, **{"training.batch_size": 4, "training.accumulation_steps": 2})
+    run_training(halves, resume=str(whole / "checkpoints" / "step-00000002"))
+    assert [record["loss"] for record in _records(whole) if record["kind"] == "step"] == pytest.approx(expected, rel=1e-4)
+
+
+def test_the_folder_tells_what_made_the_model(make_config: ConfigFactory) -> None:
+    folder = run_training(make_config(**{"training.num_epochs": 1, "advanced.freeze_backbone_epochs": 1})).run_folder
+    environment = json.loads((folder / "environment.json").read_text())
+    assert environment["torch"] == torch.__version__ and "cores" in environment["hardware"]
+    assert environment["git_commit"] is None or re.fullmatch(r"[0-9a-f]{40}(-dirty)?", environment["git_commit"])
+    card = (folder / "best" / "README.md").read_text()
+    assert "| training_speakers | 5 |" in card and "min_dcf" in card
+    (validation, *_) = [record for record in _records(folder) if record["kind"] == "validation"]
+    assert set(validation["min_dcf"]) == set(validation["eer"]) == {"4", "16", "32"}
+    assert all(0 <= value <= 1 for value in validation["min_dcf"].values())
+
+
+def test_best_comes_back_after_a_kill_between_two_renames(make_config: ConfigFactory, caplog: pytest.LogCaptureFixture) -> None:
+    config = make_config(**{"training.num_epochs": 1, "advanced.freeze_backbone_epochs": 1})
+    folder = run_training(config).run_folder
+    weights = (folder / "best" / "model.safetensors").read_bytes()
+    (folder / "best").rename(folder / ".best.0123abcd.old")
+    (folder / ".best.0123abcd.tmp").mkdir()
+    run_training(config, resume="auto")
+    assert (folder / "best" / "model.safetensors").read_bytes() == weights
+    assert "was being replaced when the run was killed" in caplog.text
+    assert not list(folder.glob(".best.*"))

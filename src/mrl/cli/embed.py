@@ -1,8 +1,9 @@
-"""``mrl embed``: recordings to embeddings in one file."""
+"""``mrl embed``: recordings to embeddings, in one file or in a folder of shards."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -10,7 +11,11 @@ import click
 @click.command()
 @click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.option(
-    "-o", "--output", required=True, type=click.Path(path_type=Path), help="File to write: .npz, .parquet or .safetensors."
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="File to write (.npz, .parquet or .safetensors), or a folder of shards: a name without suffix.",
 )
 @click.option(
     "--model", default="b2-vox2-ft_lm", show_default=True, help="Model folder, official .pt checkpoint, or released name."
@@ -20,6 +25,8 @@ import click
 @click.option("--batch-seconds", type=float, default=60.0, show_default=True, help="Most audio per forward pass, in seconds.")
 @click.option("--max-seconds", type=float, help="Use only the first so many seconds of each recording.")
 @click.option("--num-workers", type=int, default=2, show_default=True, help="Threads that decode ahead.")
+@click.option("--shard-size", type=int, help="Recordings per shard of a folder [default: 10000].")
+@click.option("--shard-format", type=click.Choice(["safetensors", "npz", "parquet"]), help="Of shards [default: safetensors].")
 @click.option("--device", default="cpu", show_default=True, help="Such as cpu, cuda or cuda:1.")
 @click.pass_context
 def command(
@@ -32,36 +39,52 @@ def command(
     batch_seconds: float,
     max_seconds: float | None,
     num_workers: int,
+    shard_size: int | None,
+    shard_format: str | None,
     device: str,
 ) -> None:
-    """Turn recordings into embeddings, in one file.
+    """Turn recordings into embeddings, in one file or in a folder of shards.
 
     INPUTS are recordings, folders of them, or .txt lists with one path per line. Embeddings are raw for a plain ReDimNet and of
     unit length for a Matryoshka model. Recordings that cannot be used are listed and counted, the others are written all the
     same, and the exit status is then 1. Under torchrun the processes share the recordings.
-    """
-    from mrl.embeddings import Processes, collect_recordings, embed_to_file, open_model
 
+    A folder is for up to millions of recordings: they are written shard by shard, and the same command again goes on where an
+    interrupted one stopped.
+    """
+    from mrl.embeddings import Processes, collect_recordings, embed_to_file, embed_to_folder, means_folder, open_model
+
+    into_folder = means_folder(output, shard_size=shard_size, shard_format=shard_format)
     with Processes.from_environment().together() as processes:
-        recordings = collect_recordings(inputs)
+        recordings = [str(path) for path in collect_recordings(inputs)]  # of very many names, text takes the least memory
         network = open_model(model, weights=weights, device=processes.device(device))
-        embedded = embed_to_file(
-            network,
-            recordings,
-            output,
-            model_name=model,
-            target_dim=dim,
-            batch_seconds=batch_seconds,
-            max_seconds=max_seconds,
-            num_workers=num_workers,
-            processes=processes,
-        )
+        settings: dict[str, Any] = {
+            "model_name": model,
+            "target_dim": dim,
+            "batch_seconds": batch_seconds,
+            "max_seconds": max_seconds,
+            "num_workers": num_workers,
+            "processes": processes,
+        }
+        if into_folder:
+            shards = {"shard_size": shard_size, "shard_format": shard_format}
+            settings |= {name: value for name, value in shards.items() if value is not None}
+            in_shards = embed_to_folder(network, recordings, output, **settings)
+        else:
+            embedded = embed_to_file(network, recordings, output, **settings)
     if not processes.is_first:
         return
-    for failure in embedded.failures:
-        click.echo(f"{failure.path}: {failure.reason.removeprefix(f'{failure.path}: ')}", err=True)
-    if len(embedded.paths):
-        click.echo(f"{len(embedded.paths)} embeddings of {embedded.matrix.shape[1]} dimensions written to {output}")
-    if embedded.failures:
-        click.echo(f"{len(embedded.failures)} of {len(recordings)} recordings could not be used", err=True)
+    if into_folder:
+        assert in_shards is not None  # the first process gets it
+        found, failures = in_shards.embeddings, in_shards.failures
+        click.echo(f"{len(found)} embeddings of {found.dim} dimensions in {len(found.shards)} shards written to {output}")
+        where = f"; {output / 'failures.tsv'} says which and why"
+    else:
+        failures, where = embedded.failures, ""
+        for failure in failures:
+            click.echo(f"{failure.path}: {failure.reason.removeprefix(f'{failure.path}: ')}", err=True)
+        if len(embedded.paths):
+            click.echo(f"{len(embedded.paths)} embeddings of {embedded.matrix.shape[1]} dimensions written to {output}")
+    if failures:
+        click.echo(f"{len(failures)} of {len(recordings)} recordings could not be used{where}", err=True)
         ctx.exit(1)

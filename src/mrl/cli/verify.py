@@ -6,9 +6,11 @@ from pathlib import Path
 
 import click
 
+from mrl.cli.store_option import store_option
+
 
 @click.command()
-@click.argument("first", type=click.Path(path_type=Path))
+@click.argument("first")
 @click.argument("second", type=click.Path(path_type=Path))
 @click.option(
     "--model", default="b2-vox2-ft_lm", show_default=True, help="Model folder, official .pt checkpoint, or released name."
@@ -20,9 +22,10 @@ import click
 )
 @click.option("--prior", type=float, help="Decide at this probability of one speaker; needs a calibrated model (mrl calibrate).")
 @click.option("--max-far", type=float, help="Decide at this false accept rate of the calibration trials instead.")
+@store_option
 @click.option("--device", default="cpu", show_default=True, help="Such as cpu, cuda or cuda:1.")
 def command(
-    first: Path,
+    first: str,
     second: Path,
     model: str,
     weights: str | None,
@@ -30,26 +33,46 @@ def command(
     threshold: float | None,
     prior: float | None,
     max_far: float | None,
+    store: Path | None,
     device: str,
 ) -> None:
     """Say how alike the speakers of two recordings are.
+
+    FIRST is a recording or the name of an enrolled voice (mrl enroll), SECOND a recording. voice:NAME always names a voice,
+    and a path with a slash in it, such as ./NAME, always a recording.
 
     The score is the raw cosine of the two embeddings, in [-1, 1]. A model folder that mrl calibrate has been run on gives a
     log-likelihood ratio and a decision too.
     """
     from mrl.evaluation.verification import verify_files
+    from mrl.identification.tasks import enrolled_name, verify_enrolled
 
-    found = verify_files(
-        model,
-        first,
-        second,
-        weights=weights,
-        dim=dim,
-        threshold=threshold,
-        prior=prior,
-        max_false_accept=max_far,
-        device=device,
-    )
+    name = enrolled_name(first, store)
+    if name is not None:
+        found = verify_enrolled(
+            model,
+            name,
+            second,
+            store,
+            weights=weights,
+            dim=dim,
+            threshold=threshold,
+            prior=prior,
+            max_false_accept=max_far,
+            device=device,
+        )
+    else:
+        found = verify_files(
+            model,
+            first,
+            second,
+            weights=weights,
+            dim=dim,
+            threshold=threshold,
+            prior=prior,
+            max_false_accept=max_far,
+            device=device,
+        )
     click.echo(f"score: {found.score:.4f} (raw cosine, from -1 to 1)")
     decision = "same speaker" if found.same_speaker else "different speakers"
     if found.log_likelihood_ratio is not None:

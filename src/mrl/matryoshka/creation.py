@@ -15,6 +15,7 @@ from mrl.matryoshka.closed_form import data_free_rotation
 from mrl.matryoshka.model import BatchNormStatistics, ReDimNetMRL
 from mrl.pretrained import load_pretrained_redimnet
 
+
 def create_mrl(
     backbone: ReDimNet, *, embed_dim: int = 256, mrl_dims: Iterable[int] | None = None, freeze_backbone: bool = False
 ) -> ReDimNetMRL:

@@ -6,13 +6,10 @@ optimizer state, gradient scaler, random number generators, and where in the dat
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import os
-import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from mrl.errors import CheckpointError, TrainingError
+from mrl.training.atomic_folders import atomic_folder
 
 _FORMAT = 1
 _PREFIX = "step-"
@@ -33,37 +31,6 @@ class TrainingState:
 
     tensors: dict[str, torch.Tensor]
     values: dict[str, Any]
-
-
-@contextlib.contextmanager
-def atomic_folder(target: Path) -> Iterator[Path]:
-    """Yield an empty temporary folder beside ``target``; on success it takes the place of ``target``, on failure it is removed.
-
-    Raises:
-        OSError: the disk is full or cannot be written to; ``target`` is then as it was.
-    """
-    target.parent.mkdir(parents=True, exist_ok=True)
-    token = secrets.token_hex(4)
-    temporary = target.with_name(f".{target.name}.{token}.tmp")
-    temporary.mkdir()
-    try:
-        yield temporary
-        for path in [*temporary.rglob("*"), temporary]:
-            descriptor = os.open(path, os.O_RDONLY)
-            try:
-                os.fsync(descriptor)
-            finally:
-                os.close(descriptor)
-        if target.exists():
-            # a folder cannot be replaced in one step: a reader may for a moment find none, never half of one
-            old = target.with_name(f".{target.name}.{token}.old")
-            target.rename(old)
-            temporary.rename(target)
-            shutil.rmtree(old)
-        else:
-            temporary.rename(target)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 class CheckpointFolder:
@@ -199,16 +166,3 @@ def restore_random_state(states: Mapping[str, torch.Tensor]) -> None:
         for number in range(torch.cuda.device_count()):
             if f"cuda{number}" in states:
                 torch.cuda.set_rng_state(states[f"cuda{number}"], number)
-
-
-def replace_folder(target: Path, write: Callable[[Path], object]) -> None:
-    """Let ``write`` fill a temporary folder, which then takes the place of ``target``.
-
-    Raises:
-        TrainingError: it cannot be written; ``target`` is as it was.
-    """
-    try:
-        with atomic_folder(target) as temporary:
-            write(temporary)
-    except OSError as error:
-        raise TrainingError(f"{target} cannot be written ({error}); free some space and go on with --resume auto") from error

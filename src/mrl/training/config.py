@@ -5,11 +5,13 @@ See :func:`mrl.training.load_config` for how files, overlays and overrides becom
 
 from __future__ import annotations
 
+import itertools
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-DEFAULT_DIMS = (16, 32, 64, 128, 192, 256)
+from mrl.dims import default_mrl_dims
+
 Scalar = str | int | float | bool
 
 
@@ -20,23 +22,29 @@ class Section(BaseModel):
 
 
 class TrainDataConfig(Section):
-    """Where the training utterances are: a folder with one subfolder per speaker, or a manifest."""
+    """Where the training utterances are: a folder with one subfolder per speaker, a manifest, or shards."""
 
     folder: str | None = Field(default=None, description="Folder with one subfolder per speaker; recordings at any depth below.")
     manifest: str | None = Field(default=None, description="CSV, TSV, JSONL or Parquet with the columns path and speaker.")
+    shards: str | None = Field(default=None, description="Folder of tar shards that mrl data shard wrote.")
     root: str | None = Field(
         default=None, description="Folder that the manifest's relative paths start from; default: the manifest's own."
     )
     where: dict[str, Scalar | list[Scalar]] = Field(
         default_factory=dict, description="Keep only manifest rows whose column has this value, or one of these values."
     )
+    unlabelled: bool = Field(
+        default=False,
+        description="The speakers are not known: recordings at any depth of the folder, a manifest without the column speaker.",
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> TrainDataConfig:
-        if self.folder and self.manifest:
-            raise ValueError("give folder or manifest, not both")
-        if self.folder and (self.root or self.where):
-            raise ValueError("root and where belong to a manifest; a folder is taken whole")
+        given = [name for name in ("folder", "manifest", "shards") if getattr(self, name)]
+        if len(given) > 1:
+            raise ValueError(f"give {' or '.join(given)}, not {'both' if len(given) == 2 else 'all'}")
+        if given != ["manifest"] and given and (self.root or self.where):
+            raise ValueError(f"root and where belong to a manifest; {'shards are' if self.shards else 'a folder is'} taken whole")
         return self
 
 
@@ -59,8 +67,37 @@ class ValidationConfig(Section):
         return self
 
 
+class SimulatedRoomsConfig(Section):
+    """Rooms that are simulated at the start of a run; needs the extra rooms."""
+
+    probability: float = Field(default=0.0, ge=0, le=1, description="Share of those crops that got no measured room.")
+    count: int = Field(default=64, ge=1, description="Rooms in the pool; simulating takes about 0.2 s each.")
+    rt60_seconds: tuple[float, float] = Field(default=(0.2, 0.8), description="Range of the reverberation time, seconds.")
+    floor_metres: tuple[float, float] = Field(default=(3.0, 9.0), description="Range of length and width, metres.")
+    height_metres: tuple[float, float] = Field(default=(2.4, 4.0), description="Range of the height, metres.")
+    distance_metres: tuple[float, float] = Field(default=(0.5, 3.0), description="Range of talker to microphone, metres.")
+    seed: int = Field(default=0, ge=0, description="Seed of the pool.")
+
+
+class CodecKilobitsConfig(Section):
+    """Ranges of the bit rate of lossy codecs, kbit/s."""
+
+    opus: tuple[float, float] = Field(default=(8.0, 32.0), description="Of Opus.")
+    aac: tuple[float, float] = Field(default=(16.0, 64.0), description="Of AAC.")
+    mp3: tuple[float, float] = Field(default=(16.0, 64.0), description="Of MP3.")
+
+
+class SpecAugmentConfig(Section):
+    """Masks on the log-mel features while the backbone trains (arXiv 1904.08779)."""
+
+    frequency_masks: int = Field(default=0, ge=0, description="Band masks per crop; 0: none.")
+    frequency_width: int = Field(default=8, ge=1, description="Most mel bands per mask; the width is drawn from 0 to this.")
+    time_masks: int = Field(default=0, ge=0, description="Frame masks per crop; 0: none.")
+    time_width: int = Field(default=20, ge=1, description="Most frames per mask (10 or 15 ms each).")
+
+
 class AugmentationConfig(Section):
-    """What is done to the crops, each kind with its own probability. Nothing is added without noise or room folders."""
+    """What is done to the crops, each kind with its own probability and random stream. No noise or rooms without folders."""
 
     noise_folders: list[str] = Field(default_factory=list, description="Folders with noise recordings, searched at any depth.")
     noise_probability: float = Field(default=0.6, ge=0, le=1, description="Share of crops that get noise.")
@@ -73,13 +110,45 @@ class AugmentationConfig(Section):
     babble_snr_db: tuple[float, float] = Field(
         default=(13.0, 20.0), description="Range of speech over all those voices together, dB."
     )
+    babble_voices: tuple[int, int] = Field(default=(3, 7), description="Range of their number.")
     exclude: list[str] = Field(default_factory=list, description="File name patterns left out of both, such as 'sb_esc50_*'.")
+    simulated_rooms: SimulatedRoomsConfig = Field(default=SimulatedRoomsConfig(), description="Rooms without recordings.")
+    speed_probability: float = Field(
+        default=0.0, ge=0, le=1, description="Share of crops at another speed, same speaker; for new speakers see data.speeds."
+    )
+    speed_factors: list[float] = Field(default=[0.9, 1.1], min_length=1, description="The speeds, one of which is drawn.")
+    gain_probability: float = Field(default=0.0, ge=0, le=1, description="Share of crops made louder or softer.")
+    gain_db: tuple[float, float] = Field(default=(-6.0, 6.0), description="Range of the gain, dB.")
+    clipping_probability: float = Field(default=0.0, ge=0, le=1, description="Share of crops with clipped peaks.")
+    clipping_level: tuple[float, float] = Field(default=(0.2, 0.8), description="Range of the level, as a share of the peak.")
+    band_probability: float = Field(default=0.0, ge=0, le=1, description="Share of crops that lose frequencies.")
+    bands: list[Literal["narrowband", "telephone"]] = Field(
+        default=["narrowband", "telephone"], min_length=1, description="narrowband: up to 4 kHz; telephone: 300 to 3400 Hz."
+    )
+    codec_probability: float = Field(default=0.0, ge=0, le=1, description="Share of crops that are coded and decoded.")
+    codecs: list[Literal["g711_mulaw", "g711_alaw", "opus", "aac", "mp3"]] = Field(
+        default=["g711_mulaw", "g711_alaw", "opus", "aac"], min_length=1, description="The codecs, one of which is drawn."
+    )
+    codec_kilobits: CodecKilobitsConfig = Field(default=CodecKilobitsConfig(), description="Bit rates of the lossy ones.")
+    spec_augment: SpecAugmentConfig = Field(default=SpecAugmentConfig(), description="Masks on the features.")
 
     @model_validator(mode="after")
-    def _ordered(self) -> AugmentationConfig:
-        for name, (low, high) in (("noise_snr_db", self.noise_snr_db), ("babble_snr_db", self.babble_snr_db)):
+    def _usable(self) -> AugmentationConfig:
+        ranges: dict[str, tuple[float, float]] = {
+            name: getattr(self, name) for name in ("noise_snr_db", "babble_snr_db", "babble_voices", "gain_db", "clipping_level")
+        }
+        rooms = ("rt60_seconds", "floor_metres", "height_metres", "distance_metres")
+        ranges |= {f"simulated_rooms.{name}": getattr(self.simulated_rooms, name) for name in rooms}
+        ranges |= {f"codec_kilobits.{name}": getattr(self.codec_kilobits, name) for name in ("opus", "aac", "mp3")}
+        for name, (low, high) in ranges.items():
             if low > high:
                 raise ValueError(f"{name} must be [lowest, highest] (found [{low:g}, {high:g}])")
+        if any(not 0.5 <= factor <= 2.0 for factor in self.speed_factors):
+            raise ValueError(f"speed_factors must lie in 0.5 to 2 (found {self.speed_factors})")
+        if self.babble_voices[0] < 1:
+            raise ValueError(f"babble_voices must be 1 or more (found {list(self.babble_voices)})")
+        if not 0.0 < self.clipping_level[0] <= self.clipping_level[1] <= 1.0:
+            raise ValueError(f"clipping_level must be shares of the peak above 0 and up to 1 (found {list(self.clipping_level)})")
         return self
 
 
@@ -88,20 +157,55 @@ class DataConfig(Section):
 
     train: TrainDataConfig = Field(default=TrainDataConfig(), description="The training utterances.")
     validation: ValidationConfig = Field(default=ValidationConfig(), description="The validation trials.")
+    allow_overlap: bool = Field(
+        default=False, description="Train even if speakers or recordings of the validation trials are in the training data."
+    )
     crop_seconds: float = Field(default=3.0, gt=0, description="Length of the training crops, seconds.")
     finetune_crop_seconds: float | None = Field(default=None, gt=0, description="The same in stage 2; default: crop_seconds.")
     speeds: list[float] = Field(
         default_factory=list, description="Copies of every speaker at these speeds, as further speakers: [0.9, 1.1]."
     )
-    balance: Literal["speakers", "utterances"] = Field(
-        default="speakers", description="speakers: each equally often; utterances: each once per epoch."
+    balance: Literal["speakers", "utterances", "shards"] = Field(
+        default="speakers",
+        description="speakers: each equally often; utterances: each once per epoch; shards: the same, reading shard after shard.",
+    )
+    shuffle_buffer: int = Field(
+        default=4096, ge=1, description="With balance: shards, no utterance moves this many places from its place on disk."
     )
     draws_per_speaker: int | None = Field(
         default=None,
         ge=1,
         description="Crops per speaker and epoch with balance: speakers; default: the mean number of utterances.",
     )
-    augmentation: AugmentationConfig = Field(default=AugmentationConfig(), description="Noise and rooms.")
+    crops_per_speaker: int = Field(
+        default=1, ge=1, description="So many crops of a speaker stand together in a batch, for losses that compare pairs."
+    )
+    session_aware: bool = Field(default=True, description="These come from different sessions where the speaker has several.")
+    augmentation: AugmentationConfig = Field(default=AugmentationConfig(), description="Noise, rooms and much else.")
+
+    @model_validator(mode="after")
+    def _draws_fit(self) -> DataConfig:
+        if self.balance == "shards" and not self.train.shards:
+            raise ValueError("balance: shards needs train.shards (write them with mrl data shard)")
+        if self.crops_per_speaker > 1 and self.balance != "speakers":
+            raise ValueError(f"crops_per_speaker above 1 needs balance: speakers (found {self.balance})")
+        if (self.draws_per_speaker or 0) % self.crops_per_speaker:
+            raise ValueError(
+                f"draws_per_speaker must be a multiple of crops_per_speaker (found {self.draws_per_speaker} "
+                f"and {self.crops_per_speaker})"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _speeds_together(self) -> DataConfig:
+        factors = self.augmentation.speed_factors if self.augmentation.speed_probability else []
+        for speed, factor in itertools.product(self.speeds, factors):
+            if not 0.5 <= speed * factor <= 2.0:
+                raise ValueError(
+                    f"speeds has {speed:g} and augmentation.speed_factors {factor:g}, together outside 0.5 to 2; "
+                    "take one of them nearer to 1"
+                )
+        return self
 
 
 class ModelConfig(Section):
@@ -117,8 +221,7 @@ class ModelConfig(Section):
     @property
     def dims(self) -> tuple[int, ...]:
         """The prefix lengths, ascending, the full one among them."""
-        chosen = [dim for dim in DEFAULT_DIMS if dim <= self.embed_dim] if self.mrl_dims is None else self.mrl_dims
-        return tuple(sorted({*chosen, self.embed_dim}))
+        return default_mrl_dims(self.embed_dim) if self.mrl_dims is None else tuple(sorted({*self.mrl_dims, self.embed_dim}))
 
     @model_validator(mode="after")
     def _dims_fit(self) -> ModelConfig:
@@ -138,16 +241,38 @@ class ModelConfig(Section):
 class LossConfig(Section):
     """What is minimised."""
 
-    type: Literal["aam", "subcenter_aam"] = Field(
-        default="aam", description="Additive angular margin, with one or several centres per speaker."
+    type: Literal["aam", "subcenter_aam", "sphereface2", "angular_prototypical", "supervised_contrastive", "none"] = Field(
+        default="aam",
+        description="aam, subcenter_aam, sphereface2: a vector for each speaker; angular_prototypical, supervised_contrastive: "
+        "crops compared with each other (data.crops_per_speaker of 2 or more); none: similarity_weight alone, no labels.",
     )
     margin: float = Field(default=0.2, ge=0, lt=1.5, description="Angular margin, radians.")
+    mrl_margins: list[float] | None = Field(
+        default=None, description="Margin of each of model.mrl_dims, which schedules keep in proportion; default: margin for all."
+    )
     finetune_margin: float | None = Field(default=None, ge=0, lt=1.5, description="The same in stage 2; default: margin.")
     margin_warmup_epochs: float = Field(
         default=0.0, ge=0, description="The margin rises from 0 over this many first epochs of the run."
     )
-    scale: float = Field(default=30.0, gt=0, description="Scale of the cosines.")
+    scale: float | None = Field(
+        default=None,
+        gt=0,
+        description="Scale of the cosines; default: 30 for aam and subcenter_aam, 32 for sphereface2, 10 at the start of "
+        "angular_prototypical (it is learnt), 14.3 for supervised_contrastive.",
+    )
     num_subcenters: int = Field(default=3, ge=1, description="Centres per speaker, for subcenter_aam.")
+    topk_penalty: float = Field(
+        default=0.0, ge=0, lt=1, description="Additional margin of the most similar other speakers, radians, for both aam types."
+    )
+    topk: int = Field(default=5, ge=1, description="How many of them.")
+    sphereface2_lambda: float = Field(
+        default=0.7, gt=0, lt=1, description="Weight of the own speaker against all others together, for sphereface2."
+    )
+    sphereface2_t: float = Field(default=3.0, ge=1, description="Exponent of its similarities.")
+    sphereface2_margin_type: Literal["C", "A"] = Field(default="C", description="Its margin: C additive, A angular.")
+    dim_dropout: float = Field(
+        default=0.0, ge=0, lt=1, description="Probability that a dim other than the full one sits out an optimizer step."
+    )
     shared_classes: bool = Field(
         default=False, description="One class matrix, of which each dim uses a prefix, instead of one per dim."
     )
@@ -155,6 +280,33 @@ class LossConfig(Section):
         default=0.0,
         ge=0,
         description="Weight of the term that makes cosines of every prefix follow the start model's full cosines.",
+    )
+
+    @model_validator(mode="after")
+    def _belongs_together(self) -> LossConfig:
+        if self.type == "none":
+            if not self.similarity_weight:
+                raise ValueError("type: none leaves nothing to minimise; set similarity_weight above 0")
+            if self.dim_dropout or self.mrl_margins is not None:
+                raise ValueError("dim_dropout and mrl_margins have no meaning with type: none")
+        if self.topk_penalty and self.type not in ("aam", "subcenter_aam"):
+            raise ValueError(f"topk_penalty belongs to aam and subcenter_aam (found type: {self.type})")
+        if self.mrl_margins is not None:
+            if self.margin <= 0:
+                raise ValueError("mrl_margins need a margin above 0, to which schedules keep their proportion")
+            largest = max(self.mrl_margins, default=0.0) * max(1.0, (self.finetune_margin or 0.0) / self.margin)
+            if min(self.mrl_margins, default=0.0) < 0 or largest >= 1.5:
+                raise ValueError(f"mrl_margins must stay from 0 to below 1.5, in stage 2 too (found {self.mrl_margins})")
+        return self
+
+
+class WandbConfig(Section):
+    """Weights & Biases."""
+
+    project: str | None = Field(default=None, description="Name of the project there; null: no such log.")
+    name: str | None = Field(default=None, description="Name of the run there; null: wandb makes one up.")
+    mode: Literal["offline", "online", "disabled"] = Field(
+        default="offline", description="offline writes files for `wandb sync`, online sends at once, disabled does nothing."
     )
 
 
@@ -181,6 +333,12 @@ class TrainingConfig(Section):
     precision: Literal["fp32", "bf16", "fp16"] = Field(
         default="fp32", description="Of forward and backward passes; weights stay fp32."
     )
+    compile: bool = Field(
+        default=False, description="Compile the network (torch.compile) for training on waveforms; needs a compiler."
+    )
+    gradient_checkpointing: bool = Field(
+        default=False, description="Compute the backbone's stages again in the backward pass, which saves memory and costs time."
+    )
     num_workers: int = Field(default=0, ge=0, description="Processes that read and augment; 0 reads in the training process.")
     output_dir: str = Field(default="runs/mrl", description="Run folder.")
     validate_every_epochs: int = Field(default=1, ge=1, description="Validation after every so many epochs, and after the last.")
@@ -193,6 +351,8 @@ class TrainingConfig(Section):
     keep_checkpoints: int = Field(default=2, ge=1, description="How many of the last checkpoints stay.")
     max_nonfinite_steps: int = Field(default=20, ge=0, description="The run stops after more skipped steps than this.")
     log_every_steps: int = Field(default=20, ge=1, description="A line in metrics.jsonl every so many steps.")
+    tensorboard: bool = Field(default=False, description="Also write the curves for TensorBoard, into the run folder.")
+    wandb: WandbConfig = Field(default=WandbConfig(), description="Also write them for Weights & Biases.")
 
 
 class AdvancedConfig(Section):
@@ -257,6 +417,28 @@ class TrainConfig(Section):
             )
         if self.advanced.use_pretrained and self.advanced.freeze_backbone_epochs > self.training.num_epochs:
             raise ValueError("advanced.freeze_backbone_epochs is more than training.num_epochs, which counts both stages")
+        if self.loss.type in ("angular_prototypical", "supervised_contrastive") and self.data.crops_per_speaker < 2:
+            raise ValueError(
+                f"loss.type: {self.loss.type} compares crops of one speaker; set data.crops_per_speaker to 2 or more "
+                f"(found {self.data.crops_per_speaker})"
+            )
+        if self.loss.mrl_margins is not None and len(self.loss.mrl_margins) != len(self.model.mrl_dims or ()):
+            raise ValueError(f"loss.mrl_margins needs model.mrl_dims, and one margin for each (found {self.loss.mrl_margins})")
+        if self.data.train.unlabelled:
+            if self.loss.type != "none":
+                raise ValueError(
+                    "data.train.unlabelled needs loss.type: none with loss.similarity_weight above 0 "
+                    f"(found type: {self.loss.type})"
+                )
+            if self.advanced.projection_init == "lda":
+                raise ValueError(
+                    "data.train.unlabelled cannot start from advanced.projection_init: lda; use rotation, pca or data_free"
+                )
+        if self.training.batch_size % self.data.crops_per_speaker:
+            raise ValueError(
+                f"training.batch_size must be a multiple of data.crops_per_speaker (found {self.training.batch_size} "
+                f"and {self.data.crops_per_speaker})"
+            )
         return self
 
     @property

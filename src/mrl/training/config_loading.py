@@ -25,6 +25,7 @@ PATH_KEYS = (
     "data.train.folder",
     "data.train.manifest",
     "data.train.root",
+    "data.train.shards",
     "data.validation.trials",
     "data.validation.root",
     "data.validation.folder",
@@ -36,7 +37,7 @@ PATH_KEYS = (
 )
 # Setting one of these in a later file or override takes back the others of its group from earlier ones.
 _ALTERNATIVES = (
-    (("data", "train"), ("folder", "manifest"), ("root", "where")),
+    (("data", "train"), ("folder", "manifest", "shards"), ("root", "where")),
     (("data", "validation"), ("folder", "trials"), ("root",)),
 )
 

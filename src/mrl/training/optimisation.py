@@ -44,6 +44,11 @@ def build_optimizer(groups: Sequence[dict[str, Any]], kind: Literal["adamw", "sg
     return torch.optim.SGD(list(groups), momentum=0.9, nesterov=True)
 
 
+def warmup_steps(epochs: float, steps_per_epoch: int) -> int:
+    """Return how many steps a warm-up of so many epochs takes: at least one, unless it is switched off by 0."""
+    return max(1, round(epochs * steps_per_epoch)) if epochs else 0
+
+
 def learning_rate_factor(step: int, *, total_steps: int, warmup_steps: int, schedule: Schedule, final_ratio: float) -> float:
     """Return the share of the peak rate at ``step`` (from 0): linear warm-up, then the schedule down to ``final_ratio``."""
     if step < warmup_steps:

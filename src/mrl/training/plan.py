@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
+import os
+from pathlib import Path
 
 import torch
 
 from mrl.audio import SAMPLE_RATE
-from mrl.data import SpeakerBalancedSampler, UtteranceSampler
-from mrl.training.building import build_encoder, build_system, build_validator, check_separate, choose_device, read_training_data
+from mrl.training.building import (
+    build_encoder,
+    build_sampler,
+    build_system,
+    build_validator,
+    check_separate,
+    choose_device,
+    read_training_data,
+)
+from mrl.training.compilation import check_compiler
 from mrl.training.config import TrainConfig
+from mrl.training.memory import out_of_memory_told
+from mrl.training.memory_tracking import PeakMemory
 from mrl.training.optimisation import build_optimizer, parameter_groups
-from mrl.training.stages import Stage, embed_waveforms, plan_stages
+from mrl.training.stages import Stage, embed_waveforms, plan_stages, uses_cache
 from mrl.training.system import TrainingSystem, check_optimised
 from mrl.training.updates import check_precision
 
 _BYTES = 4  # of a float32
-_MEASURED_BATCH = 2
+_MEASURED_BATCHES = (2, 4)
+# A CPU's allocator keeps part of what was freed, more so where large and small tensors alternate. Fitted to b0 and b2 on Linux:
+# peak memory beyond the program (benchmarks/bench_training.py) over PeakMemory's count was 1.4 to 1.5, recomputing 1.9 to 2.1.
+_CPU_ALLOCATOR, _CPU_ALLOCATOR_RECOMPUTING = 1.4, 2.0
+_READING_SECONDS = 60.0  # of audio per pass over whole recordings
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +45,8 @@ class StageFigures:
         stage: the stage.
         trainable: numbers that it trains.
         steps_per_epoch: optimizer steps.
-        memory_bytes: parameters, gradients, optimizer state and the activations kept for one backward pass.
+        memory_bytes: the most that it needs at one time: parameters, optimizer state, averaged and teacher weights, and what
+            forward and backward passes of one batch (gradients included) or a pass over whole recordings need.
     """
 
     stage: Stage
@@ -42,10 +60,11 @@ class RunPlan:
     """What a run would do.
 
     Attributes:
-        utterances, speakers: of the training corpus, speed copies included.
+        utterances, speakers: of the training corpus, speed copies included; 0 speakers if they are not known.
         validation_trials: number of validation trials, 0 for none.
-        chance_level: loss of a model that knows nothing.
+        chance_level: loss of a model that knows nothing, None where labels have no part in it.
         cache_bytes: size of the cache of pooled statistics, 0 for none.
+        program_bytes: main memory that the program itself holds, libraries and lists of recordings included.
         stages: figures of each stage.
         output_dir: the run folder.
     """
@@ -53,20 +72,23 @@ class RunPlan:
     utterances: int
     speakers: int
     validation_trials: int
-    chance_level: float
+    chance_level: float | None
     cache_bytes: int
+    program_bytes: int
     stages: list[StageFigures]
     output_dir: str
 
     def describe(self) -> str:
         """Return the plan as lines of text."""
+        whose = f"{self.speakers} speakers (classes)" if self.speakers else "unknown speakers"
         lines = [
-            f"Training data: {self.utterances} utterances of {self.speakers} speakers (classes)",
+            f"Training data: {self.utterances} utterances of {whose}",
             f"Validation: {self.validation_trials} trials"
             if self.validation_trials
             else "Validation: none; the last epoch counts as best",
-            f"Chance-level loss: {self.chance_level:.3f}",
         ]
+        if self.chance_level is not None:
+            lines.append(f"Chance-level loss: {self.chance_level:.3f}")
         if self.cache_bytes:
             lines.append(f"Cache of pooled statistics: {_megabytes(self.cache_bytes)} on disk")
         for figures in self.stages:
@@ -75,8 +97,9 @@ class RunPlan:
             lines.append(
                 f"Stage {stage.number}: epochs {stage.first_epoch} to {stage.end_epoch - 1}, {what}, "
                 f"{figures.trainable} trainable parameters, {figures.steps_per_epoch} steps per epoch, "
-                f"about {_megabytes(figures.memory_bytes)} of memory"
+                f"about {_megabytes(figures.memory_bytes)} of memory per process"
             )
+        lines.append(f"The program itself takes another {_megabytes(self.program_bytes)} of main memory")
         return "\n".join([*lines, f"Run folder: {self.output_dir}"])
 
 
@@ -86,31 +109,37 @@ def plan_run(config: TrainConfig) -> RunPlan:
     Raises:
         ConfigError, DataError, CheckpointError, DownloadError, InputError, TrainingError: as the run itself would.
     """
-    check_precision(config.training.precision, choose_device(config.training.device))
+    device = choose_device(config.training.device)
+    check_precision(config.training.precision, device)
+    if config.training.compile:
+        check_compiler(device)
     data = read_training_data(config)
     validator = build_validator(config)
-    check_separate(data, validator)
+    check_separate(data, validator, allow_overlap=config.data.allow_overlap)
     system = build_system(config, build_encoder(config), len(data.corpus.speakers))
-    if config.data.balance == "utterances":
-        draws = len(UtteranceSampler(data.corpus))
-    else:
-        draws = len(SpeakerBalancedSampler(data.corpus, draws_per_speaker=config.data.draws_per_speaker))
+    draws = len(build_sampler(config, data.corpus))
     steps = math.ceil(draws / (config.training.batch_size * config.training.accumulation_steps))
     stages = plan_stages(config)
-    cached = config.advanced.cache_pooled_statistics and not stages[0].trains_backbone
+    program_bytes = _resident_bytes()
+    with out_of_memory_told(), torch.random.fork_rng(devices=[]):
+        reading_bytes = _reading_bytes(config, system)
+        figures = [_figures(config, stage, system, steps, reading_bytes, _allocator_factor(config, device)) for stage in stages]
     vectors = len(data.corpus) * config.advanced.cache_views
     return RunPlan(
         utterances=len(data.corpus),
-        speakers=len(data.corpus.speakers),
+        speakers=0 if config.data.train.unlabelled else len(data.corpus.speakers),
         validation_trials=0 if validator is None else len(validator.trials),
-        chance_level=system.loss.chance_level(),
-        cache_bytes=vectors * system.encoder.pooled_dim * _BYTES if cached else 0,
-        stages=[_figures(config, stage, system, steps) for stage in stages],
+        chance_level=system.chance_level,
+        cache_bytes=vectors * system.encoder.pooled_dim * _BYTES if uses_cache(config, stages[0]) else 0,
+        program_bytes=program_bytes,
+        stages=figures,
         output_dir=config.training.output_dir,
     )
 
 
-def _figures(config: TrainConfig, stage: Stage, system: TrainingSystem, steps: int) -> StageFigures:
+def _figures(
+    config: TrainConfig, stage: Stage, system: TrainingSystem, steps: int, reading_bytes: int, allocator: float
+) -> StageFigures:
     if stage.trains_backbone:
         system.encoder.unfreeze_backbone()
     else:
@@ -118,31 +147,58 @@ def _figures(config: TrainConfig, stage: Stage, system: TrainingSystem, steps: i
     groups = parameter_groups(system, learning_rate=1.0, backbone_ratio=1.0, weight_decay=0.0)
     trainable = check_optimised(system, build_optimizer(groups, config.training.optimizer))
     states = 2 if config.training.optimizer == "adamw" else 1
-    fixed = _BYTES * (sum(parameter.numel() for parameter in system.parameters()) + trainable * (1 + states))
-    activations = _activation_bytes(stage, system) * config.training.batch_size / _MEASURED_BATCH
-    half = 0.5 if config.training.precision != "fp32" else 1.0
-    return StageFigures(stage, trainable, steps, round(fixed + activations * half))
+    copies = sum(parameter.numel() for parameter in system.encoder.parameters())
+    copies *= bool(config.advanced.ema_decay) + system.needs_teacher
+    kept = _BYTES * (sum(parameter.numel() for parameter in system.parameters()) + trainable * states + copies)
+    few, more = (_step_bytes(config, stage, system, size) for size in _MEASURED_BATCHES)
+    slope = (more - few) / (_MEASURED_BATCHES[1] - _MEASURED_BATCHES[0])
+    step = more + slope * (config.training.batch_size - _MEASURED_BATCHES[1])
+    return StageFigures(stage, trainable, steps, round(kept + allocator * max(step, reading_bytes)))
 
 
-def _activation_bytes(stage: Stage, system: TrainingSystem) -> int:
-    """Measure what a backward pass of a small batch keeps; with a frozen backbone that is next to nothing."""
-    seen: dict[int, int] = {}
+def _allocator_factor(config: TrainConfig, device: torch.device) -> float:
+    if device.type != "cpu":
+        return 1.0
+    return _CPU_ALLOCATOR_RECOMPUTING if config.training.gradient_checkpointing else _CPU_ALLOCATOR
 
-    def note(tensor: torch.Tensor) -> torch.Tensor:
-        storage = tensor.untyped_storage()
-        seen[storage.data_ptr()] = storage.nbytes()
-        return tensor
 
-    owned = {parameter.untyped_storage().data_ptr() for parameter in system.parameters()}
-    audio = (
-        torch.randn(_MEASURED_BATCH, round(stage.crop_seconds * SAMPLE_RATE), generator=torch.Generator().manual_seed(0)) * 0.1
-    )
+def _step_bytes(config: TrainConfig, stage: Stage, system: TrainingSystem, batch: int) -> int:
+    """Measure what forward and backward passes of a small batch need, gradients included."""
+    random = torch.Generator().manual_seed(0)
+    labels = torch.zeros(batch, dtype=torch.int64)  # one speaker: some losses compare crops of the same
+    # the types of a GPU are measured here, on the CPU: bf16 stands for both kinds of half precision
+    half = config.training.precision != "fp32"
+    context = torch.autocast("cpu", torch.bfloat16) if half else contextlib.nullcontext()
     system.train()
-    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-        raw, _ = embed_waveforms(system.encoder, audio)
-        system.loss(raw, torch.arange(_MEASURED_BATCH))
+    system.loss.eval()  # so that no dim sits out
+    with PeakMemory() as peak:
+        with context:
+            if uses_cache(config, stage):
+                raw = system.encoder.project(torch.randn(batch, system.encoder.pooled_dim, generator=random))
+            else:
+                audio = torch.randn(batch, round(stage.crop_seconds * SAMPLE_RATE), generator=random) * 0.1
+                raw = embed_waveforms(system.encoder, audio, recompute=config.training.gradient_checkpointing)
+        teacher = raw.detach() if system.needs_teacher else None
+        system(raw.float(), labels, teacher).total.backward()
+    system.zero_grad(set_to_none=True)
     system.eval()
-    return sum(size for pointer, size in seen.items() if pointer not in owned)
+    return int(peak.bytes)
+
+
+def _reading_bytes(config: TrainConfig, system: TrainingSystem) -> int:
+    """Measure what a pass over whole recordings needs, as the cache and validation make them."""
+    system.eval()
+    seconds = max(config.advanced.cache_max_seconds, config.data.validation.max_seconds)
+    audio = torch.randn(max(1, round(_READING_SECONDS / seconds)), round(seconds * SAMPLE_RATE)) * 0.1
+    with PeakMemory() as peak, torch.inference_mode():
+        system.encoder.pooled_statistics(audio)
+    return int(peak.bytes)
+
+
+def _resident_bytes() -> int:
+    """Return what this program holds in main memory now, libraries included; 0 where the system does not tell."""
+    facts = Path("/proc/self/statm")
+    return int(facts.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if facts.is_file() else 0
 
 
 def _megabytes(count: int) -> str:

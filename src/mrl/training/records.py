@@ -7,14 +7,17 @@ import logging
 import math
 import os
 import platform
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from mrl.errors import CheckpointError
+from mrl.evaluation.hardware import hardware_line
 from mrl.files import atomic_path, write_json, write_text
 from mrl.version import __version__
 
@@ -72,13 +75,16 @@ class MetricsFile:
 
 
 def write_environment(path: Path) -> None:
-    """Write versions and hardware, so that a figure can be traced to what made it."""
+    """Write versions, hardware and the commit of this package, so that a figure can be traced to what made it."""
     write_json(
         path,
         {
             "mrl": __version__,
             "python": sys.version.split()[0],
+            "git_commit": _git_commit(),
             "torch": torch.__version__,
+            "numpy": np.__version__,
+            "hardware": hardware_line(),
             "platform": platform.platform(),
             "processors": os.cpu_count(),
             "torch_threads": torch.get_num_threads(),
@@ -115,6 +121,25 @@ def write_curves(path: Path, records: list[dict[str, Any]]) -> None:
             axes.legend()
     with atomic_path(path) as temporary:
         figure.savefig(temporary, dpi=120)
+
+
+def _git_commit() -> str | None:
+    """Return the commit of the checkout that this package runs from, with ``-dirty`` where files differ; None if it is none."""
+    place = ["git", "-C", str(Path(__file__).parent)]
+    try:
+        tracked = subprocess.run([*place, "ls-files", "--error-unmatch", __file__], capture_output=True, timeout=10, check=False)
+        if tracked.returncode != 0:  # installed somewhere below another project's checkout, or nowhere
+            return None
+        found = subprocess.run(
+            [*place, "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return found.stdout.strip() or None
 
 
 def _finite(value: Any) -> Any:

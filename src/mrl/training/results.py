@@ -7,7 +7,7 @@ from typing import Any
 
 from mrl.matryoshka import ReDimNetMRL
 from mrl.pretrained import write_official_checkpoint
-from mrl.training.checkpoints import replace_folder
+from mrl.training.atomic_folders import replace_folder
 
 OFFICIAL_NAME = "official.pt"
 

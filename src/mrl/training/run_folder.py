@@ -4,6 +4,8 @@ config.yaml       all settings, defaults included
 environment.json  versions and hardware
 metrics.jsonl     losses, learning rates, error rates, one record per line
 curves.png        loss and EER over steps
+tensorboard/      the same for TensorBoard, with training.tensorboard
+wandb/            the same for Weights & Biases, with training.wandb.project; wandb-id names the run there
 start/            the model at step 0 (the teacher, and a candidate for best)
 best/             the best model so far: ReDimNetMRL.from_pretrained reads it
 last/             the model at the last validation, better or not (to look at, not to use)
@@ -14,13 +16,18 @@ cache/            pooled statistics of stage 1, unless advanced.cache_dir puts t
 from __future__ import annotations
 
 import dataclasses
+import logging
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from mrl.errors import TrainingError
+from mrl.training.atomic_folders import recover_folders
 from mrl.training.config import TrainConfig
 from mrl.training.config_loading import load_config, save_config
+
+_LOG = logging.getLogger(__name__)
 
 # Settings that do not change what is computed, so that a run may go on with others.
 _FREE_TO_CHANGE = frozenset(
@@ -31,12 +38,18 @@ _FREE_TO_CHANGE = frozenset(
         "training.keep_checkpoints",
         "training.checkpoint_every_steps",
         "training.log_every_steps",
+        "training.gradient_checkpointing",
+        "training.tensorboard",
+        "training.wandb.project",
+        "training.wandb.name",
+        "training.wandb.mode",
         "training.max_nonfinite_steps",
         "training.early_stopping_validations",
         "advanced.cache_dir",
         "advanced.weights",
     }
 )
+_FREE_WITHIN_A_GLOBAL_BATCH = frozenset({"training.batch_size", "training.accumulation_steps"})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,6 +75,14 @@ class RunFolder:
         return self.root / "curves.png"
 
     @property
+    def tensorboard(self) -> Path:
+        return self.root / "tensorboard"
+
+    @property
+    def wandb_id(self) -> Path:
+        return self.root / "wandb-id"
+
+    @property
     def start(self) -> Path:
         return self.root / "start"
 
@@ -76,6 +97,12 @@ class RunFolder:
     @property
     def checkpoints(self) -> Path:
         return self.root / "checkpoints"
+
+    def recover(self) -> None:
+        """Bring back model folders and checkpoints that a kill left under a hidden name, and remove half-written ones."""
+        for parent in (self.root, self.checkpoints):
+            for folder in recover_folders(parent) if parent.is_dir() else ():
+                _LOG.warning("%s was being replaced when the run was killed; the earlier one is back", folder)
 
     def check_new(self, *, has_checkpoints: bool) -> None:
         """Make sure that a new run may begin here.
@@ -92,17 +119,25 @@ class RunFolder:
         """Make the folder and save the configuration; what a run left that was stopped before its first checkpoint goes."""
         self.root.mkdir(parents=True, exist_ok=True)
         self.metrics.unlink(missing_ok=True)
+        self.wandb_id.unlink(missing_ok=True)
+        shutil.rmtree(self.tensorboard, ignore_errors=True)
         save_config(config, self.config)
 
-    def check_same(self, config: TrainConfig) -> None:
+    def check_same(self, config: TrainConfig, *, same_global_batch: bool) -> None:
         """Make sure that a resumed run computes what the interrupted one did, and save the configuration.
+
+        Args:
+            config: of the resumed run.
+            same_global_batch: whether as many crops as before make one optimizer step; the batch size of one process and
+                the number of accumulated batches may then differ.
 
         Raises:
             TrainingError: a setting differs that changes the result (it is named).
         """
         before = _flat(load_config([self.config]).to_dict())
         now = _flat(config.to_dict())
-        changed = [key for key in now if now[key] != before[key] and key not in _FREE_TO_CHANGE]
+        free = _FREE_TO_CHANGE | (_FREE_WITHIN_A_GLOBAL_BATCH if same_global_batch else frozenset())
+        changed = [key for key in now if now[key] != before.get(key) and key not in free]
         if changed:
             listed = "; ".join(f"{key} was {before[key]!r}, is {now[key]!r}" for key in changed[:5])
             raise TrainingError(f"cannot resume {self.root} with other settings ({listed}); set them back, or begin a new run")

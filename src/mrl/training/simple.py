@@ -16,7 +16,7 @@ from mrl.errors import DataError, TrainingError
 from mrl.matryoshka import MatryoshkaLoss, ReDimNetMRL
 from mrl.progress import progress_bar
 from mrl.training.averaging import WeightAverage
-from mrl.training.optimisation import build_optimizer, learning_rate_factor, parameter_groups
+from mrl.training.optimisation import build_optimizer, learning_rate_factor, parameter_groups, warmup_steps
 from mrl.training.stages import embed_waveforms
 from mrl.training.starting import initialise_classes
 from mrl.training.system import StepLoss, TrainingSystem, check_optimised
@@ -44,6 +44,19 @@ class History:
     num_classes: int
 
 
+@dataclasses.dataclass(frozen=True)
+class _Recipe:
+    """How both functions train; the names are explained with their arguments."""
+
+    learning_rate: float
+    backbone_ratio: float
+    margin: float
+    scale: float
+    weight_decay: float
+    ema_decay: float
+    precision: Precision
+
+
 def train_projection_head(
     model: ReDimNetMRL,
     train_loader: Loader,
@@ -65,7 +78,7 @@ def train_projection_head(
         model: the Matryoshka model; its backbone is frozen meanwhile and left as frozen or free as it was.
         train_loader: yields ``(audio (batch, samples) at 16 kHz, labels (batch,) from 0)``.
         num_epochs: passes over the loader.
-        learning_rate: its peak; warm-up over half an epoch, then cosine.
+        learning_rate: its peak; warm-up over half an epoch (at least one step), then cosine.
         margin: angular margin, radians.
         scale: scale of the cosines.
         weight_decay: of weight matrices.
@@ -82,18 +95,8 @@ def train_projection_head(
     trainable = {name for name, parameter in model.backbone.named_parameters() if parameter.requires_grad}
     model.freeze_backbone()
     try:
-        return _train(
-            model,
-            train_loader,
-            num_epochs,
-            learning_rate=learning_rate,
-            backbone_ratio=1.0,
-            margin=margin,
-            scale=scale,
-            weight_decay=weight_decay,
-            ema_decay=ema_decay,
-            precision=precision,
-        )
+        recipe = _Recipe(learning_rate, 1.0, margin, scale, weight_decay, ema_decay, precision)
+        return _train(model, train_loader, num_epochs, recipe)
     finally:
         if not was_frozen:
             model.unfreeze_backbone(batch_norm_statistics=statistics)
@@ -135,47 +138,34 @@ def train_full_model(
         )
     # a model that was never frozen has its batch statistics and teacher layer set by this
     model.unfreeze_backbone(batch_norm_statistics=model.batch_norm_statistics)
-    return _train(
-        model,
-        train_loader,
-        num_epochs,
-        learning_rate=learning_rate,
-        backbone_ratio=backbone_learning_rate_ratio,
-        margin=margin,
-        scale=scale,
-        weight_decay=weight_decay,
-        ema_decay=ema_decay,
-        precision=precision,
-    )
+    recipe = _Recipe(learning_rate, backbone_learning_rate_ratio, margin, scale, weight_decay, ema_decay, precision)
+    return _train(model, train_loader, num_epochs, recipe)
 
 
-def _train(
-    model: ReDimNetMRL,
-    loader: Loader,
-    num_epochs: int,
-    *,
-    learning_rate: float,
-    backbone_ratio: float,
-    margin: float,
-    scale: float,
-    weight_decay: float,
-    ema_decay: float,
-    precision: Precision,
-) -> History:
+def _train(model: ReDimNetMRL, loader: Loader, num_epochs: int, recipe: _Recipe) -> History:
     if num_epochs < 1:
         raise TrainingError(f"num_epochs must be 1 or more (found {num_epochs})")
     was_training = model.training
     pooled, labels, batches = _first_pass(model, loader)
     num_classes = max(int(labels.max()) + 1, _declared_classes(loader))
-    system = TrainingSystem(model, MatryoshkaLoss(model.mrl_dims, num_classes, margin=margin, scale=scale)).to(model.device)
+    system = TrainingSystem(model, MatryoshkaLoss(model.mrl_dims, num_classes, margin=recipe.margin, scale=recipe.scale))
+    system.to(model.device)
     initialise_classes(system, pooled.to(model.device), labels.to(model.device))
     optimizer = build_optimizer(
-        parameter_groups(system, learning_rate=learning_rate, backbone_ratio=backbone_ratio, weight_decay=weight_decay), "adamw"
+        parameter_groups(
+            system,
+            learning_rate=recipe.learning_rate,
+            backbone_ratio=recipe.backbone_ratio,
+            weight_decay=recipe.weight_decay,
+        ),
+        "adamw",
     )
     check_optimised(system, optimizer)
-    average = WeightAverage(model, ema_decay) if ema_decay else None
+    average = WeightAverage(model, recipe.ema_decay) if recipe.ema_decay else None
     update_buffers = not model.backbone_frozen and model.batch_norm_statistics == "update"
-    updater = Updater(system, optimizer, precision=precision, clip_norm=5.0, average=average, update_buffers=update_buffers)
+    updater = Updater(
+        system, optimizer, precision=recipe.precision, clip_norm=5.0, average=average, update_buffers=update_buffers
+    )
     history = History([], [], system.loss.chance_level(), num_classes)
     _LOG.info("%d classes; chance-level loss %.3f", num_classes, history.chance_level)
     step = 0
@@ -187,7 +177,11 @@ def _train(
             with progress_bar(f"epoch {epoch}", batches, unit="batches") as advance:
                 for audio, targets in _batches(loader, model.device):
                     factor = learning_rate_factor(
-                        step, total_steps=num_epochs * batches, warmup_steps=batches // 2, schedule="cosine", final_ratio=0.01
+                        step,
+                        total_steps=num_epochs * batches,
+                        warmup_steps=warmup_steps(0.5, batches),
+                        schedule="cosine",
+                        final_ratio=0.01,
                     )
                     losses = _loss(updater, model, system, audio, targets)
                     report = updater.update(losses, total_crops=len(targets), rate_factor=factor)
@@ -211,7 +205,7 @@ def _loss(
     updater: Updater, model: ReDimNetMRL, system: TrainingSystem, audio: torch.Tensor, labels: torch.Tensor
 ) -> Iterator[tuple[StepLoss, int]]:
     with updater.autocast():
-        raw, _ = embed_waveforms(model, audio)
+        raw = embed_waveforms(model, audio)
     yield system(raw.float(), labels), len(labels)
 
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -12,7 +12,12 @@ import torch
 
 from mrl.data import Batch, CropDataset, Draw, PooledCache, View, load_batches
 from mrl.matryoshka import ReDimNetMRL
+from mrl.training.compilation import compiled
 from mrl.training.config import TrainConfig
+from mrl.training.recomputation import recomputed_stages
+
+PoolFunction = Callable[[torch.Tensor], torch.Tensor]
+"""Waveforms (batch, samples) -> pooled statistics (batch, pooled_dim)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,6 +69,11 @@ def plan_stages(config: TrainConfig) -> list[Stage]:
         ),
     ]
     return [stage for stage in stages if stage.epochs]
+
+
+def uses_cache(config: TrainConfig, stage: Stage) -> bool:
+    """Return whether the stage reads pooled statistics instead of audio."""
+    return not stage.trains_backbone and config.advanced.cache_pooled_statistics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,10 +129,28 @@ class CachedFeed:
 
 
 class WaveformFeed:
-    """Random crops through the whole network."""
+    """Random crops through the whole network.
 
-    def __init__(self, encoder: ReDimNetMRL, crops: CropDataset, *, num_workers: int = 0) -> None:
+    Args:
+        encoder: the Matryoshka model.
+        crops: gives the waveforms.
+        num_workers: processes that read them.
+        compile_network: compile the way from waveforms to pooled statistics (the head is one small matrix product).
+        recompute: keep only the inputs of the backbone's stages for the backward pass, see :mod:`mrl.training.recomputation`.
+    """
+
+    def __init__(
+        self,
+        encoder: ReDimNetMRL,
+        crops: CropDataset,
+        *,
+        num_workers: int = 0,
+        compile_network: bool = False,
+        recompute: bool = False,
+    ) -> None:
         self._encoder = encoder
+        self._pool: PoolFunction = compiled(encoder.pooled_statistics) if compile_network else encoder.pooled_statistics
+        self._recompute = recompute
         self._crops = crops
         self._num_workers = num_workers
         self._device = next(encoder.parameters()).device
@@ -133,25 +161,30 @@ class WaveformFeed:
             yield to_device(batch, self._device)
 
     def embed(self, inputs: Inputs, teacher: ReDimNetMRL | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-        return embed_waveforms(self._encoder, inputs.features, teacher)
+        raw = embed_waveforms(self._encoder, inputs.features, pool=self._pool, recompute=self._recompute)
+        if teacher is None:
+            return raw, None
+        with torch.no_grad():
+            return raw, teacher.project(teacher.pooled_statistics(inputs.features))
 
 
 def embed_waveforms(
-    encoder: ReDimNetMRL, audio: torch.Tensor, teacher: ReDimNetMRL | None = None
-) -> tuple[torch.Tensor, torch.Tensor | None]:
-    """Return raw embeddings (batch, embed_dim) of waveforms (batch, samples), and the teacher's, which have no gradients."""
-    raw = encoder.project(encoder.pooled_statistics(audio))
-    if teacher is None:
-        return raw, None
-    with torch.no_grad():
-        return raw, teacher.project(teacher.pooled_statistics(audio))
+    encoder: ReDimNetMRL, audio: torch.Tensor, *, pool: PoolFunction | None = None, recompute: bool = False
+) -> torch.Tensor:
+    """Return raw embeddings (batch, embed_dim) of waveforms (batch, samples).
+
+    Args:
+        encoder: the Matryoshka model.
+        audio: the waveforms.
+        pool: its way to pooled statistics in another form, such as compiled.
+        recompute: see :class:`WaveformFeed`; without effect on a frozen backbone, which keeps nothing.
+    """
+    keeps = torch.is_grad_enabled() and not encoder.backbone_frozen
+    with recomputed_stages(encoder.backbone) if recompute and keeps else contextlib.nullcontext():
+        pooled = (pool or encoder.pooled_statistics)(audio)
+    return encoder.project(pooled)
 
 
 def to_device(batch: Batch, device: torch.device) -> Inputs:
     """Return the crops of a batch, which are all of one length, on the device."""
     return Inputs(batch.audio.to(device, non_blocking=True), batch.labels.to(device, non_blocking=True))
-
-
-def take(inputs: Iterator[Inputs], count: int) -> Iterator[Inputs]:
-    """Yield the next ``count`` batches."""
-    return itertools.islice(inputs, count)

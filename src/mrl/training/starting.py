@@ -32,6 +32,7 @@ from mrl.training.system import TrainingSystem
 
 _LOG = logging.getLogger(__name__)
 _BATCH_SECONDS = 60.0  # of audio per forward pass
+_UNLABELLED_UTTERANCES = 2000  # that the head is fitted to where nobody knows how many speakers there are
 
 
 def open_cache(
@@ -99,7 +100,8 @@ def clean_pooled(
 def initialise(config: TrainConfig, system: TrainingSystem, corpus: Corpus, cache: PooledCache | None) -> None:
     """Fit the head in closed form and start the class matrices at the class means, from a pretrained backbone."""
     encoder, advanced = system.encoder, config.advanced
-    members = corpus.subset(advanced.init_utterances_per_speaker)
+    unlabelled = config.data.train.unlabelled
+    members = corpus.subset(_UNLABELLED_UTTERANCES if unlabelled else advanced.init_utterances_per_speaker)
     device = next(system.parameters()).device
     pooled = clean_pooled(
         encoder, corpus, members, cache=cache, max_seconds=advanced.cache_max_seconds, num_workers=config.training.num_workers
@@ -107,7 +109,7 @@ def initialise(config: TrainConfig, system: TrainingSystem, corpus: Corpus, cach
     labels = torch.tensor([corpus.labels[index] for index in members], dtype=torch.int64, device=device)
     if advanced.projection_init != "data_free":
         try:
-            encoder.fit_projection(pooled, labels, method=advanced.projection_init)
+            encoder.fit_projection(pooled, None if unlabelled else labels, method=advanced.projection_init)
         except InputError as error:
             raise DataError(
                 f"the head cannot be fitted to the training utterances ({error}); use advanced.projection_init: data_free"

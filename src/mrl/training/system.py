@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 
 import torch
 from torch import nn
 from torch.nn import functional
 
 from mrl.errors import TrainingError
-from mrl.matryoshka import MatryoshkaLoss, ReDimNetMRL, SimilarityPreservationLoss
+from mrl.matryoshka import MatryoshkaLoss, NoClassLoss, ReDimNetMRL, SimilarityPreservationLoss
 
 _LOG = logging.getLogger(__name__)
 
@@ -36,7 +37,7 @@ class TrainingSystem(nn.Module):
 
     Args:
         encoder: the Matryoshka model.
-        loss: classification loss with its class matrices.
+        loss: the loss that needs labels, with its class matrices where it has such; NoClassLoss without labels.
         similarity: makes cosines of prefixes follow the teacher's; needs teacher embeddings.
         similarity_weight: its weight.
         teacher_pull: weight of ``1 - cosine`` between full embeddings of model and teacher; needs teacher embeddings.
@@ -45,7 +46,7 @@ class TrainingSystem(nn.Module):
     def __init__(
         self,
         encoder: ReDimNetMRL,
-        loss: MatryoshkaLoss,
+        loss: MatryoshkaLoss | NoClassLoss,
         *,
         similarity: SimilarityPreservationLoss | None = None,
         similarity_weight: float = 0.0,
@@ -64,9 +65,15 @@ class TrainingSystem(nn.Module):
         return self.teacher_pull > 0 or (self.similarity is not None and self.similarity_weight > 0)
 
     @property
+    def chance_level(self) -> float | None:
+        """The classification loss of a model that knows nothing; None where labels have no part in the training."""
+        level = self.loss.chance_level()
+        return None if math.isnan(level) else level
+
+    @property
     def part_names(self) -> list[str]:
-        """Names of all parts that :meth:`forward` reports."""
-        names = ["loss", *(f"{kind}_{dim}" for kind in ("loss", "accuracy") for dim in self.encoder.mrl_dims)]
+        """Names of all parts that :meth:`forward` can report (not those of dims that sit out a step)."""
+        names = ["loss", *(f"{kind}_{dim}" for kind in ("loss", "accuracy") for dim in self.loss.dims)]
         if self.similarity is not None and self.similarity_weight > 0:
             names.append("similarity")
         return [*names, "teacher_pull"] if self.teacher_pull > 0 else names

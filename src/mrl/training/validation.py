@@ -20,12 +20,14 @@ from mrl.data import Corpus, Utterance, WholeUtterances, load_batches, scan_spea
 from mrl.data.crops import seconds_of
 from mrl.data.loading import group_by_seconds
 from mrl.data.pooled_cache import pooled_in_batches
+from mrl.embeddings.processes import split_by_length
 from mrl.errors import DataError
 from mrl.evaluation import TrialList, read_trials, score_prefixes
 from mrl.evaluation.metrics import error_curve
 from mrl.matryoshka import ReDimNetMRL
 from mrl.progress import progress_bar
 from mrl.training.config import ValidationConfig
+from mrl.training.distribution import Processes
 
 _P_TARGET = 0.01
 _MOST_RECORDINGS = 3000  # about 4.5 million pairs
@@ -65,6 +67,9 @@ class ValidationResult:
 class Validator:
     """Embeds the recordings of a trial list and scores it at every dim.
 
+    Several processes share the recordings. Which of them are computed in one batch does not depend on the number of processes, so
+    neither does any number of the result.
+
     While the backbone is frozen its pooled statistics are computed once and kept.
 
     Args:
@@ -100,36 +105,30 @@ class Validator:
         self.dims = tuple(dims)
         self.paths = paths = trials.paths(root)
         utterances = tuple(Utterance(path, _NO_SPEAKER) for path in paths)
-        self._batches = group_by_seconds([seconds_of(one, max_seconds) for one in utterances], batch_seconds)
+        self._seconds = [seconds_of(one, max_seconds) for one in utterances]
+        self._batches = group_by_seconds(self._seconds, batch_seconds)
         self._source = WholeUtterances(Corpus(utterances, (_NO_SPEAKER,), (0,) * len(paths)), max_seconds)
         self._num_workers = num_workers
-        self._pooled: npt.NDArray[np.float32] | None = None
+        self._pooled: list[npt.NDArray[np.float32]] | None = None  # of this process's batches
 
-    def evaluate(self, encoder: ReDimNetMRL) -> ValidationResult:
+    def evaluate(self, encoder: ReDimNetMRL, processes: Processes = Processes()) -> ValidationResult | None:  # noqa: B008 - frozen
         """Return the error rates of the encoder as it is now; it is in eval mode meanwhile.
+
+        Args:
+            encoder: the Matryoshka model.
+            processes: those that share the recordings; all must call this together, with the same weights.
+
+        Returns:
+            The error rates; None in all processes but the first.
 
         Raises:
             DataError: an embedding is not finite.
             AudioLoadingError: a recording cannot be read.
         """
-        was_training = encoder.training
-        encoder.eval()
-        try:
-            if encoder.backbone_frozen:
-                if self._pooled is None:
-                    self._pooled = self._pool(encoder)
-                pooled = self._pooled
-            else:
-                self._pooled = None
-                pooled = self._pool(encoder)
-            device = next(encoder.parameters()).device
-            with torch.inference_mode():
-                parts = [
-                    encoder.project(torch.from_numpy(part).to(device)).float().cpu().numpy() for part in _slices(pooled, 4096)
-                ]
-        finally:
-            encoder.train(was_training)
-        scores = score_prefixes(np.concatenate(parts), self.trials, self.dims)
+        raw = self._embed(encoder, processes)
+        if not processes.is_first:
+            return None
+        scores = score_prefixes(raw, self.trials, self.dims)
         curves = {dim: error_curve(values, self.trials.labels) for dim, values in scores.items()}
         return ValidationResult(
             {dim: curve.equal_error_rate() for dim, curve in curves.items()},
@@ -137,19 +136,38 @@ class Validator:
             self.trials.num_target,
         )
 
-    def _pool(self, encoder: ReDimNetMRL) -> npt.NDArray[np.float32]:
-        rows: npt.NDArray[np.float32] | None = None
-        with progress_bar("validation", len(self.trials.utterances), unit="files") as advance:
-            batches = load_batches(self._source, self._batches, num_workers=self._num_workers)
-            for members, batch in zip(self._batches, batches, strict=True):
-                pooled = pooled_in_batches(encoder.pooled_statistics, batch)
-                if rows is None:
-                    rows = np.empty((len(self.trials.utterances), pooled.shape[1]), dtype=np.float32)
-                rows[members] = pooled
+    def _embed(self, encoder: ReDimNetMRL, processes: Processes) -> npt.NDArray[np.float32]:
+        """Return the raw embeddings (recordings, embed_dim), to which every process contributes the rows of its batches."""
+        seconds = {number: sum(self._seconds[member] for member in batch) for number, batch in enumerate(self._batches)}
+        mine = [self._batches[number] for number in split_by_length(seconds, processes.world_size)[processes.rank]]
+        was_training = encoder.training
+        encoder.eval()
+        try:
+            pooled = self._pooled if encoder.backbone_frozen else None
+            if pooled is None:
+                pooled = self._pool(encoder, mine, processes)
+            self._pooled = pooled if encoder.backbone_frozen else None
+            rows = torch.zeros(len(self.paths), encoder.embed_dim, device=encoder.device)
+            with torch.inference_mode():
+                for members, part in zip(mine, pooled, strict=True):
+                    rows[members] = encoder.project(torch.from_numpy(part).to(encoder.device)).float()
+        finally:
+            encoder.train(was_training)
+        # each row is zero in all processes but one, so the sum is that row, bit for bit
+        summed: npt.NDArray[np.float32] = processes.sum_(rows).cpu().numpy()
+        return summed
+
+    def _pool(
+        self, encoder: ReDimNetMRL, batches: Sequence[Sequence[int]], processes: Processes
+    ) -> list[npt.NDArray[np.float32]]:
+        total = sum(len(members) for members in batches)
+        pooled = []
+        with progress_bar("validation", total, unit="files", enabled=processes.is_first) as advance:
+            read = load_batches(self._source, batches, num_workers=self._num_workers)
+            for members, batch in zip(batches, read, strict=True):
+                pooled.append(pooled_in_batches(encoder.pooled_statistics, batch))
                 advance(len(members))
-        if rows is None:
-            raise DataError("the validation list has no recordings")
-        return rows
+        return pooled
 
 
 def read_validation(config: ValidationConfig) -> tuple[TrialList, Path] | None:
@@ -185,10 +203,6 @@ def all_pairs(corpus: Corpus, root: Path) -> TrialList:
         ((labels[one] == labels[two], names[one], names[two]) for one in range(len(names)) for two in range(one)),
         source=f"all pairs of {root}",
     )
-
-
-def _slices(matrix: npt.NDArray[np.float32], rows: int) -> list[npt.NDArray[np.float32]]:
-    return [matrix[at : at + rows] for at in range(0, len(matrix), rows)]
 
 
 def _by_text(values: Mapping[int, float]) -> dict[str, float]:

@@ -1,0 +1,51 @@
+"""``mrl enroll``: a voice from recordings into the store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from mrl.cli.store_option import store_option
+
+
+@click.command()
+@click.argument("name")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option(
+    "--model",
+    default="b2-vox2-ft_lm",
+    show_default=True,
+    help="Model folder, official .pt checkpoint, .onnx file or released name.",
+)
+@click.option("--weights", help="Where a released model's file is: a file, an address, or a folder of such files.")
+@store_option
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["float32", "float16", "int8", "binary"]),
+    help="How a new store keeps embeddings: float32 by default; int8 takes a quarter, binary 1/32 of the space.",
+)
+@click.option("--add", "extend", is_flag=True, help="Add the recordings to a voice that is enrolled already.")
+@click.option("--device", default="cpu", show_default=True, help="Such as cpu, cuda or cuda:1.")
+def command(
+    name: str,
+    files: tuple[Path, ...],
+    model: str,
+    weights: str | None,
+    store: Path | None,
+    form: str | None,
+    extend: bool,
+    device: str,
+) -> None:
+    """Enrol a voice.
+
+    FILES are recordings of one speaker; NAME is what the voice is called from now on. Longer recordings weigh more. Either all
+    recordings are enrolled or, where one cannot be used, none.
+    """
+    from mrl.identification import default_store, enrol, open_embedder
+
+    place = store or default_store()
+    voice = enrol(open_embedder(model, weights=weights, device=device), name, files, place, form=form, extend=extend)  # type: ignore[arg-type]
+    number = f"{voice.recordings} recording{'s' if voice.recordings != 1 else ''}"
+    click.echo(f"{voice.name}: {number}, {voice.seconds:.1f} s in all, in {place}")
