@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from mrl.embeddings import save_embeddings
+from mrl.embeddings.shard_writing import ShardPlan, ShardWriter
 from tests.docs.markdown import ROOT, fenced_blocks, pages
 
 _WITH_PYTHON = [page for page in pages() if fenced_blocks(page, "python")]
@@ -17,7 +18,11 @@ _WITH_PYTHON = [page for page in pages() if fenced_blocks(page, "python")]
 
 @pytest.mark.parametrize("page", _WITH_PYTHON, ids=lambda page: str(page.relative_to(ROOT)))
 def test_blocks_run(page: Path, user: Path, train_loader: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
-    save_embeddings("embeddings.npz", ["a.wav", "b.wav"], np.eye(2, 8, dtype=np.float32), {"model": "b2"})
+    ids, matrix = ["a.wav", "b.wav"], np.eye(2, 8, dtype=np.float32)
+    save_embeddings("embeddings.npz", ids, matrix, {"model": "b2"})
+    with ShardWriter.open("embeddings", ShardPlan(ids, 2, ".npz", 8, {"model": "b2"})) as writer:
+        writer.write(0, ids, matrix, [])
+        writer.finish()
     namespace: dict[str, Any] = {"__name__": "page", "train_loader": train_loader}
     for block in fenced_blocks(page, "python"):
         if block.not_run is None:

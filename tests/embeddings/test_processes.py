@@ -20,6 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mrl.audio import write_synthetic_corpus
+from mrl.cli.main import run
 from mrl.embeddings import Processes, load_embeddings, split_by_length
 from mrl.errors import DataError, ProcessError, ReportedElsewhereError
 from tests.pretrained.small import write_small_checkpoint
@@ -111,6 +112,25 @@ def test_torchrun_embeds_like_one_process(place: Path, tmp_path: Path) -> None:
     for line in alone.stderr.splitlines():
         assert together.stderr.count(line) == 1, line
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_shards_of_several_processes_are_those_of_one(place: Path, tmp_path: Path) -> None:
+    def embed(folder: str) -> list[str]:
+        return [*_embed(place, tmp_path / folder), "--shard-size", "4"]
+
+    assert run(embed("one")[2:]) == 1  # two recordings cannot be used
+    found = _run_together(embed("two"), embed("two"))
+    assert [status for status, _, _ in found] == [1, 0], found
+    assert "in 3 shards written" in found[0][1] and "2 of 9 recordings" in found[0][2] and found[1][1:] == ("", "")
+    one, two = load_embeddings(tmp_path / "one"), load_embeddings(tmp_path / "two")
+    assert len(one.ids) == 7 and two.ids == one.ids and two.metadata == one.metadata
+    np.testing.assert_allclose(two.matrix, one.matrix, rtol=1e-5, atol=1e-6 * float(np.abs(one.matrix).max()))
+    assert (tmp_path / "two" / "failures.tsv").read_bytes() == (tmp_path / "one" / "failures.tsv").read_bytes()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "file").touch()
+    refused = _run_together(embed("mine"), embed("mine"))
+    assert [status for status, _, _ in refused] == [2, 0]
+    assert refused[0][2].startswith("mrl embed: error: ") and "holds other files" in refused[0][2] and refused[1][2] == ""
 
 
 def test_each_process_computes_its_share_and_gets_everything(place: Path) -> None:

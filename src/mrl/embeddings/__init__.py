@@ -6,7 +6,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mrl.embeddings.encoders import Backbone, Encoder, MatryoshkaEncoder, evaluation_mode, is_matryoshka
+    from mrl.embeddings.bulk import EmbeddedFolder, embed_to_folder, means_folder
+    from mrl.embeddings.encoders import (
+        Backbone,
+        Encoder,
+        ExportedEncoder,
+        ExportedMatryoshka,
+        MatryoshkaEncoder,
+        evaluation_mode,
+        is_matryoshka,
+    )
     from mrl.embeddings.extract import EmbeddedFiles, embed_files
     from mrl.embeddings.formats import EMBEDDING_SUFFIXES, READABLE_SUFFIXES, EmbeddingTable, load_embeddings, save_embeddings
     from mrl.embeddings.head import fit_head, load_head, project_embeddings, save_head
@@ -14,6 +23,7 @@ if TYPE_CHECKING:
     from mrl.embeddings.mapping import FileFailure, MappedFiles, map_files
     from mrl.embeddings.models import open_model, weights_sha256
     from mrl.embeddings.processes import Processes, split_by_length
+    from mrl.embeddings.sharded import ShardedEmbeddings, is_sharded
     from mrl.embeddings.similarity import cosine_similarity
     from mrl.embeddings.tasks import embed_to_file, score_files
 
@@ -43,8 +53,15 @@ _LATER = {
     "Backbone": "encoders",
     "MatryoshkaEncoder": "encoders",
     "Encoder": "encoders",
+    "ExportedEncoder": "encoders",
+    "ExportedMatryoshka": "encoders",
     "evaluation_mode": "encoders",
     "is_matryoshka": "encoders",
+    "embed_to_folder": "bulk",
+    "EmbeddedFolder": "bulk",
+    "means_folder": "bulk",
+    "ShardedEmbeddings": "sharded",
+    "is_sharded": "sharded",
 }
 
 __all__ = [
@@ -73,8 +90,15 @@ __all__ = [
     "Backbone",
     "MatryoshkaEncoder",
     "Encoder",
+    "ExportedEncoder",
+    "ExportedMatryoshka",
     "evaluation_mode",
     "is_matryoshka",
+    "embed_to_folder",
+    "EmbeddedFolder",
+    "means_folder",
+    "ShardedEmbeddings",
+    "is_sharded",
 ]
 
 

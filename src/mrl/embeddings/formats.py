@@ -83,14 +83,19 @@ def save_embeddings(
 
 
 def load_embeddings(path: str | os.PathLike[str]) -> EmbeddingTable:
-    """Read a file that :func:`save_embeddings` wrote, one of the same layout, or a Kaldi archive (:mod:`mrl.embeddings.kaldi`).
+    """Read a file that :func:`save_embeddings` wrote, one of the same layout, a Kaldi archive (:mod:`mrl.embeddings.kaldi`), or
+    a folder of shards (:mod:`mrl.embeddings.sharded`, which can also be read shard by shard).
 
     Raises:
         InputError: unknown suffix.
-        DataError: the file is missing, damaged, or of another layout.
+        DataError: the file or folder is missing, damaged, unfinished, or of another layout.
         MissingDependencyError: ``.parquet`` without pyarrow.
     """
     file = Path(path)
+    if file.is_dir():
+        from mrl.embeddings.sharded import ShardedEmbeddings
+
+        return ShardedEmbeddings.open(file).load()
     read = _format_of(file, _READERS)
     if not file.is_file():
         raise DataError(f"embedding file {file} does not exist")
@@ -110,8 +115,14 @@ def load_embeddings(path: str | os.PathLike[str]) -> EmbeddingTable:
 
 
 def check_suffix(path: str | os.PathLike[str]) -> None:
-    """Raise :class:`InputError` unless ``path`` ends in the suffix of an embedding file."""
-    _format_of(Path(path), _WRITERS)
+    """Make sure, before the work begins, that ``path`` can be written.
+
+    Raises:
+        InputError: it does not end in the suffix of an embedding file.
+        MissingDependencyError: ``.parquet`` without pyarrow.
+    """
+    if _format_of(Path(path), _WRITERS) is _write_parquet:
+        _pyarrow()
 
 
 _Contents = tuple[list[str], npt.NDArray[Any], str]

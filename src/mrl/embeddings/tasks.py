@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from mrl.embeddings.encoders import Encoder, is_matryoshka
+from mrl.embeddings.encoders import Encoder, gives_unit_length
 from mrl.embeddings.extract import EmbeddedFiles, embed_files
 from mrl.embeddings.formats import check_suffix, save_embeddings
 from mrl.embeddings.mapping import failure_summary
@@ -55,16 +56,21 @@ def embed_to_file(
         processes=processes,
     )
     if embedded.paths and (processes is None or processes.is_first):
-        metadata = {
-            "model": model_name,
-            "model_sha256": weights_sha256(model),
-            "dim": embedded.matrix.shape[1],
-            "unit_length": is_matryoshka(model),
-            "max_seconds": max_seconds,
-            "package": f"redimnet-mrl {__version__}",
-        }
+        metadata = describe_embeddings(model, model_name, embedded.matrix.shape[1], max_seconds)
         save_embeddings(output, [str(path) for path in embedded.paths], embedded.matrix, metadata)
     return embedded
+
+
+def describe_embeddings(model: Encoder, model_name: str, dim: int, max_seconds: float | None) -> dict[str, Any]:
+    """Return the metadata of a file of embeddings: what they were made with."""
+    return {
+        "model": model_name,
+        "model_sha256": weights_sha256(model),
+        "dim": dim,
+        "unit_length": gives_unit_length(model),
+        "max_seconds": max_seconds,
+        "package": f"redimnet-mrl {__version__}",
+    }
 
 
 def score_files(

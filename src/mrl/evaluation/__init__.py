@@ -62,6 +62,15 @@ if TYPE_CHECKING:
     from mrl.evaluation.page import html_report
     from mrl.evaluation.plots import plot_eer_by_dim
     from mrl.evaluation.protocol import Protocol, make_protocol, score_by_protocol
+    from mrl.evaluation.quantisation import FormatFigures, QuantisationResult, measure_formats
+    from mrl.evaluation.quantisation_plot import plot_storage_formats
+    from mrl.evaluation.quantisation_report import (
+        quantisation_csv,
+        quantisation_markdown,
+        quantisation_table,
+        write_quantisation_report,
+    )
+    from mrl.evaluation.quantisation_task import quantise_spec
     from mrl.evaluation.report import (
         calibrated_table,
         comparison_table,
@@ -195,6 +204,15 @@ _LATER = {
     "Cohort": "cohort",
     "open_cohort": "cohort",
     "held_out_ratios": "calibration",
+    "measure_formats": "quantisation",
+    "QuantisationResult": "quantisation",
+    "FormatFigures": "quantisation",
+    "plot_storage_formats": "quantisation_plot",
+    "quantisation_csv": "quantisation_report",
+    "quantisation_markdown": "quantisation_report",
+    "quantisation_table": "quantisation_report",
+    "write_quantisation_report": "quantisation_report",
+    "quantise_spec": "quantisation_task",
 }
 
 __all__ = [
@@ -298,6 +316,15 @@ __all__ = [
     "Cohort",
     "open_cohort",
     "held_out_ratios",
+    "measure_formats",
+    "QuantisationResult",
+    "FormatFigures",
+    "plot_storage_formats",
+    "quantisation_csv",
+    "quantisation_markdown",
+    "quantisation_table",
+    "write_quantisation_report",
+    "quantise_spec",
 ]
 
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 from mrl.data.folders import scan_speaker_folders
 from mrl.data.manifest import MANIFEST_SUFFIXES, read_manifest
 from mrl.embeddings.formats import READABLE_SUFFIXES, load_embeddings
+from mrl.embeddings.sharded import holds_embeddings
 from mrl.errors import DataError, InputError
 from mrl.evaluation.speakers import speaker_of
 
@@ -75,13 +76,13 @@ def open_cohort(place: str | os.PathLike[str], *, speakers: Mapping[str, str] | 
         InputError: a file of another kind.
     """
     path = Path(place)
-    if path.is_dir():
-        corpus = scan_speaker_folders(path)
-    elif path.suffix.lower() in READABLE_SUFFIXES:
+    if holds_embeddings(path):
         table = load_embeddings(path)
         known = speakers or {}
         named = tuple(known[name] if name in known else speaker_of(name) for name in table.ids)
         return Cohort(str(path), named, matrix=table.matrix)
+    if path.is_dir():
+        corpus = scan_speaker_folders(path)
     elif path.suffix.lower() in MANIFEST_SUFFIXES:
         corpus = read_manifest(path)
     elif path.exists():

@@ -17,8 +17,9 @@ from mrl.evaluation.metrics import error_curve
 from mrl.evaluation.result import BYTES_PER_NUMBER, EvaluationResult, SystemResult
 from mrl.files import atomic_path
 
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+# Colours and markers of the lines in a plot, by their place.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 _DASHES = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
 # Neighbouring systems are moved apart by this factor on the logarithmic axis, so that their intervals do not hide each other.
 _SHIFT = 1.025
@@ -39,7 +40,15 @@ def plot_eer_by_dim(result: EvaluationResult, *paths: str | os.PathLike[str]) ->
         MissingDependencyError: matplotlib is not installed.
         InputError: unknown suffix.
     """
-    figure = eer_by_dim_figure(result)
+    save_figure(eer_by_dim_figure(result), *paths)
+
+
+def save_figure(figure: Any, *paths: str | os.PathLike[str]) -> None:
+    """Write a matplotlib figure, atomically, in the format that the suffix of each path names.
+
+    Raises:
+        InputError: unknown suffix.
+    """
     for path in paths:
         suffix = Path(path).suffix.lower().removeprefix(".")
         if suffix not in figure.canvas.get_supported_filetypes():
@@ -59,7 +68,7 @@ def svg_of(figure: Any) -> str:
 
 def eer_by_dim_figure(result: EvaluationResult) -> Any:
     """Return the matplotlib figure of :func:`plot_eer_by_dim`."""
-    figure, axes = _figure_and_axes()
+    figure, axes = figure_and_axes()
     for place, system in enumerate(result.systems):
         _draw_system(axes, system, place, len(result.systems), reference=_is_reference(result, system.name))
     if result.reference is not None:
@@ -78,14 +87,14 @@ def eer_by_dim_figure(result: EvaluationResult) -> Any:
 
 def eer_by_bytes_figure(result: EvaluationResult) -> Any:
     """Return a figure of the equal error rate against the bytes of one embedding (float32), both axes logarithmic."""
-    figure, axes = _figure_and_axes()
+    figure, axes = figure_and_axes()
     floor = 0.01  # %: a rate of 0 has no place on a logarithmic axis, and no list can tell less
     for place, system in enumerate(result.systems):
         axes.plot(
             [dim * BYTES_PER_NUMBER for dim in system.dims],
             [max(floor, 100 * figures.equal_error_rate) for figures in system.figures],
-            color=_COLOURS[place % len(_COLOURS)],
-            marker=_MARKERS[place % len(_MARKERS)],
+            color=COLOURS[place % len(COLOURS)],
+            marker=MARKERS[place % len(MARKERS)],
             linestyle="--" if _is_reference(result, system.name) else "-",
             markersize=5.5,
             linewidth=1.4,
@@ -116,7 +125,7 @@ def det_figure(result: EvaluationResult, keys: Sequence[_Key] | None = None) -> 
         keys: (system, dim) of each curve; by default a few of each system and the reference.
     """
     chosen = list(keys) if keys is not None else det_keys(result)
-    figure, axes = _figure_and_axes(width=6.4, height=6.6)
+    figure, axes = figure_and_axes(width=6.4, height=6.6)
     names = [system.name for system in result.systems]
     many = len({name for name, _ in chosen if not _is_reference(result, name)}) > 1
     smallest = 0.5 / max(result.trial_list.targets, result.trial_list.nontargets)
@@ -131,7 +140,7 @@ def det_figure(result: EvaluationResult, keys: Sequence[_Key] | None = None) -> 
         line = axes.plot(
             _probit(false_accept, smallest),
             _probit(false_reject, smallest),
-            color="#000000" if black else _COLOURS[colour % (len(_COLOURS) - 1)],
+            color="#000000" if black else COLOURS[colour % (len(COLOURS) - 1)],
             linestyle=_DASHES[(2 if black and not counts[name] > 1 else dash) % len(_DASHES)],
             linewidth=1.6,
             label=f"{name}, {dim} dimensions",
@@ -176,7 +185,7 @@ def score_figure(result: EvaluationResult) -> Any:
         for axes, dim in zip(axes_row, dims, strict=False):
             scores = result.scores[name, dim]
             edges = np.linspace(float(scores.min()), float(scores.max()) + 1e-6, 61)
-            for members, colour, hatch, kind in ((same, _COLOURS[0], None, "same"), (~same, _COLOURS[1], "///", "different")):
+            for members, colour, hatch, kind in ((same, COLOURS[0], None, "same"), (~same, COLOURS[1], "///", "different")):
                 heights, _ = np.histogram(scores[members], bins=edges, density=True)
                 axes.stairs(heights, edges, fill=True, color=colour, alpha=0.28, hatch=hatch, linewidth=0)
                 axes.stairs(heights, edges, color=colour, linewidth=1.2, label=f"{kind} speaker")
@@ -212,7 +221,7 @@ def strata_figure(result: EvaluationResult, group: str) -> Any | None:
         if one.equal_error_rate is not None:
             rows[one.name, one.dim] = (one.equal_error_rate, one.equal_error_rate_interval)
     places = ["whole list", *names]
-    figure, axes = _figure_and_axes(width=max(5.6, 1.15 * len(places) + 2.2), height=3.6)
+    figure, axes = figure_and_axes(width=max(5.6, 1.15 * len(places) + 2.2), height=3.6)
     width = 0.8 / len(dims)
     for number, dim in enumerate(dims):
         for position, name in enumerate(places):
@@ -224,7 +233,7 @@ def strata_figure(result: EvaluationResult, group: str) -> Any | None:
                 position + (number - (len(dims) - 1) / 2) * width,
                 100 * rate,
                 width * 0.92,
-                color=_COLOURS[number],
+                color=COLOURS[number],
                 hatch=(None, "///", "...")[number],
                 edgecolor="white",
                 linewidth=0,
@@ -249,7 +258,12 @@ def _figure_class() -> Any:
     return Figure
 
 
-def _figure_and_axes(width: float = 7.2, height: float = 4.6) -> tuple[Any, Any]:
+def figure_and_axes(width: float = 7.2, height: float = 4.6) -> tuple[Any, Any]:
+    """Return an empty matplotlib figure, sized in inches, and its axes, in the look of all plots here.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
     figure = _figure_class()(figsize=(width, height), dpi=150, layout="constrained")
     axes = figure.add_subplot()
     axes.grid(True, color="#DDDDDD", linewidth=0.6)
@@ -325,8 +339,8 @@ def _draw_system(axes: Any, system: SystemResult, place: int, num_systems: int, 
         [dim * shift for dim in system.dims],
         rates,
         yerr=None if None in intervals else [below, above],
-        color=_COLOURS[place % len(_COLOURS)],
-        marker=_MARKERS[place % len(_MARKERS)],
+        color=COLOURS[place % len(COLOURS)],
+        marker=MARKERS[place % len(MARKERS)],
         linestyle="--" if reference else "-",
         markersize=5.5,
         linewidth=1.1 if reference else 1.6,
@@ -341,7 +355,7 @@ def _draw_reference(axes: Any, result: EvaluationResult) -> None:
     name, dim = result.reference
     place = [system.name for system in result.systems].index(name)
     rate = 100 * result.systems[place].at(dim).equal_error_rate
-    colour = _COLOURS[place % len(_COLOURS)]
+    colour = COLOURS[place % len(COLOURS)]
     axes.axhline(rate, color=colour, linestyle=":", linewidth=1.4, label=f"{name}, all {dim} dimensions: {rate:.2f} %", zorder=1)
 
 

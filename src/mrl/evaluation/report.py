@@ -45,9 +45,9 @@ def table_rows(result: EvaluationResult) -> list[tuple[str, ...]]:
                 system.name,
                 str(figures.dim),
                 str(figures.dim * BYTES_PER_NUMBER),
-                _with_interval(figures.equal_error_rate, figures.equal_error_rate_interval, 100, 2),
-                _with_interval(figures.minimum_dcf[0.01], figures.minimum_dcf_intervals.get(0.01), 1, 3),
-                _with_interval(figures.minimum_dcf[0.05], figures.minimum_dcf_intervals.get(0.05), 1, 3),
+                with_interval(figures.equal_error_rate, figures.equal_error_rate_interval, 100, 2),
+                with_interval(figures.minimum_dcf[0.01], figures.minimum_dcf_intervals.get(0.01), 1, 3),
+                with_interval(figures.minimum_dcf[0.05], figures.minimum_dcf_intervals.get(0.05), 1, 3),
                 f"{figures.threshold:.3f}",
             )
             versus = _versus(figures, is_reference=(system.name, figures.dim) == result.reference) if compared else ()
@@ -112,7 +112,7 @@ def summary_table(result: EvaluationResult) -> Table:
 
 def markdown_table(result: EvaluationResult) -> str:
     """Return the table and its notes as Markdown."""
-    return _markdown(table_rows(result)) + "\n\n" + "\n\n".join(notes(result)) + "\n"
+    return markdown_rows(table_rows(result)) + "\n\n" + "\n\n".join(notes(result)) + "\n"
 
 
 def markdown_report(result: EvaluationResult) -> str:
@@ -120,12 +120,12 @@ def markdown_report(result: EvaluationResult) -> str:
     parts = [markdown_table(result)]
     calibrated = calibrated_rows(result)
     if calibrated:
-        parts.append(_markdown(calibrated) + "\n\n" + calibrated_note(result) + "\n")
+        parts.append(markdown_rows(calibrated) + "\n\n" + calibrated_note(result) + "\n")
     compared = comparison_rows(result)
     if compared and len(result.systems) > 2:
-        parts.append(_markdown(compared) + "\n")
+        parts.append(markdown_rows(compared) + "\n")
     for group in strata_groups(result):
-        parts.append(_markdown(strata_rows(result, group)) + "\n\n" + "\n\n".join(strata_notes(result, group)) + "\n")
+        parts.append(markdown_rows(strata_rows(result, group)) + "\n\n" + "\n\n".join(strata_notes(result, group)) + "\n")
     return "\n".join(parts)
 
 
@@ -135,19 +135,19 @@ def comparison_table(result: EvaluationResult) -> Table | None:
     if not rows:
         return None
     note = "relative changes; p: two-sided, paired bootstrap over speakers, * below 0.05"
-    return _terminal(rows, note, words=(1,))
+    return terminal_table(rows, note, words=(1,))
 
 
 def calibrated_table(result: EvaluationResult) -> Table | None:
     """Return the figures of log-likelihood ratios for a terminal; None where nothing is calibrated."""
     rows = calibrated_rows(result)
-    return _terminal(rows, calibrated_note(result), words=(0,)) if rows else None
+    return terminal_table(rows, calibrated_note(result), words=(0,)) if rows else None
 
 
 def strata_tables(result: EvaluationResult) -> list[Table]:
     """Return one table for a terminal for each group of strata: the equal error rates only."""
     return [
-        _terminal(strata_summary(result, group), "\n".join(strata_notes(result, group)[1:]), words=(0, 1))
+        terminal_table(strata_summary(result, group), "\n".join(strata_notes(result, group)[1:]), words=(0, 1))
         for group in strata_groups(result)
     ]
 
@@ -207,13 +207,14 @@ def strata_csv(result: EvaluationResult) -> str:
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(names)
     for one in result.strata:
-        bounds = _bounds("eer", one.equal_error_rate_interval).values()
+        bounds = interval_bounds("eer", one.equal_error_rate_interval).values()
         facts = (one.group, one.name, one.system, one.dim, one.targets, one.nontargets)
         writer.writerow((*facts, one.equal_error_rate, *bounds, one.false_accept_rate, one.false_reject_rate, one.note))
     return stream.getvalue()
 
 
-def _markdown(rows: Rows) -> str:
+def markdown_rows(rows: Rows) -> str:
+    """Return a header and rows of text as a Markdown table; the first column is words, the others are numbers."""
     header, *body = ([cell.replace("|", "\\|") for cell in row] for row in rows)
     lines = [
         "| " + " | ".join(header) + " |",
@@ -223,7 +224,8 @@ def _markdown(rows: Rows) -> str:
     return "\n".join(lines)
 
 
-def _terminal(rows: Rows, note: str, *, words: tuple[int, ...]) -> Table:
+def terminal_table(rows: Rows, note: str, *, words: tuple[int, ...]) -> Table:
+    """Return a header and rows of text as a table for a terminal; ``words`` are the columns that hold no numbers."""
     header, *body = rows
     table = Table(*header, caption=Text(note), caption_justify="left")
     for number, column in enumerate(table.columns):
@@ -237,7 +239,8 @@ def _terminal(rows: Rows, note: str, *, words: tuple[int, ...]) -> Table:
     return table
 
 
-def _with_interval(value: float, interval: Interval | None, factor: int, digits: int) -> str:
+def with_interval(value: float, interval: Interval | None, factor: int, digits: int) -> str:
+    """Return a figure times ``factor`` as text, and its interval in brackets where there is one."""
     text = f"{factor * value:.{digits}f}"
     return text if interval is None else f"{text} [{factor * interval.low:.{digits}f}, {factor * interval.high:.{digits}f}]"
 
@@ -256,14 +259,14 @@ def _csv_line(system: str, figures: DimFigures) -> dict[str, Any]:
         "dim": figures.dim,
         "bytes_float32": figures.dim * BYTES_PER_NUMBER,
         "eer": figures.equal_error_rate,
-        **_bounds("eer", figures.equal_error_rate_interval),
+        **interval_bounds("eer", figures.equal_error_rate_interval),
         "eer_convex_hull": figures.convex_hull_equal_error_rate,
         "threshold_at_eer": figures.threshold,
         "min_cllr_bits": figures.minimum_cllr,
     }
     for p_target, value in figures.minimum_dcf.items():
         name = f"min_dcf_{p_target:g}"
-        line |= {name: value, **_bounds(name, figures.minimum_dcf_intervals.get(p_target))}
+        line |= {name: value, **interval_bounds(name, figures.minimum_dcf_intervals.get(p_target))}
     line |= {f"true_accept_rate_at_far_{rate:g}": value for rate, value in figures.true_accept_rates.items()}
     calibrated = figures.calibrated
     for p_target in figures.minimum_dcf:
@@ -276,15 +279,16 @@ def _csv_line(system: str, figures: DimFigures) -> dict[str, Any]:
     versus, same = figures.versus_reference, figures.versus_same_dim
     return line | {
         "eer_minus_reference": None if versus is None else versus.difference,
-        **_bounds("eer_minus_reference", None if versus is None else versus.interval),
+        **interval_bounds("eer_minus_reference", None if versus is None else versus.interval),
         "eer_minus_reference_p": None if versus is None else versus.p_value,
         "eer_minus_reference_at_same_dim": None if same is None else same.difference,
-        **_bounds("eer_minus_reference_at_same_dim", None if same is None else same.interval),
+        **interval_bounds("eer_minus_reference_at_same_dim", None if same is None else same.interval),
         "eer_minus_reference_at_same_dim_p": None if same is None else same.p_value,
     }
 
 
-def _bounds(name: str, interval: Interval | None) -> dict[str, float | None]:
+def interval_bounds(name: str, interval: Interval | None) -> dict[str, float | None]:
+    """Return the columns ``NAME_low`` and ``NAME_high`` of a CSV file; None where there is no interval."""
     return {
         f"{name}_low": None if interval is None else interval.low,
         f"{name}_high": None if interval is None else interval.high,

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mrl.embeddings.formats import READABLE_SUFFIXES
+from mrl.embeddings.sharded import holds_embeddings
 from mrl.errors import DataError, InputError
 from mrl.evaluation.bootstrap import SpeakerResamples
 from mrl.evaluation.calibration import Calibration
@@ -205,7 +205,7 @@ def _check_root(
     strata: Sequence[str],
     how: Extraction,
 ) -> None:
-    files = [spec for spec in specs if Path(spec).suffix.lower() in READABLE_SUFFIXES]
+    files = [spec for spec in specs if holds_embeddings(spec)]
     if files and conditions:
         raise InputError(f"{files[0]} holds embeddings; conditions on the test side need recordings and models")
     if len(files) < len(specs):
@@ -219,7 +219,7 @@ def _check_root(
 
 
 def _check_protocol(protocol: Protocol, specs: Sequence[str], conditions: Sequence[Condition], strata: Sequence[str]) -> None:
-    files = [spec for spec in specs if Path(spec).suffix.lower() in READABLE_SUFFIXES]
+    files = [spec for spec in specs if holds_embeddings(spec)]
     if protocol.num_crops is not None and files:
         raise InputError(f"{files[0]} holds embeddings of whole recordings; crops (--crops) need recordings and models")
     if protocol.num_crops is not None and conditions:

@@ -1,0 +1,219 @@
+"""Embeddings of very many recordings: shard by shard into a folder, in bounded memory, to be gone on with after a kill.
+
+A shard is the recordings of one stretch of the input. Each is one run of :func:`mrl.embeddings.map_files`: headers, then batches
+of similar length, decoded ahead. So audio and embeddings in memory do not grow with the input, only the names do, and a shard
+made anew is the same shard.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from mrl.embeddings.encoders import Encoder, evaluation_mode
+from mrl.embeddings.extract import check_target_dim, embedding_function
+from mrl.embeddings.formats import EMBEDDING_SUFFIXES, READABLE_SUFFIXES
+from mrl.embeddings.mapping import BatchFunction, FileFailure, map_files
+from mrl.embeddings.processes import Processes
+from mrl.embeddings.shard_writing import ShardPlan, ShardWriter
+from mrl.embeddings.sharded import ShardedEmbeddings
+from mrl.embeddings.tasks import describe_embeddings
+from mrl.errors import InputError, MRLError, ReportedElsewhereError
+from mrl.progress import progress_bar
+
+DEFAULT_SHARD_SIZE = 10_000
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class EmbeddedFolder:
+    """What :func:`embed_to_folder` made.
+
+    Attributes:
+        embeddings: the folder, to be read whole or shard by shard.
+        failures: the recordings that could not be used, in the order given, also those of earlier runs.
+    """
+
+    embeddings: ShardedEmbeddings
+    failures: tuple[FileFailure, ...]
+
+
+def means_folder(output: str | os.PathLike[str], *, shard_size: int | None = None, shard_format: str | None = None) -> bool:
+    """Return whether ``output`` is to be a folder of shards: it is a folder, it has no suffix, or shards are asked for.
+
+    Raises:
+        InputError: shards are asked for, and ``output`` is a file's name.
+    """
+    path = Path(output)
+    if path.is_dir() or not path.suffix:
+        return True
+    if shard_size is None and shard_format is None:
+        return False
+    if path.suffix.lower() in READABLE_SUFFIXES:
+        raise InputError(f"{path} is one file; shard size and format are for a folder: give a name without {path.suffix!r}")
+    return True
+
+
+def embed_to_folder(
+    model: Encoder,
+    paths: Sequence[str | os.PathLike[str]],
+    folder: str | os.PathLike[str],
+    *,
+    model_name: str,
+    target_dim: int | None = None,
+    shard_size: int = DEFAULT_SHARD_SIZE,
+    shard_format: str = "safetensors",
+    batch_seconds: float = 60.0,
+    num_workers: int = 2,
+    max_seconds: float | None = None,
+    show_progress: bool = True,
+    processes: Processes | None = None,
+) -> EmbeddedFolder | None:
+    """Embed recordings into a folder of shards, or go on where an interrupted run of the same job stopped.
+
+    Finished shards are kept if their contents are what was written, otherwise made again; the result is that of a run without
+    interruption. What a shard holds does not depend on the others, so only the shard in progress is lost.
+
+    Args:
+        model: the network.
+        paths: the recordings; the id of each is its path as given.
+        folder: made if absent; see :mod:`mrl.embeddings.sharded` for what is in it.
+        model_name: how the network was called, for the metadata.
+        target_dim, batch_seconds, num_workers, max_seconds: as for :func:`mrl.embeddings.embed_files`.
+        shard_size: recordings per shard. Batches are made within a shard, so it should be many times their size.
+        shard_format: "safetensors", "npz" or "parquet".
+        show_progress: draw a bar on a terminal; elsewhere log a line for each shard.
+        processes: those that share the work; together they do one shard after the other, and the first one writes.
+
+    Returns:
+        None in all processes but the first.
+
+    Raises:
+        InputError: unusable arguments.
+        DataError: the folder holds other files or embeddings of another job, or another process is writing to it.
+        ProcessError: another process has ended, does not answer, or was given other recordings.
+        ReportedElsewhereError: in all processes but the first, instead of an error of the first one before the work.
+        OSError: the folder cannot be written to or the disk is full; run again to go on.
+    """
+    team = processes or Processes()
+    width = check_target_dim(model, target_dim)
+    suffix = f".{shard_format}"
+    if suffix not in EMBEDDING_SUFFIXES:
+        known = ", ".join(one.removeprefix(".") for one in EMBEDDING_SUFFIXES)
+        raise InputError(f"shard_format must be one of {known}; found {shard_format!r}")
+    ids = [_id_of(path) for path in paths]
+    if team.world_size > 1:
+        team.require_same_work(ids)
+    plan = ShardPlan(ids, shard_size, suffix, width, describe_embeddings(model, model_name, width, max_seconds))
+    with contextlib.ExitStack() as stack:
+        writer, pending = _begin(stack, folder, plan, team)
+        stack.enter_context(evaluation_mode(model))
+        draw = show_progress and team.is_first
+        advance = stack.enter_context(progress_bar("embedding", len(ids), enabled=draw))
+        meter = _Meter(plan, pending, team.world_size, advance, log=draw and not Console(stderr=True).is_terminal)
+        function = meter.counting(embedding_function(model, width))
+        for number in pending:
+            stretch = plan.stretch(number)
+            meter.begin_shard(len(stretch))
+            mapped = map_files(
+                function,
+                stretch,
+                batch_seconds=batch_seconds,
+                num_workers=num_workers,
+                max_seconds=max_seconds,
+                show_progress=False,
+                processes=team,
+            )
+            if writer is not None:
+                matrix = mapped.matrices[0] if mapped.matrices else np.empty((0, width), dtype=np.float32)
+                writer.write(number, [stretch[row] for row in mapped.kept], matrix, mapped.failures)
+            del mapped  # before the next shard takes its memory
+            meter.end_shard(number)
+        return None if writer is None else EmbeddedFolder(*writer.finish())
+
+
+def _id_of(path: str | os.PathLike[str]) -> str:
+    """Return ``str(Path(path))``, as other extractions name recordings, without a second copy where it is the same text."""
+    text = str(path) if isinstance(path, Path) else str(Path(path))
+    return path if text == path else text
+
+
+def _begin(
+    stack: contextlib.ExitStack, folder: str | os.PathLike[str], plan: ShardPlan, team: Processes
+) -> tuple[ShardWriter | None, list[int]]:
+    """Let the first process open the folder; return its writer (there) and the shards to be made (everywhere)."""
+    writer: ShardWriter | None = None
+    error: MRLError | OSError | None = None
+    if team.is_first:
+        try:
+            writer = stack.enter_context(ShardWriter.open(folder, plan))
+        except (MRLError, OSError) as found:
+            error = found
+    pending = [] if writer is None else writer.pending
+    told = team.exchange({"pending": pending, "error": None if error is None else str(error)})[0]
+    if error is not None:
+        raise error
+    if told["error"] is not None:
+        raise ReportedElsewhereError(told["error"])
+    if writer is not None and len(pending) < plan.num_shards:
+        _LOG.info("%d of %d shards in %s are finished and verified", plan.num_shards - len(pending), plan.num_shards, folder)
+    return writer, list(told["pending"])
+
+
+class _Meter:
+    """How far the work has come: a bar within shards, and a line for each of them in a log."""
+
+    def __init__(
+        self, plan: ShardPlan, pending: Sequence[int], world_size: int, advance: Callable[[int], None], *, log: bool
+    ) -> None:
+        self._plan, self._world_size, self._advance, self._log = plan, world_size, advance, log
+        self._left = sum(len(plan.stretch(number)) for number in pending)
+        self._done, self._in_shard, self._shard_length = 0, 0, 0
+        self._begun = time.monotonic()
+        advance(len(plan.ids) - self._left)
+
+    def begin_shard(self, length: int) -> None:
+        """Begin with a shard of so many recordings."""
+        self._in_shard, self._shard_length = 0, length
+
+    def counting(self, function: BatchFunction) -> BatchFunction:
+        """Return ``function`` such that what it has done is counted; other processes are taken to be as far as this one."""
+
+        def counted(waveforms: list[Any]) -> Any:
+            result = function(waveforms)
+            step = min(len(waveforms) * self._world_size, self._shard_length - self._in_shard)
+            self._in_shard += step
+            self._advance(step)
+            return result
+
+        return counted
+
+    def end_shard(self, number: int) -> None:
+        """Count the rest of a shard: recordings that could not be used, and what other processes did."""
+        self._advance(self._shard_length - self._in_shard)
+        self._done += self._shard_length
+        if self._log:
+            rate = self._done / max(time.monotonic() - self._begun, 1e-9)
+            _LOG.info(
+                "shard %d of %d written: %.1f recordings per second, %s left",
+                number + 1,
+                self._plan.num_shards,
+                rate,
+                _duration((self._left - self._done) / rate),
+            )
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

@@ -1,0 +1,165 @@
+"""A comparison of storage formats as tables, in Markdown, CSV and JSON, and as a plot."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from mrl.evaluation.closed_set import Recall
+from mrl.evaluation.comparison import Rows
+from mrl.evaluation.quantisation import RANKS, FormatFigures, QuantisationResult
+from mrl.evaluation.report import interval_bounds, markdown_rows, terminal_table, with_interval
+from mrl.files import write_json, write_text
+
+
+def quantisation_rows(result: QuantisationResult) -> Rows:
+    """Return the header and one row of text for each format and dim."""
+    header = ["format", "dim", "bytes", "EER %", "minus float32", "relative", "minDCF 0.01", "minDCF 0.05", "cosine at EER"]
+    ranks = RANKS if result.closed_set is not None else ()
+    rows = [(*header, *(f"recall@{rank} %" for rank in ranks))]
+    for row in result.rows:
+        figures = row.figures
+        star = " *" if row.is_best_for_its_bytes else ""
+        rows.append(
+            (
+                row.form,
+                str(row.dim),
+                f"{row.bytes_per_voice}{star}",
+                with_interval(figures.equal_error_rate, figures.equal_error_rate_interval, 100, 2),
+                *_versus(row, result),
+                with_interval(figures.minimum_dcf[0.01], figures.minimum_dcf_intervals.get(0.01), 1, 3),
+                with_interval(figures.minimum_dcf[0.05], figures.minimum_dcf_intervals.get(0.05), 1, 3),
+                f"{figures.threshold:.3f}",
+                *(_recall(row.recall.get(rank)) for rank in ranks),
+            )
+        )
+    return rows
+
+
+def quantisation_notes(result: QuantisationResult) -> list[str]:
+    """Return the sentences that a reader needs to understand the table."""
+    evaluation = result.evaluation
+    facts = evaluation.trial_list
+    speakers = "" if facts.speakers is None else f", {facts.speakers} speakers"
+    lines = [
+        f"{facts.trials:,} trials ({facts.targets:,} same-speaker, {facts.nontargets:,} different-speaker) over "
+        f"{facts.utterances:,} utterances{speakers}; list {facts.source or 'made in memory'}"
+        + (f", SHA-256 {facts.sha256[:16]}…" if facts.sha256 else "")
+        + ".",
+        "bytes: of one voice, without its name; *: no other row has both as few bytes and as low an EER. Every embedding is cut "
+        "to its dim, brought to unit length and encoded; scores are cosines of what both sides then hold, so a threshold for "
+        "one format does not hold for another. EER: plain, interpolated; minDCF: normalised, prior as given.",
+        "minus float32: EER minus that of float32 at the same dim in percentage points; relative: the same as a share of it.",
+    ]
+    if evaluation.resamples:
+        lines.append(
+            f"[low, high]: 95 % interval, bootstrap over speakers ({evaluation.resamples} resamples, seed {evaluation.seed}, "
+            "shared by all rows; differences are paired). Those of recall resample who asks, not who is enrolled."
+        )
+    if result.closed_set is not None:
+        chosen = result.closed_set
+        lines.append(
+            f"recall: one utterance of each of {len(chosen.enrolled):,} speakers, drawn with seed {chosen.seed}, is enrolled, "
+            f"the other {len(chosen.queries):,} are queries; share of them whose speaker is among the 1 or 10 highest cosines, "
+            "equal ones in random order. –: too few speakers for it to mean anything."
+        )
+    return [*lines, *result.notes]
+
+
+def quantisation_table(result: QuantisationResult) -> Table:
+    """Return the table for a terminal."""
+    return terminal_table(quantisation_rows(result), "\n".join(quantisation_notes(result)), words=(0,))
+
+
+def quantisation_markdown(result: QuantisationResult) -> str:
+    """Return the table and its notes as Markdown."""
+    return markdown_rows(quantisation_rows(result)) + "\n\n" + "\n\n".join(quantisation_notes(result)) + "\n"
+
+
+def quantisation_csv(result: QuantisationResult) -> str:
+    """Return all figures as CSV, one line for each format and dim; rates in 0..1, empty where there is none."""
+    stream = io.StringIO()
+    lines = [_csv_line(row) for row in result.rows]
+    writer = csv.DictWriter(stream, fieldnames=list(lines[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(lines)
+    return stream.getvalue()
+
+
+def quantisation_dict(result: QuantisationResult) -> dict[str, Any]:
+    """Return everything as values that JSON can hold; rates in 0..1."""
+    whole = result.evaluation.to_dict()
+    chosen = result.closed_set
+    return {
+        **{key: whole[key] for key in ("provenance", "trial_list", "protocol", "intervals")},
+        "notes": list(result.notes),
+        "identification": None
+        if chosen is None
+        else {"enrolled": len(chosen.enrolled), "queries": len(chosen.queries), "seed": chosen.seed},
+        "rows": [_csv_line(row) for row in result.rows],
+    }
+
+
+def write_quantisation_report(result: QuantisationResult, folder: str | os.PathLike[str], *, plots: bool = True) -> list[Path]:
+    """Write ``report.json``, ``table.md``, ``table.csv`` and the plot ``eer_by_bytes`` (PNG and SVG); return the files.
+
+    Raises:
+        MissingDependencyError: plots are wanted and matplotlib is not installed.
+        OSError: the folder cannot be written to or the disk is full.
+    """
+    place = Path(folder)
+    files = [place / "report.json", place / "table.md", place / "table.csv"]
+    write_json(files[0], quantisation_dict(result))
+    write_text(files[1], quantisation_markdown(result))
+    write_text(files[2], quantisation_csv(result))
+    if plots:
+        from mrl.evaluation.quantisation_plot import plot_storage_formats
+
+        files += [place / "eer_by_bytes.png", place / "eer_by_bytes.svg"]
+        plot_storage_formats(result, *files[-2:])
+    return files
+
+
+def _versus(row: FormatFigures, result: QuantisationResult) -> tuple[str, str]:
+    if row.form == "float32":
+        return ("–", "–")
+    difference = row.figures.equal_error_rate - result.at("float32", row.dim).figures.equal_error_rate
+    versus = row.figures.versus_same_dim
+    interval = "" if versus is None else f" [{100 * versus.interval.low:+.2f}, {100 * versus.interval.high:+.2f}]"
+    relative = "–" if row.relative_to_float32 is None else f"{100 * row.relative_to_float32:+.1f} %"
+    return (f"{100 * difference:+.2f}{interval}", relative)
+
+
+def _recall(recall: Recall | None) -> str:
+    return "–" if recall is None else with_interval(recall.value, recall.interval, 100, 1)
+
+
+def _csv_line(row: FormatFigures) -> dict[str, Any]:
+    figures, versus = row.figures, row.figures.versus_same_dim
+    line: dict[str, Any] = {
+        "format": row.form,
+        "dim": row.dim,
+        "bytes": row.bytes_per_voice,
+        "best_for_its_bytes": row.is_best_for_its_bytes,
+        "eer": figures.equal_error_rate,
+        **interval_bounds("eer", figures.equal_error_rate_interval),
+        "eer_relative_to_float32": row.relative_to_float32,
+        **interval_bounds("eer_minus_float32", None if versus is None else versus.interval),
+        "eer_minus_float32_p": None if versus is None else versus.p_value,
+        "eer_convex_hull": figures.convex_hull_equal_error_rate,
+        "threshold_at_eer": figures.threshold,
+        "min_cllr_bits": figures.minimum_cllr,
+    }
+    for p_target, value in figures.minimum_dcf.items():
+        name = f"min_dcf_{p_target:g}"
+        line |= {name: value, **interval_bounds(name, figures.minimum_dcf_intervals.get(p_target))}
+    for rank in RANKS:
+        recall = row.recall.get(rank)
+        line[f"recall_at_{rank}"] = None if recall is None else recall.value
+        line |= interval_bounds(f"recall_at_{rank}", None if recall is None else recall.interval)
+    return line
