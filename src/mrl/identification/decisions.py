@@ -1,0 +1,120 @@
+"""From cosines to decisions, for one enrolled voice and for many.
+
+With N voices enrolled there are N chances for a stranger to be taken for one of them, so the threshold must rise with N:
+
+- At a *prior* P that the speaker is enrolled at all, each voice has P / N of it, and the threshold is ``-logit(P / N)``.
+- To keep the probability of *any* false accept at or below A, each comparison may accept falsely at a rate of A / N (the sum of
+  the rates bounds the probability, whatever the dependence between voices). The threshold is the one that the calibration kept
+  for such a rate, where it kept one. Otherwise it is ``log(N / A)``: a different-speaker trial reaches a log-likelihood ratio
+  of t with a probability of at most ``exp(-t)`` (Markov's inequality, since the mean likelihood ratio of such trials is 1), as
+  far as the calibration is right.
+
+Without a calibration of the very dim there is no decision; a raw-cosine threshold may be given instead.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+
+from mrl.errors import InputError
+from mrl.evaluation.calibration import Calibration, bayes_threshold
+
+
+@dataclass(frozen=True)
+class DecisionRule:
+    """How scores at one prefix length become decisions.
+
+    Attributes:
+        dim: prefix length.
+        calibration: of the model, where it covers this dim and no raw threshold is given; else None.
+        threshold: on the log-likelihood ratio with a calibration, else on the cosine; None for no decision.
+        basis: in words, what the threshold stands for; empty for no decision.
+        calibrated_dims: that the model's calibration covers.
+    """
+
+    dim: int
+    calibration: Calibration | None
+    threshold: float | None
+    basis: str
+    calibrated_dims: tuple[int, ...]
+
+    def log_likelihood_ratio(self, score: float, voice_seconds: float, seconds: float) -> float | None:
+        """Return the natural log-likelihood ratio of a cosine; None without a calibration.
+
+        Args:
+            score: raw cosine.
+            voice_seconds: of all recordings of the voice together, which stand for one recording of that length.
+            seconds: duration of the other recording.
+        """
+        if self.calibration is None:
+            return None
+        if self.calibration.quality == "duration":
+            return float(self.calibration.log_likelihood_ratios(self.dim, [score], [voice_seconds], [seconds])[0])
+        return float(self.calibration.log_likelihood_ratios(self.dim, [score])[0])
+
+    def accepts(self, score: float, log_likelihood_ratio: float | None) -> bool | None:
+        """Return the decision; None for none."""
+        if self.threshold is None:
+            return None
+        return (score if log_likelihood_ratio is None else log_likelihood_ratio) >= self.threshold
+
+
+def decision_rule(
+    calibration: Calibration | None,
+    dim: int,
+    *,
+    voices: int,
+    threshold: float | None = None,
+    prior: float | None = None,
+    max_false_accept: float | None = None,
+    model: str | os.PathLike[str] = "the model",
+) -> DecisionRule:
+    """Return the rule for comparing a recording with some voices.
+
+    Args:
+        calibration: of the model; None without one.
+        dim: prefix length.
+        voices: how many the recording is compared with.
+        threshold: accept from this raw cosine on; leaves the calibration out.
+        prior: probability that the speaker is among the voices; the calibration's own by default.
+        max_false_accept: most probability of any false accept when the speaker is not among the voices, instead of the prior.
+        model: for errors.
+
+    Raises:
+        InputError: several of the three are given, one lies outside its range, or a prior or rate without a calibration of
+            the dim.
+    """
+    if sum(value is not None for value in (threshold, prior, max_false_accept)) > 1:
+        raise InputError("give one of threshold (a raw cosine), prior and max-far, not several")
+    known = () if calibration is None else tuple(sorted(calibration.dims))
+    if threshold is not None:
+        return DecisionRule(dim, None, threshold, "raw cosine", known)
+    if calibration is None or dim not in known:
+        if prior is not None or max_false_accept is not None:
+            covered = f"its calibration covers the dims {', '.join(map(str, known))}" if known else "it has no calibration"
+            raise InputError(
+                f"{os.fspath(model)} gives no log-likelihood ratio at dim {dim}: {covered}; "
+                "make one with mrl calibrate, or give a raw-cosine threshold"
+            )
+        return DecisionRule(dim, None, None, "", known)
+    several = "" if voices == 1 else f" among {voices:,} voices"
+    if max_false_accept is None:
+        chosen = calibration.prior if prior is None else prior
+        bayes_threshold(chosen)  # refuses what is no prior, before it is shared out
+        return DecisionRule(dim, calibration, bayes_threshold(chosen / max(voices, 1)), f"prior {chosen:g}{several}", known)
+    limit, how = _false_accept_threshold(calibration, dim, max_false_accept, max(voices, 1))
+    return DecisionRule(dim, calibration, limit, f"false accept rate {max_false_accept:g}{several}, {how}", known)
+
+
+def _false_accept_threshold(calibration: Calibration, dim: int, rate: float, voices: int) -> tuple[float, str]:
+    if not 0.0 < rate < 1.0:
+        raise InputError(f"a false accept rate lies between 0 and 1, found {rate}")
+    each = rate / voices
+    measured = [one for one in calibration.at(dim).thresholds if one.false_accept_rate <= each * (1 + 1e-9)]
+    if measured:
+        # The highest rate that keeps the promise; a measured threshold is not blurred by what the calibration cannot fit.
+        kept = max(measured, key=lambda one: one.false_accept_rate)
+        return kept.threshold, f"measured at {kept.false_accept_rate:g} per voice"
+    return -math.log(each), f"by the calibration at {each:.2g} per voice"

@@ -1,0 +1,104 @@
+"""Taking voices out of a store and into another one: a text file with one JSON object per line, exact to the last bit.
+
+The first line says what the file is: ``{"format", "embed_dim", "embedding_format"}``. Every further line is one voice:
+``{"name", "model_hash", "calibration_hash", "enrolled_at", "updated_at", "recordings": [{"seconds", "embedding"}]}`` with the
+bytes of the embedding in base64. The file holds voice prints; keep it as safe as the store.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from mrl.embeddings.compact import EMBEDDING_FORMATS
+from mrl.errors import DataError
+from mrl.files import atomic_path
+from mrl.identification.store import VoiceStore
+from mrl.identification.voices import StoredRecording, StoredVoice
+
+FORMAT = "redimnet-mrl-voices/1"
+
+
+def export_voices(store: VoiceStore, path: str | os.PathLike[str], names: Sequence[str] | None = None) -> int:
+    """Write voices to a file, atomically, readable by its owner only; return how many.
+
+    Args:
+        store: the store.
+        path: the file.
+        names: which voices; all by default.
+
+    Raises:
+        DataError: a voice is not there.
+        OSError: the file cannot be written.
+    """
+    voices = store.stored_voices(names)
+    head = {"format": FORMAT, "embed_dim": store.embed_dim, "embedding_format": store.form}
+    with atomic_path(path) as temporary:
+        temporary.touch(mode=0o600)
+        with temporary.open("w", encoding="utf-8") as stream:
+            for line in (head, *map(_to_json, voices)):
+                stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+    return len(voices)
+
+
+def import_voices(store_path: str | os.PathLike[str], path: str | os.PathLike[str]) -> int:
+    """Add all voices of a file to a store, which is made if it is not there, or none; return how many.
+
+    Raises:
+        DataError: the file is missing, damaged or of another kind; or its voices do not fit the store (another model, length or
+            format, or a name that is taken).
+    """
+    file = Path(path)
+    head, voices = _read(file)
+    store = VoiceStore.open_or_create(store_path, embed_dim=head["embed_dim"], form=head["embedding_format"])
+    store.add_voices(voices)
+    return len(voices)
+
+
+def _to_json(voice: StoredVoice) -> dict[str, Any]:
+    recordings = [
+        {"seconds": one.seconds, "embedding": base64.b64encode(one.embedding).decode("ascii")} for one in voice.recordings
+    ]
+    facts = {key: getattr(voice, key) for key in ("name", "model_hash", "calibration_hash", "enrolled_at", "updated_at")}
+    return {**facts, "recordings": recordings}
+
+
+def _read(file: Path) -> tuple[dict[str, Any], list[StoredVoice]]:
+    if not file.is_file():
+        raise DataError(f"there is no file {file} to import voices from")
+    number, lines = 0, _lines(file)
+    try:
+        head: dict[str, Any] = json.loads(next(lines, "null"))
+        if not isinstance(head, dict) or head.get("format") != FORMAT:
+            raise DataError(
+                f"{file} is no export of voices (its first line does not say {FORMAT!r}); make one with mrl voices export"
+            )
+        if head["embedding_format"] not in EMBEDDING_FORMATS or type(head["embed_dim"]) is not int:
+            raise ValueError(f"embedding format {head['embedding_format']!r}, embed_dim {head['embed_dim']!r}")
+        voices = []
+        for number, line in enumerate(lines, start=1):  # noqa: B007 (told in the error)
+            voices.append(_from_json(json.loads(line)))
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        where = f"line {number + 1}"
+        raise DataError(f"{file}, {where}: damaged ({type(error).__name__}: {error}); export the voices again") from error
+    return head, voices
+
+
+def _lines(file: Path) -> Iterator[str]:
+    with file.open(encoding="utf-8") as stream:
+        yield from stream
+
+
+def _from_json(values: dict[str, Any]) -> StoredVoice:
+    recordings = tuple(
+        StoredRecording(float(one["seconds"]), base64.b64decode(one["embedding"], validate=True)) for one in values["recordings"]
+    )
+    facts = [values[key] for key in ("name", "model_hash", "calibration_hash", "enrolled_at", "updated_at")]
+    if not all(isinstance(fact, str) for fact in facts):
+        raise ValueError("a name, hash or date is no text")
+    name, model_hash, calibration_hash, enrolled_at, updated_at = facts
+    return StoredVoice(name, model_hash, calibration_hash, enrolled_at, updated_at, recordings)

@@ -1,0 +1,315 @@
+"""What the command line does with a voice store: enrol, verify against an enrolled voice, identify among all."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import numpy as np
+
+from mrl.embeddings.compact import EmbeddingFormat
+from mrl.errors import DataError, InputError
+from mrl.evaluation.calibration import Calibration
+from mrl.evaluation.verification import Verification
+from mrl.identification.decisions import DecisionRule, decision_rule
+from mrl.identification.embedder import EmbeddedRecording, VoiceEmbedder, open_embedder
+from mrl.identification.funnel import FunnelSearch
+from mrl.identification.search import VoiceSearch, hits, unit_queries
+from mrl.identification.store import VoiceStore
+from mrl.identification.voice_matrix import load_voices, voices_in_memory
+from mrl.identification.voices import Voice
+
+logger = logging.getLogger(__name__)
+
+SearchMethod = Literal["exact", "approximate"]
+Recording: TypeAlias = "str | os.PathLike[str] | EmbeddedRecording"
+"""A recording's file, or what :meth:`VoiceEmbedder.embed_waveform` made of one."""
+
+_VOICE = "voice:"
+_CANDIDATES = 20  # of the highest cosine, among which the highest log-likelihood ratio is looked for
+
+
+@dataclass(frozen=True)
+class VoiceScore:
+    """How like a recording is to an enrolled voice.
+
+    Attributes:
+        name: of the voice.
+        score: raw cosine in [-1, 1].
+        log_likelihood_ratio: natural logarithm; None without a calibration of the dim.
+        accepted: the decision; None for none.
+    """
+
+    name: str
+    score: float
+    log_likelihood_ratio: float | None
+    accepted: bool | None
+
+
+@dataclass(frozen=True)
+class Identification:
+    """What identifying a recording gave.
+
+    Attributes:
+        candidates: the voices most like it, best first.
+        rule: how the decision was made.
+        voices: how many are enrolled.
+    """
+
+    candidates: tuple[VoiceScore, ...]
+    rule: DecisionRule
+    voices: int
+
+    @property
+    def name(self) -> str | None:
+        """The voice decided for; None for unknown, or where no decision is made (``rule.threshold`` is then None)."""
+        best = self.candidates[0] if self.candidates else None
+        return best.name if best is not None and best.accepted else None
+
+
+def default_store() -> Path:
+    """Return where voices are kept unless said otherwise: below ``XDG_DATA_HOME``, by default ``~/.local/share``."""
+    given = os.environ.get("XDG_DATA_HOME", "")
+    folder = Path(given) if Path(given).is_absolute() else Path.home() / ".local" / "share"
+    return folder / "redimnet-mrl" / "voices.sqlite"
+
+
+def enrol(
+    embedder: VoiceEmbedder,
+    name: str,
+    recordings: Sequence[Recording],
+    store: str | os.PathLike[str],
+    *,
+    form: EmbeddingFormat | None = None,
+    extend: bool = False,
+) -> Voice:
+    """Enrol a voice from recordings, weighted by their durations; nothing is stored unless all of them can be used.
+
+    Args:
+        embedder: the model.
+        name: of the voice.
+        recordings: of that speaker alone.
+        store: the voice store's file, made if it is not there.
+        form: format of the embeddings in a new store; float32 by default.
+        extend: add the recordings to the voice of this name.
+
+    Raises:
+        AudioLoadingError: a recording cannot be used.
+        InputError, DataError: as for :meth:`VoiceStore.add`.
+    """
+    if not recordings:
+        raise InputError("a voice is enrolled from one recording or more")
+    embedded = [_heard(embedder, recording) for recording in recordings]
+    opened = VoiceStore.open_or_create(store, embed_dim=embedder.embed_dim, form=form)
+    return opened.add(
+        name,
+        np.stack([one.embedding for one in embedded]),
+        [one.seconds for one in embedded],
+        model_hash=embedder.model_hash,
+        calibration_hash=embedder.calibration_hash,
+        extend=extend,
+    )
+
+
+def verify_voice(
+    embedder: VoiceEmbedder,
+    name: str,
+    recording: Recording,
+    store: VoiceStore,
+    *,
+    dim: int | None = None,
+    threshold: float | None = None,
+    prior: float | None = None,
+    max_false_accept: float | None = None,
+) -> tuple[VoiceScore, DecisionRule]:
+    """Compare a recording with one enrolled voice.
+
+    Args:
+        embedder: the model that the voice was enrolled with.
+        name: of the voice.
+        recording: its file, or the recording embedded already.
+        store: the voice store.
+        dim: prefix length; all dimensions by default.
+        threshold, prior, max_false_accept: as for :func:`decision_rule`.
+
+    Raises:
+        AudioLoadingError: the recording cannot be used.
+        DataError: there is no such voice, or it is of another model.
+        InputError: unusable arguments.
+    """
+    chosen = store.check_dim(dim)
+    store.require_model(embedder.model_hash)
+    rule = decision_rule(
+        _calibration(embedder, store),
+        chosen,
+        voices=1,
+        threshold=threshold,
+        prior=prior,
+        max_false_accept=max_false_accept,
+        model=embedder.name,
+    )
+    voice = store.voice(name)
+    _warn_of_other_calibration(embedder, voice)
+    heard = _heard(embedder, recording)
+    score = voice_score(store, name, heard, chosen)
+    return _scored(rule, voice.name, score, voice.seconds, heard.seconds), rule
+
+
+def voice_score(store: VoiceStore, name: str, heard: EmbeddedRecording, dim: int) -> float:
+    """Return the raw cosine of a recording and an enrolled voice at one prefix length.
+
+    Raises:
+        DataError: there is no such voice.
+    """
+    matrix = voices_in_memory(store.embedding(name, dim)[None], store.form)
+    query = unit_queries(heard.embedding[:dim], dim, 1)[0]
+    return float(hits(matrix, query, np.zeros(1, dtype=np.int64), 1, None).scores[0])
+
+
+def enrolled_name(first: str, store: str | os.PathLike[str] | None) -> str | None:
+    """Return the enrolled voice that the first argument of ``mrl verify`` names; None where it names a recording.
+
+    Args:
+        first: a recording's path, a voice's name, or ``voice:NAME``.
+        store: the voice store's file; the default one if None.
+
+    Raises:
+        InputError: it is both a file here and an enrolled voice.
+        DataError: a damaged store.
+    """
+    if first.startswith(_VOICE):
+        return first.removeprefix(_VOICE)
+    path = Path(default_store() if store is None else store)
+    if Path(first).name != first or (store is None and not path.is_file()):
+        return None
+    if not path.is_file():
+        raise DataError(f"there is no voice store {path}; enrol a voice first (mrl enroll), or name another file (--store)")
+    enrolled = first in VoiceStore(path)
+    if enrolled and Path(first).exists():
+        raise InputError(
+            f"{first!r} is a file here and an enrolled voice too: write ./{first} for the file, {_VOICE}{first} for the voice"
+        )
+    if not enrolled and not Path(first).exists():
+        raise InputError(f"{first!r} is neither a file here nor a voice in {path}; mrl voices list shows those that are there")
+    return first if enrolled else None
+
+
+def verify_enrolled(
+    model: str | os.PathLike[str],
+    name: str,
+    recording: str | os.PathLike[str],
+    store: str | os.PathLike[str] | None = None,
+    *,
+    weights: str | None = None,
+    dim: int | None = None,
+    threshold: float | None = None,
+    prior: float | None = None,
+    max_false_accept: float | None = None,
+    device: str = "cpu",
+) -> Verification:
+    """Compare a recording with an enrolled voice, as :func:`mrl.evaluation.verification.verify_files` compares two recordings.
+
+    Args and errors are those of :func:`verify_voice` and :func:`open_embedder`; the false accept rate is that of one comparison.
+    """
+    opened = VoiceStore(default_store() if store is None else store)
+    embedder = open_embedder(model, weights=weights, device=device)
+    found, rule = verify_voice(
+        embedder, name, recording, opened, dim=dim, threshold=threshold, prior=prior, max_false_accept=max_false_accept
+    )
+    at_prior = None
+    if rule.calibration is not None and max_false_accept is None:
+        at_prior = rule.calibration.prior if prior is None else prior
+    return Verification(
+        found.score,
+        rule.dim,
+        found.log_likelihood_ratio,
+        rule.threshold,
+        found.accepted,
+        at_prior,
+        max_false_accept,
+        rule.calibrated_dims,
+    )
+
+
+def identify(
+    embedder: VoiceEmbedder,
+    recording: Recording,
+    store: VoiceStore,
+    *,
+    dim: int | None = None,
+    top: int = 5,
+    method: SearchMethod = "exact",
+    threshold: float | None = None,
+    prior: float | None = None,
+    max_false_accept: float | None = None,
+) -> Identification:
+    """Say whose voice a recording is, or that it is none of those enrolled.
+
+    Args:
+        embedder: the model that the voices were enrolled with.
+        recording: its file, or the recording embedded already.
+        store: the voice store.
+        dim: prefix length; all dimensions by default.
+        top: how many voices to tell.
+        method: "exact" misses nothing; "approximate" is faster where there are very many voices.
+        threshold, prior, max_false_accept: as for :func:`decision_rule`, for all voices together.
+
+    Raises:
+        AudioLoadingError: the recording cannot be used.
+        DataError: no voice is enrolled, or they are of another model.
+        InputError: unusable arguments.
+    """
+    if isinstance(top, bool) or top < 1:
+        raise InputError(f"top must be a whole number from 1 up, found {top}")
+    chosen = store.check_dim(dim)
+    store.require_model(embedder.model_hash)
+    voices = load_voices(store, chosen)
+    if not len(voices):
+        raise DataError(f"no voice is enrolled in {store.path}; enrol some first (mrl enroll)")
+    rule = decision_rule(
+        _calibration(embedder, store),
+        chosen,
+        voices=len(voices),
+        threshold=threshold,
+        prior=prior,
+        max_false_accept=max_false_accept,
+        model=embedder.name,
+    )
+    heard = _heard(embedder, recording)
+    search: VoiceSearch = FunnelSearch(voices, exact=method == "exact")
+    found = search.search(heard.embedding[:chosen], max(top, _CANDIDATES))[0]
+    names, seconds = store.names(found.numbers.tolist()), store.seconds(found.numbers.tolist())
+    scored = [
+        _scored(rule, names[number], float(score), seconds[number], heard.seconds)
+        for number, score in zip(found.numbers.tolist(), found.scores, strict=True)
+        if number in names and number in seconds  # else it has been deleted meanwhile
+    ]
+    scored.sort(key=lambda one: one.score if one.log_likelihood_ratio is None else one.log_likelihood_ratio, reverse=True)
+    return Identification(tuple(scored[:top]), rule, len(voices))
+
+
+def _heard(embedder: VoiceEmbedder, recording: Recording) -> EmbeddedRecording:
+    return recording if isinstance(recording, EmbeddedRecording) else embedder.embed_file(recording)
+
+
+def _calibration(embedder: VoiceEmbedder, store: VoiceStore) -> Calibration | None:
+    if embedder.calibration is not None and store.form == "binary":
+        logger.warning(
+            "%s holds signs only, whose cosines have another scale than the calibration's: no decision by it", store.path
+        )
+        return None
+    return embedder.calibration
+
+
+def _scored(rule: DecisionRule, name: str, score: float, voice_seconds: float, seconds: float) -> VoiceScore:
+    ratio = rule.log_likelihood_ratio(score, voice_seconds, seconds)
+    return VoiceScore(name, score, ratio, rule.accepts(score, ratio))
+
+
+def _warn_of_other_calibration(embedder: VoiceEmbedder, voice: Voice) -> None:
+    if voice.calibration_hash and voice.calibration_hash != embedder.calibration_hash:
+        logger.warning("%s was enrolled under another calibration of this model; the present one is used", voice.name)
