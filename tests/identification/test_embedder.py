@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import soundfile
 
+from mrl.audio import load_audio
 from mrl.embeddings import embed_files, open_model, weights_sha256
 from mrl.errors import AudioLoadingError, CheckpointError, DataError, InputError
-from mrl.identification import VoiceEmbedder, VoiceStore, enrol, open_embedder
+from mrl.identification import VoiceEmbedder, VoiceStore, enrol, identify, open_embedder, verify_voice, voice_score
 from mrl.identification.embedder import speech_seconds
 from tests.embeddings.tiny import write_models, write_voices
 from tests.runtime.golden.record import EXPORTED, golden_model
@@ -96,3 +97,19 @@ def test_an_exported_model_is_the_same_model(place: Path, tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
     name, score = done.stdout.split()
     assert name == "v4" and float(score) > 0.9999
+
+
+def test_embedded_already(place: Path, tmp_path: Path) -> None:
+    """What was made of a waveform is taken wherever a recording is, and its file is not read again."""
+    embedder = open_embedder(EXPORTED, threads=1)
+    assert embedder.mrl_dims == (8, 16, 24)
+    file = _file(place)
+    heard = embedder.embed_waveform(load_audio(file), "a recording")
+    assert np.array_equal(heard.embedding, embedder.embed_file(file).embedding)
+    voice = enrol(embedder, "x", [heard], tmp_path / "v.sqlite")
+    assert voice.seconds == pytest.approx(heard.seconds)
+    store = VoiceStore(tmp_path / "v.sqlite")
+    assert identify(embedder, heard, store) == identify(embedder, file, store)
+    for dim in (8, 24):
+        score = voice_score(store, "x", heard, dim)
+        assert score == verify_voice(embedder, "x", file, store, dim=dim)[0].score == pytest.approx(1.0, abs=1e-6)

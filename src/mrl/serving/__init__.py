@@ -1,0 +1,25 @@
+"""A small local web page and HTTP API for enrolled voices: ``mrl serve``.
+
+The extra ``serve`` installs what it needs (FastAPI, uvicorn, python-multipart), imported when a server is made.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mrl.serving.app import create_app
+    from mrl.serving.limits import Limits
+    from mrl.serving.running import serve
+    from mrl.serving.service import VoiceService
+
+_LATER = {"create_app": "app", "Limits": "limits", "serve": "running", "VoiceService": "service"}
+
+__all__ = ["create_app", "Limits", "serve", "VoiceService"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)
