@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -105,3 +106,18 @@ def test_what_is_not_audio(tmp_path: Path) -> None:
         load_audio(b"what is this" * 166 + b"12345678")
     with pytest.raises(InputError, match="must be 0 or more"):
         FileSlice(tmp_path, -1, 3, "x")
+
+
+@pytest.mark.parametrize(
+    "playlist", ["ffconcat version 1.0\nfile secret.wav\n", "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nsecret.wav\n"]
+)
+@pytest.mark.parametrize("as_file", [False, True])
+def test_a_playlist_opens_no_other_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, playlist: str, as_file: bool) -> None:
+    monkeypatch.chdir(tmp_path)
+    soundfile.write("secret.wav", np.full(16000, 0.25, dtype=np.float32), 16000)
+    source: Path | bytes = playlist.encode()
+    if as_file:
+        source = tmp_path / "innocent.m4a"
+        source.write_text(playlist)
+    with pytest.raises(AudioLoadingError):
+        load_audio(source)

@@ -143,15 +143,26 @@ def _seek(container: Any, stream: Any, head: list[Any], seconds: float) -> tuple
     return position, chain([second], frames)
 
 
+_CONTAINERS = (
+    *("aac", "ac3", "aiff", "amr", "amrnb", "amrwb", "ape", "asf", "au", "avi", "caf", "dts", "eac3", "flac", "flv", "gsm", "m4a"),
+    *("matroska", "mov", "mp3", "mp4", "mpeg", "mpegts", "ogg", "tta", "w64", "wav", "webm", "wv", "xwma", "3gp"),
+)
+"""Containers that hold sound themselves. Playlists (concat, hls, dash) are none: they name other files, which would be read."""
+
+
 @contextlib.contextmanager
 def _open(recording: Recording) -> Iterator[tuple[Any, Any]]:
     import av
 
     with recording.for_library() as opened:
         try:
-            # "file:" so that a colon in a name is not taken for a protocol; the whitelist so that a playlist fetches nothing.
+            # "file:" so that a colon in a name is not taken for a protocol; the whitelists so that a playlist opens nothing else.
             address = f"file:{opened}" if isinstance(opened, str) else opened
-            container = av.open(address, metadata_errors="ignore", options={"protocol_whitelist": "file"})
+            container = av.open(
+                address,
+                metadata_errors="ignore",
+                options={"protocol_whitelist": "file", "format_whitelist": ",".join(_CONTAINERS)},
+            )
         except _errors() as error:
             raise Unreadable(f"ffmpeg: {_said(error)}") from error
         with container:

@@ -150,6 +150,18 @@ def simulate_rooms(settings: RoomSimulation, sample_rate: int = SAMPLE_RATE) -> 
     return tuple(responses)
 
 
+def check_rooms(settings: RoomSimulation) -> None:
+    """Raise what :func:`simulate_rooms` would raise, in no time.
+
+    Raises:
+        MissingDependencyError: pyroomacoustics is not installed.
+        InputError: see :func:`draw_room`.
+    """
+    _library()
+    for index in range(settings.count):
+        draw_room(settings, index)
+
+
 def hash_of(responses: tuple[Waveform, ...]) -> str:
     """Return a SHA-256 of responses: another release of the simulator may give other ones for the same settings."""
     digest = hashlib.sha256()
