@@ -14,8 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mrl.backbone import ReDimNet
+from mrl.backbone.blocks import ResidualBlock
 from mrl.backbone.convolution import InferenceConv, can_pack
-from mrl.backbone.folding import Affine, Kernel, affine_of, edge_corrections
+from mrl.backbone.folding import Affine, Kernel, affine_of
+from mrl.backbone.inference import InferenceResidual
 from mrl.errors import InputError, TrainingError
 from mrl.matryoshka import ReDimNetMRL
 from tests.backbone.networks import filled_network, small_model_config
@@ -71,7 +73,6 @@ def test_same_output_as_the_network(changes: dict[str, Any], pack: bool) -> None
 @packed_or_plain
 @pytest.mark.parametrize("changes", [{}, VARIANTS["no groups"], VARIANTS["convnext"], VARIANTS["three kernels"]])
 def test_padding_changes_nothing(changes: dict[str, Any], pack: bool) -> None:
-    # Where norms are folded, padded frames must be what the norm turns into zero, not zero.
     fast = network(**changes).optimize_for_inference(pack=pack)
     items = [noise(SAMPLES), noise(SAMPLES)[:3500], noise(SAMPLES)[:300]]
     with torch.no_grad():
@@ -129,13 +130,24 @@ def test_input_is_not_overwritten() -> None:
 
 
 @needs_bfloat16
-def test_bfloat16_is_near() -> None:
-    original = network()
+@pytest.mark.parametrize("changes", [{}, {"C": 20}], ids=["narrow", "wide"])
+def test_bfloat16_is_near(changes: dict[str, Any]) -> None:
+    original = network(**changes)
     audio = noise(3, SAMPLES)
     with torch.no_grad():
         expected, found = original(audio), original.optimize_for_inference(dtype=torch.bfloat16)(audio)
     assert found.dtype == torch.float32
     assert 0 < angle(found, expected) < 1e-3
+
+
+@needs_bfloat16
+def test_what_stays_in_float32() -> None:
+    for channels, first in ((4, torch.float32), (20, torch.bfloat16)):
+        encoder = network(C=channels).optimize_for_inference(dtype=torch.bfloat16, pack=False).encoder
+        types = {name: buffer.dtype for name, buffer in encoder.named_buffers()}
+        assert types["stem.weight"] == torch.float32
+        assert types["stages.0.blocks.0.conv1.weight"] == first
+        assert types["stages.1.blocks.0.conv1.weight"] == torch.bfloat16
 
 
 def test_every_shape_gets_its_own_layout() -> None:
@@ -229,34 +241,36 @@ class TestMatryoshka:
 class TestFolding:
     @settings(max_examples=25, deadline=None)
     @given(
-        groups=st.sampled_from([1, 2, 3, 6]),
-        inputs=st.integers(1, 3),
-        outputs=st.integers(1, 2),
+        divisor=st.sampled_from([None, 1, 2, 3]),
+        scales=st.lists(st.floats(-2, 2), min_size=6, max_size=6),
         frames=st.integers(1, 4),
         bands=st.integers(1, 4),
         seed=st.integers(0, 2**16),
     )
-    def test_norm_before_a_padded_convolution(
-        self, groups: int, inputs: int, outputs: int, frames: int, bands: int, seed: int
+    def test_norm_between_padded_convolutions(
+        self, divisor: int | None, scales: list[float], frames: int, bands: int, seed: int
     ) -> None:
-        draw = torch.Generator().manual_seed(seed)
-
-        def random(*shape: int) -> Tensor:
-            return torch.randn(*shape, generator=draw, dtype=torch.float64)
-
-        kernel = Kernel(random(groups * outputs, inputs, 3, 3), random(groups * outputs), groups)
-        norm = Affine(random(groups * inputs), random(groups * inputs))
-        maps = random(2, groups * inputs, frames, bands)
-        normalised = maps * norm.scale[:, None, None] + norm.shift[:, None, None]
-        expected = functional.conv2d(normalised, kernel.weight, kernel.bias, padding=1, groups=groups)
-        folded = kernel.after(norm)
-        found = functional.conv2d(maps, folded.weight, folded.bias, padding=1, groups=groups)
-        edges = edge_corrections(kernel, norm.shift, bands)
-        found[:, :, 0] += edges.first_frame
-        found[:, :, -1] += edges.last_frame
-        found[:, :, :, 0] += edges.first_band[:, None]
-        found[:, :, :, -1] += edges.last_band[:, None]
+        torch.manual_seed(seed)
+        block = ResidualBlock(6, bands, divisor, band_excitation=False).double().eval()
+        with torch.no_grad():
+            block.norm1.weight.copy_(torch.tensor(scales))
+            for tensor in (block.norm1.bias, block.norm1.running_mean, block.norm2.weight):
+                assert tensor is not None
+                tensor.copy_(torch.randn(6))
+            maps = torch.randn(2, 6, frames, bands, dtype=torch.float64)
+            expected = block(maps)
+            found = InferenceResidual(block, bands)(maps.clone())
         assert torch.allclose(found, expected, atol=1e-11)
+
+    def test_norm_before_a_convolution(self) -> None:
+        torch.manual_seed(0)
+        kernel = Kernel(torch.randn(6, 2, 3, 3, dtype=torch.float64), torch.randn(6, dtype=torch.float64), 3)
+        norm = Affine(torch.randn(6, dtype=torch.float64), torch.randn(6, dtype=torch.float64))
+        maps = torch.randn(2, 6, 5, 4, dtype=torch.float64)
+        normalised = maps * norm.scale[:, None, None] + norm.shift[:, None, None]
+        expected = functional.conv2d(normalised, kernel.weight, kernel.bias, groups=3)
+        folded = kernel.after(norm)
+        assert torch.allclose(functional.conv2d(maps, folded.weight, folded.bias, groups=3), expected, atol=1e-12)
 
     @pytest.mark.parametrize(
         ("groups", "inputs", "most", "left"),

@@ -52,6 +52,24 @@ def test_nothing_is_hidden_in_eval_mode_nor_without_masks() -> None:
         SpecAugment(time_masks=-1)
 
 
+def test_given_numbers_belong_to_the_items_and_count_in_eval_mode_too() -> None:
+    masks = SpecAugment(frequency_masks=2, frequency_width=6, time_masks=1, time_width=20).eval()
+    features = torch.randn(5, 50, 24)
+    numbers = torch.rand(5, masks.numbers_per_item, generator=torch.Generator().manual_seed(0))
+    assert numbers.shape == (5, 6)
+    state = torch.get_rng_state()
+    with masks.drawn(numbers):
+        together = masks(features)
+    with masks.drawn(numbers[[3, 1]]):  # in another batch
+        assert torch.equal(masks(features[[3, 1]]), together[[3, 1]])
+    assert torch.equal(torch.get_rng_state(), state)
+    assert (together == 0.0).any(dim=(1, 2)).all()
+    assert masks(features) is features  # after the block
+    with masks.drawn(torch.full((5, 6), 1.0 - 2.0**-24)):  # the largest number below 1: the widest masks, at the end
+        hidden_at_the_end = masks(features)[0] == 0.0
+    assert hidden_at_the_end[30:].all() and hidden_at_the_end[:, 18:].all() and not hidden_at_the_end[:30, :18].any()
+
+
 def test_the_front_end_masks_in_training_only_and_keeps_its_state_dict() -> None:
     plain, masked = (LogMelFrontEnd(FrontEndConfig(bands=24)) for _ in range(2))
     masked.spec_augment = SpecAugment(frequency_masks=2, time_masks=2)

@@ -107,3 +107,5 @@ def test_not_text_and_not_there(tmp_path: Path) -> None:
         read_manifest(path)
     with pytest.raises(DataError, match="does not exist"):
         read_manifest(tmp_path / "none.csv")
+    with pytest.raises(DataError, match="is a folder, expected a file"):
+        read_manifest(tmp_path)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from mrl.audio import write_synthetic_corpus
 from mrl.backbone import ReDimNet, ReDimNetConfig
 from mrl.matryoshka import ReDimNetMRL, create_mrl
 from mrl.pretrained import write_official_checkpoint
-from mrl.training import TrainConfig, load_config
+from mrl.training import TrainConfig, load_config, selection
+from mrl.training.records import MetricsFile
 
 TINY_NETWORK: dict[str, Any] = {
     "F": 12,
@@ -32,6 +34,18 @@ TINY_NETWORK: dict[str, Any] = {
     "emb_bn": False,
 }
 ConfigFactory = Callable[..., TrainConfig]
+
+
+@pytest.fixture
+def drawn_curves() -> None:
+    """For tests of a run's curves."""
+
+
+@pytest.fixture(autouse=True)
+def undrawn_curves(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Drawing takes longer than the tiny runs themselves; it is left to the tests that ask for ``drawn_curves``."""
+    if "drawn_curves" not in request.fixturenames:
+        monkeypatch.setattr(selection, "write_curves", lambda *_: None)
 
 
 @pytest.fixture(scope="session")
@@ -92,3 +106,25 @@ def write_config(voices: Path, path: Path, changes: dict[str, Any]) -> Path:
         place[key] = value
     path.write_text(yaml.safe_dump(tree))
     return path
+
+
+@contextlib.contextmanager
+def dying_after(records: int, *, may_live: bool = False) -> Iterator[None]:
+    """Let the run within the block die when it has logged so many records: nothing of it survives but its files.
+
+    Args:
+        records: how many it may log.
+        may_live: whether it may end before; otherwise it must die.
+    """
+    append, left = MetricsFile.append, [records]
+
+    def dying(self: MetricsFile, record: dict[str, Any]) -> None:
+        left[0] -= 1
+        if left[0] < 0:
+            raise KeyboardInterrupt
+        append(self, record)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(MetricsFile, "append", dying)
+        with contextlib.suppress(KeyboardInterrupt) if may_live else pytest.raises(KeyboardInterrupt):
+            yield

@@ -12,14 +12,16 @@ import torch
 from safetensors.torch import load_file
 
 from mrl.audio import RoomSimulation
+from mrl.data import Draw
 from mrl.errors import ConfigError
 from mrl.matryoshka import ReDimNetMRL
 from mrl.training import load_config
-from mrl.training.building import build_augmenter, read_corpus, set_spec_augment
 from mrl.training.checkpoints import CheckpointFolder
 from mrl.training.config import AugmentationConfig, SimulatedRoomsConfig, SpecAugmentConfig, TrainConfig, TrainDataConfig
+from mrl.training.masking import draw_masks, masked_by, set_spec_augment
 from mrl.training.records import MetricsFile
 from mrl.training.trainer import run_training
+from mrl.training.training_data import build_augmenter, read_corpus
 from tests.training.conftest import ConfigFactory
 
 MASKS = SpecAugmentConfig(frequency_masks=2, frequency_width=4, time_masks=2, time_width=6)
@@ -60,6 +62,13 @@ def test_every_setting_of_simulated_rooms_arrives(voices: Path) -> None:
     rooms = build_augmenter(AugmentationConfig(simulated_rooms=SimulatedRoomsConfig(probability=0.3, **values)), corpus)
     assert rooms is not None and rooms.simulated_room_probability == 0.3
     assert rooms.simulated_rooms == RoomSimulation(**values)
+    # a dry run checks the pool without simulating it
+    large = AugmentationConfig(gain_probability=1.0, simulated_rooms=SimulatedRoomsConfig(probability=0.3, count=5000))
+    planned = build_augmenter(large, corpus, simulate=False)
+    assert planned is not None and planned.active_kinds == ("gain",)
+    far = SimulatedRoomsConfig(probability=0.3, floor_metres=(2.0, 3.0), distance_metres=(20.0, 25.0))
+    with pytest.raises(ConfigError, match=r"none was 20 to 25 m apart"):
+        build_augmenter(AugmentationConfig(simulated_rooms=far), corpus, simulate=False)
     impossible = SimulatedRoomsConfig(probability=0.3, rt60_seconds=(3.0, 4.0))
     with pytest.raises(ConfigError, match=r"data\.augmentation: simulated rooms: rt60_seconds is \(3, 4\)"):
         build_augmenter(AugmentationConfig(simulated_rooms=impossible), corpus)
@@ -91,7 +100,27 @@ def test_speeds_that_do_not_go_together(tmp_path: Path) -> None:
         load_config([tmp_path / "config.yaml"])
 
 
-def test_masks_are_for_a_training_backbone_only(tiny_model: ReDimNetMRL) -> None:
+def test_masks_follow_from_seed_and_draw(tiny_model: ReDimNetMRL) -> None:
+    draws = [Draw(utterance, 3, position) for utterance, position in ((7, 0), (7, 1), (2, 2))]
+    assert draw_masks(tiny_model, draws, seed=1) is None
+    set_spec_augment(MASKS, tiny_model)
+    numbers = draw_masks(tiny_model, draws, seed=1)
+    assert numbers is not None and numbers.shape == (3, 8) and len(numbers.unique()) == 24
+    assert numbers.min() >= 0.0 and numbers.max() < 1.0
+    alone = draw_masks(tiny_model, draws[2:], seed=1)
+    assert alone is not None and torch.equal(alone[0], numbers[2])
+    for other in (draw_masks(tiny_model, draws, seed=2), draw_masks(tiny_model, [Draw(7, 4, 0)], seed=1)):
+        assert other is not None and not torch.equal(other[0], numbers[0])
+    audio = torch.randn(3, 8000, generator=torch.Generator().manual_seed(0)) * 0.1
+    tiny_model.freeze_backbone()
+    with masked_by(tiny_model, numbers):  # a frozen backbone that runs for every crop
+        together = tiny_model.pooled_statistics(audio)
+    with masked_by(tiny_model, alone):
+        assert torch.allclose(tiny_model.pooled_statistics(audio[2:])[0], together[2], atol=1e-5)
+    assert not torch.allclose(tiny_model.pooled_statistics(audio), together, atol=1e-3)
+
+
+def test_without_numbers_masks_are_for_a_training_backbone_only(tiny_model: ReDimNetMRL) -> None:
     names = list(tiny_model.state_dict())
     audio = torch.randn(2, 8000, generator=torch.Generator().manual_seed(0)) * 0.1
     tiny_model.eval()
@@ -100,7 +129,7 @@ def test_masks_are_for_a_training_backbone_only(tiny_model: ReDimNetMRL) -> None
     tiny_model.train()
     set_spec_augment(MASKS, tiny_model)
     assert list(tiny_model.state_dict()) == names
-    assert torch.equal(tiny_model.pooled_statistics(audio), expected)  # stage 1 and the pooled cache
+    assert torch.equal(tiny_model.pooled_statistics(audio), expected)  # the pooled cache
     tiny_model.unfreeze_backbone()
     masked = tiny_model.pooled_statistics(audio)
     assert not torch.allclose(masked, expected, atol=1e-3)

@@ -9,8 +9,9 @@ import torch
 
 from mrl.errors import ConfigError, DataError
 from mrl.training import load_config
-from mrl.training.building import build_augmenter, choose_device, read_corpus, weights_hash
+from mrl.training.building import choose_device, weights_hash
 from mrl.training.config import AugmentationConfig, TrainDataConfig
+from mrl.training.training_data import build_augmenter, read_corpus
 
 ROOT = Path(__file__).resolve().parents[2]
 

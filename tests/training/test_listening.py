@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 import soundfile
 
-from mrl.data import CropDataset, Draw
+from mrl.data import CropDataset, Draw, read_shards, write_shards
 from mrl.errors import DataError, InputError
-from mrl.training.building import build_augmenter, read_corpus
 from mrl.training.config import AugmentationConfig, SimulatedRoomsConfig, SpecAugmentConfig, TrainDataConfig
 from mrl.training.listening import write_examples
+from mrl.training.training_data import build_augmenter, read_corpus
 
 ROOMS = SimulatedRoomsConfig(count=2, rt60_seconds=(0.15, 0.2))
 
@@ -79,6 +79,24 @@ def test_what_cannot_be_shown_is_said(voices: Path, tmp_path: Path, monkeypatch:
     assert "redimnet-mrl[rooms]" in written.left_out["simulated_room"]
     assert "data.augmentation.noise_folders is empty" in (tmp_path / "index.html").read_text(encoding="utf-8")
     assert [one.kind for one in written.examples] == ["clean", "speed", "babble", "gain", "clipping", "band", "codec"]
+
+
+def test_shards_are_heard_too(voices: Path, tmp_path: Path) -> None:
+    corpus = read_corpus(TrainDataConfig(folder=str(voices / "validation")))
+    shards = tmp_path / "shards"
+    write_shards(corpus, shards, shard_megabytes=0.06, root=voices / "validation")
+    config = AugmentationConfig(clipping_probability=1.0, clipping_level=(0.3, 0.3), simulated_rooms=ROOMS)
+    written = write_examples(shards, tmp_path / "out", config, crop_seconds=0.4, count=3)
+    assert [one.kind for one in written.examples].count("babble") == 3
+    clipped = [one for one in written.examples if one.kind == "clipping"]
+    assert all("at 0.30 of the peak" in one.facts[0] for one in clipped)
+    utterance = next(one for one in read_shards(shards).utterances if str(one.path).endswith(clipped[0].utterance))
+    clean, _ = soundfile.read(str(tmp_path / "out" / "001-clean.wav"), dtype="float32")
+    expected = CropDataset(read_shards(shards), 0.4, seed=0)[Draw(read_shards(shards).utterances.index(utterance), 0, 0)][0]
+    assert np.max(np.abs(clean - expected)) <= 2.0**-15
+    (shards / "shards.json").unlink()
+    with pytest.raises(DataError, match="unfinished shards"):
+        write_examples(shards, tmp_path / "out", config)
 
 
 def test_faults(voices: Path, tmp_path: Path) -> None:

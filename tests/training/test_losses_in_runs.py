@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import shutil
 from pathlib import Path
@@ -16,11 +15,12 @@ from mrl.audio import load_audio
 from mrl.errors import DataError
 from mrl.matryoshka import NoClassLoss, ReDimNetMRL, SimilarityPreservationLoss
 from mrl.training import TrainConfig, plan_run, run_training
-from mrl.training.building import build_encoder, build_system, read_corpus
+from mrl.training.building import build_encoder, build_system
 from mrl.training.checkpoints import CheckpointFolder
 from mrl.training.config import TrainDataConfig
 from mrl.training.records import MetricsFile
-from tests.training.conftest import ConfigFactory
+from mrl.training.training_data import read_corpus
+from tests.training.conftest import ConfigFactory, dying_after
 
 ONE_STAGE: dict[str, Any] = {"training.num_epochs": 2, "advanced.freeze_backbone_epochs": 2, "data.validation": {}}
 PAIRS: dict[str, Any] = {"data.crops_per_speaker": 2}
@@ -91,9 +91,7 @@ def test_each_setting_reaches_the_loss(make_config: ConfigFactory) -> None:
     assert pairs.chance_level() == pytest.approx(pairs.pair_objective.uninformed_loss(2, 4, 0.2, 1 / 0.07))
 
 
-def test_dropout_leaves_dims_out_of_a_step_and_resumes_bit_for_bit(
-    make_config: ConfigFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_dropout_leaves_dims_out_of_a_step_and_resumes_bit_for_bit(make_config: ConfigFactory, tmp_path: Path) -> None:
     changes = {**ONE_STAGE, "loss.dim_dropout": 0.5, "training.checkpoint_every_steps": 1, "training.batch_size": 4}
     whole = run_training(make_config(**changes)).run_folder
     steps = _records(whole, "step")
@@ -103,16 +101,7 @@ def test_dropout_leaves_dims_out_of_a_step_and_resumes_bit_for_bit(
     assert all(("loss_4" in names) == ("accuracy_4" in names) for names in reported)
 
     config = make_config(**changes, **{"training.output_dir": str(tmp_path / "dying")})
-    append, left = MetricsFile.append, [4]
-
-    def dying(self: MetricsFile, record: dict[str, Any]) -> None:
-        left[0] -= 1
-        if left[0] < 0:
-            raise KeyboardInterrupt
-        append(self, record)
-
-    with monkeypatch.context() as patch, contextlib.suppress(KeyboardInterrupt):
-        patch.setattr(MetricsFile, "append", dying)
+    with dying_after(4):
         run_training(config)
     again = run_training(config, resume="auto").run_folder
     assert _records(again, "step") == steps

@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from mrl.data import scan_speaker_folders, write_shards
 from mrl.training import EXIT_INTERRUPTED, load_config, run_training
 from mrl.training.checkpoints import CheckpointFolder
 from mrl.training.records import MetricsFile
@@ -26,6 +27,7 @@ CHANGES: dict[str, Any] = {
     "training.num_epochs": 6,
     "training.checkpoint_every_steps": 2,
     "training.batch_size": 4,
+    "training.validate_every_epochs": 3,
     "advanced.freeze_backbone_epochs": 3,
 }
 
@@ -93,37 +95,60 @@ def test_killed_and_terminated_runs_end_like_an_undisturbed_one(voices: Path, tm
     assert [name for name in other if not torch.equal(one[name], other[name])] == []
 
 
-@pytest.mark.slow
-def test_two_processes_train_like_one_with_the_same_global_batch(voices: Path, tmp_path: Path) -> None:
-    changes = {**CHANGES, "training.num_epochs": 2, "advanced.freeze_backbone_epochs": 1, "loss.similarity_weight": 0.0}
-    (tmp_path / "one").mkdir()
-    (tmp_path / "two").mkdir()
-    alone = run_training(
-        load_config([write_config(voices, tmp_path / "one" / "config.yaml", {**changes, "training.batch_size": 6})])
-    )
-    config = write_config(voices, tmp_path / "two" / "config.yaml", {**changes, "training.batch_size": 3})
-    processes = _start_two(config)
+def _assert_two_processes_train_like_one(voices: Path, folder: Path, changes: dict[str, Any], batch_size: int) -> Path:
+    """Train with one process and with two that share its batches, compare all they log and all they end with; return the run."""
+    runs = []
+    for name, size in (("one", batch_size), ("two", batch_size // 2)):
+        (folder / name).mkdir()
+        runs.append(write_config(voices, folder / name / "config.yaml", {**changes, "training.batch_size": size}))
+    alone = run_training(load_config([runs[0]])).run_folder
+    processes = _start_two(runs[1])
     outputs = [process.communicate(timeout=180)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
-    run = tmp_path / "two" / "run"
-    validations = [
-        [record for record in MetricsFile(folder / "metrics.jsonl").read() if record["kind"] == "validation"]
-        for folder in (alone.run_folder, run)
-    ]
-    assert len(validations[0]) == len(validations[1]) == 3
-    assert validations[0][0] == validations[1][0]  # of the same weights: whoever embeds them, bit for bit
-    steps = [
-        [record for record in MetricsFile(folder / "metrics.jsonl").read() if record["kind"] == "step"]
-        for folder in (alone.run_folder, run)
-    ]
-    assert len(steps[0]) == len(steps[1]) == 8  # 20 crops in updates of 6: the last has 2, one for each process
-    for one, two in zip(*steps, strict=True):
-        assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
-        assert two["accuracy_32"] == pytest.approx(one["accuracy_32"], abs=1e-6)
-    together, single = _tensors(run), _tensors(alone.run_folder)
+    run = runs[1].parent / "run"
+    one, two = (MetricsFile(place / "metrics.jsonl").read() for place in (alone, run))
+    assert [record["kind"] for record in one] == [record["kind"] for record in two]
+    assert one[0]["kind"] == "validation" and one[0] == two[0]  # of the same weights: whoever embeds them, bit for bit
+    for expected, found in zip(one, two, strict=True):
+        if expected["kind"] == "step":
+            assert expected.keys() == found.keys()  # the same dims sat out
+            losses = [name for name in expected if name.startswith("loss")]
+            assert [found[name] for name in losses] == pytest.approx([expected[name] for name in losses], rel=1e-4)
+            assert found["accuracy_32"] == pytest.approx(expected["accuracy_32"], abs=1e-6)
+    together, single = _tensors(run), _tensors(alone)
     for name, value in single.items():
         if name.startswith("system."):
             assert torch.allclose(together[name].float(), value.float(), atol=2e-4), name
+    return run
+
+
+@pytest.mark.slow
+def test_two_processes_train_like_one_with_the_same_global_batch(voices: Path, tmp_path: Path) -> None:
+    changes = {**CHANGES, "training.num_epochs": 2, "advanced.freeze_backbone_epochs": 1}
+    run = _assert_two_processes_train_like_one(voices, tmp_path, changes, 6)
+    kinds = [record["kind"] for record in MetricsFile(run / "metrics.jsonl").read()]
+    assert kinds.count("validation") == 3
+    assert kinds.count("step") == 8  # 20 crops in updates of 6: the last has 2, one for each process
+
+
+@pytest.mark.slow
+def test_two_processes_draw_the_same_dims_groups_and_masks_as_one(voices: Path, tmp_path: Path) -> None:
+    """What is drawn at random in a step, from shards: dims that sit out, pairs of a speaker, babble, bands and frames hidden."""
+    write_shards(scan_speaker_folders(voices / "train"), tmp_path / "shards", shard_megabytes=0.06)
+    changes = {
+        **CHANGES,
+        "training.num_epochs": 2,
+        "advanced.freeze_backbone_epochs": 1,
+        "data.train": {"shards": str(tmp_path / "shards")},
+        "data.crops_per_speaker": 2,
+        "data.augmentation": {"babble_probability": 0.5, "spec_augment": {"frequency_masks": 1, "time_masks": 1}},
+        "loss.type": "sphereface2",
+        "loss.dim_dropout": 0.5,
+    }
+    run = _assert_two_processes_train_like_one(voices, tmp_path, changes, 8)
+    steps = [record for record in MetricsFile(run / "metrics.jsonl").read() if record["kind"] == "step"]
+    assert len(steps) == 6  # 20 crops in updates of 8: the last has two pairs, one for each process
+    assert 0 < sum("loss_4" in record for record in steps) < 6
 
 
 @pytest.mark.slow

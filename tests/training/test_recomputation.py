@@ -119,6 +119,7 @@ def test_a_compiled_run_equals_a_plain_one_and_resumes_exactly(
     seen = _without_code_generation(monkeypatch)
     config = {**STAGE_2, "training.num_epochs": 1, "training.batch_size": 5, "data.validation": {}}
     config |= {"training.checkpoint_every_steps": 1, "training.keep_checkpoints": 9}
+    config |= {"data.augmentation": {"spec_augment": {"frequency_masks": 1, "time_masks": 1}}}  # other masks in every step
     plain = run_training(make_config(**config, **{"training.output_dir": "plain"})).run_folder
     assert not seen
     compiled = run_training(make_config(**config, **{"training.compile": True, "training.output_dir": "compiled"})).run_folder

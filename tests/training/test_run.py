@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import os
@@ -25,7 +24,7 @@ from mrl.training import TrainConfig, building, run_training
 from mrl.training.checkpoints import CheckpointFolder
 from mrl.training.records import MetricsFile
 from mrl.training.validation import Validator
-from tests.training.conftest import ConfigFactory
+from tests.training.conftest import ConfigFactory, dying_after
 
 # All randomness of a run comes from its seed, so whatever differs between an interrupted and an uninterrupted run is a fault.
 FULL: dict[str, Any] = {
@@ -57,6 +56,7 @@ def _assert_same_runs(one: Path, other: Path) -> None:
     assert all(torch.equal(best[name], other_best[name]) for name in best)
 
 
+@pytest.mark.usefixtures("drawn_curves")
 def test_both_stages(make_config: ConfigFactory, voices: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="mrl"):
         result = run_training(make_config())
@@ -131,9 +131,7 @@ def test_statistics_of_stage_2(make_config: ConfigFactory) -> None:
 @pytest.mark.slow
 @settings(max_examples=2, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
 @given(data=st.data())
-def test_a_run_that_dies_anywhere_goes_on_bit_for_bit(
-    make_config: ConfigFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, data: st.DataObject
-) -> None:
+def test_a_run_that_dies_anywhere_goes_on_bit_for_bit(make_config: ConfigFactory, tmp_path: Path, data: st.DataObject) -> None:
     """The exception stands for a kill: nothing of the process survives but its files."""
     whole = make_config(**FULL)
     if not Path(whole.training.output_dir).exists():
@@ -143,19 +141,8 @@ def test_a_run_that_dies_anywhere_goes_on_bit_for_bit(
     shutil.rmtree(tmp_path / "dying", ignore_errors=True)
     for lives in range(2):
         deaths = data.draw(st.integers(1, written - 1), label=f"records before death {lives}")
-        left = [deaths]
-        append = MetricsFile.append
-
-        def dying(self: MetricsFile, record: dict[str, Any], left: list[int] = left, append: Any = append) -> None:
-            left[0] -= 1
-            if left[0] < 0:
-                raise KeyboardInterrupt
-            append(self, record)
-
-        with monkeypatch.context() as patch:
-            patch.setattr(MetricsFile, "append", dying)
-            with contextlib.suppress(KeyboardInterrupt):
-                run_training(config, resume="auto")
+        with dying_after(deaths, may_live=True):
+            run_training(config, resume="auto")
     run_training(config, resume="auto")
     _assert_same_runs(Path(config.training.output_dir), Path(whole.training.output_dir))
 

@@ -14,7 +14,7 @@ from mrl.errors import MissingDependencyError, TrainingError
 from mrl.training import run_training
 from mrl.training.records import MetricsFile
 from mrl.training.run_log import scalars_of
-from tests.training.conftest import ConfigFactory
+from tests.training.conftest import ConfigFactory, dying_after
 
 
 def test_names_of_curves() -> None:
@@ -33,25 +33,10 @@ def _expected(folder: Path) -> dict[str, dict[int, float]]:
     return curves
 
 
-def _die_at(monkeypatch: pytest.MonkeyPatch, config: Any, records: int) -> None:
-    """Begin the run and stop it without warning after so many records."""
-    append, left = MetricsFile.append, [records]
-
-    def dying(self: MetricsFile, record: dict[str, Any]) -> None:
-        left[0] -= 1
-        if left[0] < 0:
-            raise KeyboardInterrupt
-        append(self, record)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(MetricsFile, "append", dying)
-        with pytest.raises(KeyboardInterrupt):
-            run_training(config)
-
-
-def test_tensorboard_has_every_curve_also_after_a_resume(make_config: ConfigFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tensorboard_has_every_curve_also_after_a_resume(make_config: ConfigFactory) -> None:
     config = make_config(**{"training.tensorboard": True})
-    _die_at(monkeypatch, config, 8)
+    with dying_after(8):
+        run_training(config)
     folder = run_training(config, resume="auto").run_folder
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -75,7 +60,8 @@ def test_wandb_offline_has_every_curve_and_goes_on_under_one_name(
     config = make_config(**{"training.wandb": settings})
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of wandb's dependencies
-        _die_at(monkeypatch, config, 8)
+        with dying_after(8):
+            run_training(config)
         folder = run_training(config, resume="auto").run_folder
     found: dict[str, dict[int, float]] = {}
     names, settings_seen = set(), []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 from collections import Counter
 from pathlib import Path
@@ -15,10 +14,11 @@ from safetensors.torch import load_file
 from mrl.data import ShardSampler, SpeakerBalancedSampler, scan_speaker_folders, write_shards
 from mrl.errors import ConfigError, DataError
 from mrl.training import run_training
-from mrl.training.building import build_sampler, read_corpus, read_training_data
+from mrl.training.building import build_sampler
 from mrl.training.checkpoints import CheckpointFolder
 from mrl.training.records import MetricsFile
-from tests.training.conftest import ConfigFactory
+from mrl.training.training_data import read_corpus, read_training_data
+from tests.training.conftest import ConfigFactory, dying_after
 
 SHORT: dict[str, Any] = {"training.num_epochs": 2, "advanced.freeze_backbone_epochs": 1, "data.train": {}}
 
@@ -42,9 +42,7 @@ def _last_tensors(folder: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.slow
-def test_a_run_from_shards_that_dies_goes_on_bit_for_bit(
-    make_config: ConfigFactory, shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_from_shards_that_dies_goes_on_bit_for_bit(make_config: ConfigFactory, shards: Path, tmp_path: Path) -> None:
     changes = _from_shards(
         shards,
         **{
@@ -57,20 +55,8 @@ def test_a_run_from_shards_that_dies_goes_on_bit_for_bit(
     whole = run_training(make_config(**changes)).run_folder
     records = MetricsFile(whole / "metrics.jsonl").read()
     config = make_config(**changes, **{"training.output_dir": str(tmp_path / "dying")})
-    append = MetricsFile.append
-    left = [len(records) - 4]  # in the second epoch, after its first step
-
-    def dying(self: MetricsFile, record: dict[str, Any]) -> None:
-        left[0] -= 1
-        if left[0] < 0:
-            raise KeyboardInterrupt
-        append(self, record)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(MetricsFile, "append", dying)
-        with contextlib.suppress(KeyboardInterrupt):
-            run_training(config, resume="auto")
-    assert left[0] < 0
+    with dying_after(len(records) - 4):  # in the second epoch, after its first step
+        run_training(config, resume="auto")
     run_training(config, resume="auto")
     assert MetricsFile(tmp_path / "dying" / "metrics.jsonl").read() == records
     one, other = _last_tensors(whole), _last_tensors(tmp_path / "dying")

@@ -144,8 +144,8 @@ def _seek(container: Any, stream: Any, head: list[Any], seconds: float) -> tuple
 
 
 _CONTAINERS = (
-    *("aac", "ac3", "aiff", "amr", "amrnb", "amrwb", "ape", "asf", "au", "avi", "caf", "dts", "eac3", "flac", "flv", "gsm", "m4a"),
-    *("matroska", "mov", "mp3", "mp4", "mpeg", "mpegts", "ogg", "tta", "w64", "wav", "webm", "wv", "xwma", "3gp"),
+    *("aac", "ac3", "aiff", "amr", "amrnb", "amrwb", "ape", "asf", "au", "avi", "caf", "dts", "eac3", "flac", "flv", "gsm"),
+    *("m4a", "matroska", "mov", "mp3", "mp4", "mpeg", "mpegts", "ogg", "tta", "w64", "wav", "webm", "wv", "xwma", "3gp"),
 )
 """Containers that hold sound themselves. Playlists (concat, hls, dash) are none: they name other files, which would be read."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from mrl.cli.trials import ColumnValue
+from mrl.cli.row_filter import ColumnValue, row_filter
 
 
 @click.command()
@@ -37,13 +37,10 @@ def command(
     from mrl.data.checking import check_manifest
     from mrl.data.faults import Limits
 
-    filters: dict[str, list[str]] = {}
-    for column, value in where:
-        filters.setdefault(column, []).append(value)
     found = check_manifest(
         manifest,
         root=root,
-        where=filters,
+        where=row_filter(where),
         limits=Limits(min_seconds, silence_db, max_clipped),
         num_workers=num_workers,
     )

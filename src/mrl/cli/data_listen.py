@@ -17,8 +17,8 @@ import click
 def command(source: Path, output: Path, config: Path | None, root: Path | None, count: int, seed: int) -> None:
     """Write crops as training would hear them: clean, with each kind of augmentation alone, and as configured.
 
-    SOURCE is a manifest, or a folder with recordings at any depth. The folder gets WAV files, an index.html with players that
-    says what was done to each, and the same as examples.tsv.
+    SOURCE is a manifest, a folder of shards, or a folder with recordings at any depth. The folder written into gets WAV files, an
+    index.html with players that says what was done to each, and the same as examples.tsv.
     """
     from mrl.training import load_config
     from mrl.training.listening import write_examples

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from mrl.cli.trials import ColumnValue
+from mrl.cli.row_filter import ColumnValue, row_filter
 
 
 @click.command()
@@ -81,12 +81,9 @@ def command(
     from mrl.data.preparing import prepare_manifest
     from mrl.evaluation import read_trials
 
-    filters: dict[str, list[str]] = {}
-    for column, value in where:
-        filters.setdefault(column, []).append(value)
     evaluated = [name for trials in eval_trials for name in read_trials(trials).utterances]
     limits = Limits(min_seconds, silence_db, max_clipped)
-    found = find_recordings(source, corpus=corpus, split=split, root=source_root, where=filters or None)
+    found = find_recordings(source, corpus=corpus, split=split, root=source_root, where=row_filter(where) or None)
     click.echo(f"{source}: {len(found.recordings):,} utterances, read as {found.layout}", err=True)
     done = prepare_manifest(
         found,

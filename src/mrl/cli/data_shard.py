@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from mrl.cli.trials import ColumnValue
+from mrl.cli.row_filter import ColumnValue, row_filter
 
 _SOME_LEFT_OUT = 1  # exit status
 
@@ -63,7 +63,7 @@ def command(
             raise click.UsageError("--root and --where belong to a manifest; a folder is taken whole")
         corpus = scan_speaker_folders(source)
     else:
-        corpus = read_manifest(source, root=root, where={column: [v for c, v in where if c == column] for column, _ in where})
+        corpus = read_manifest(source, root=root, where=row_filter(where))
     report = write_shards(
         corpus,
         output,

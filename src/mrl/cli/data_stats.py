@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from mrl.cli.trials import ColumnValue
+from mrl.cli.row_filter import ColumnValue, row_filter
 
 
 @click.command()
@@ -31,10 +31,7 @@ def command(
     """
     from mrl.data.statistics import manifest_statistics, statistics_lines
 
-    filters: dict[str, list[str]] = {}
-    for column, value in where:
-        filters.setdefault(column, []).append(value)
-    found = manifest_statistics(manifest, root=root, where=filters, num_workers=num_workers)
+    found = manifest_statistics(manifest, root=root, where=row_filter(where), num_workers=num_workers)
     click.echo(json.dumps(found.to_dict(), indent=2) if as_json else "\n".join(statistics_lines(found)))
     if plot is not None:
         from mrl.data.statistics_plot import plot_statistics

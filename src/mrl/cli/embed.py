@@ -18,7 +18,10 @@ import click
     help="File to write (.npz, .parquet or .safetensors), or a folder of shards: a name without suffix.",
 )
 @click.option(
-    "--model", default="b2-vox2-ft_lm", show_default=True, help="Model folder, official .pt checkpoint, or released name."
+    "--model",
+    default="b2-vox2-ft_lm",
+    show_default=True,
+    help="Model folder, official .pt checkpoint, .onnx file or released name.",
 )
 @click.option("--weights", help="Where a released model's file is: a file, an address, or a folder of such files.")
 @click.option("--dim", type=int, help="Length of the embeddings; all dimensions by default.")

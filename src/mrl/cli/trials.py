@@ -6,17 +6,7 @@ from pathlib import Path
 
 import click
 
-
-class ColumnValue(click.ParamType):  # type: ignore[type-arg]
-    """``COLUMN=VALUE``."""
-
-    name = "column=value"
-
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
-        column, equals, wanted = str(value).partition("=")
-        if not column or not equals:
-            self.fail(f"{value!r} is not of the form COLUMN=VALUE, such as part=eval", param, ctx)
-        return column, wanted
+from mrl.cli.row_filter import ColumnValue, row_filter
 
 
 @click.group()
@@ -75,13 +65,10 @@ def make(
     from mrl.evaluation.trial_making import write_trials
     from mrl.evaluation.trial_sources import make_trials_from
 
-    filters: dict[str, list[str]] = {}
-    for column, value in where:
-        filters.setdefault(column, []).append(value)
     trials = make_trials_from(
         source,
         root=root,
-        where=filters,
+        where=row_filter(where),
         max_targets=max_targets,
         max_nontargets=max_nontargets,
         same_gender_share=same_gender_share,

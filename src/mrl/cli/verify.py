@@ -13,7 +13,10 @@ from mrl.cli.store_option import store_option
 @click.argument("first")
 @click.argument("second", type=click.Path(path_type=Path))
 @click.option(
-    "--model", default="b2-vox2-ft_lm", show_default=True, help="Model folder, official .pt checkpoint, or released name."
+    "--model",
+    default="b2-vox2-ft_lm",
+    show_default=True,
+    help="Model folder, official .pt checkpoint, .onnx file or released name.",
 )
 @click.option("--weights", help="Where a released model's file is: a file, an address, or a folder of such files.")
 @click.option("--dim", type=int, help="Compare prefixes of this length; all dimensions by default.")

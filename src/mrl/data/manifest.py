@@ -140,7 +140,8 @@ def manifest_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, Mapping[s
     """
     source = Path(path)
     if not source.is_file():
-        raise DataError(f"manifest {source} does not exist")
+        found = "is a folder, expected a file" if source.is_dir() else "does not exist"
+        raise DataError(f"manifest {source} {found}")
     suffix = source.suffix.lower()
     if suffix not in MANIFEST_SUFFIXES:
         raise DataError(f"manifest {source} has the suffix {suffix!r}; expected {', '.join(MANIFEST_SUFFIXES)}")

@@ -102,10 +102,9 @@ class ShardIndex:
             shards = [Shard(**one) for one in described["shards"]]
             hashes = {name: str(described[name]) for name in (ROWS, NAMES)}
         except FileNotFoundError as error:
-            unfinished = any(place.glob("shard-*.tar"))
             raise DataError(
                 f"{place} holds unfinished shards; run the same mrl data shard again to go on"
-                if unfinished
+                if holds_shards(place)
                 else f"{place} holds no shards ({DESCRIPTION} is not there); write them by mrl data shard"
             ) from error
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -163,6 +162,11 @@ class ShardIndex:
             for path, shard in zip(self._paths, self.shards, strict=True):
                 _check_hash(path, shard.sha256)
                 advance(round(shard.size / 1e6))
+
+
+def holds_shards(folder: str | os.PathLike[str]) -> bool:
+    """Return whether the folder holds shards, finished or not."""
+    return (Path(folder) / DESCRIPTION).is_file() or any(Path(folder).glob("shard-*.tar"))
 
 
 def read_shards(folder: str | os.PathLike[str]) -> Corpus:

@@ -88,7 +88,7 @@ class CodecKilobitsConfig(Section):
 
 
 class SpecAugmentConfig(Section):
-    """Masks on the log-mel features while the backbone trains (arXiv 1904.08779)."""
+    """Masks on the log-mel features of crops (arXiv 1904.08779); cached views have none."""
 
     frequency_masks: int = Field(default=0, ge=0, description="Band masks per crop; 0: none.")
     frequency_width: int = Field(default=8, ge=1, description="Most mel bands per mask; the width is drawn from 0 to this.")

@@ -14,14 +14,15 @@ from mrl.audio import SAMPLE_RATE, Augmenter, Change, find_audio_files
 from mrl.audio.augment import KINDS
 from mrl.audio.change_measures import measure
 from mrl.audio.windows import Waveform
-from mrl.data import Corpus, Utterance, read_manifest
+from mrl.data import Corpus, Utterance, read_manifest, read_shards
 from mrl.data.crops import augmented_crop
+from mrl.data.shard_index import holds_shards
 from mrl.errors import DataError, InputError, MissingDependencyError
 from mrl.files import atomic_path, write_text
 from mrl.progress import progress_bar
-from mrl.training.building import build_augmenter
 from mrl.training.config import AugmentationConfig
 from mrl.training.listening_page import page, table
+from mrl.training.training_data import build_augmenter
 
 CLEAN, CONFIGURED = "clean", "configured"
 
@@ -74,7 +75,7 @@ def write_examples(
     arguments and recordings give the same files, byte for byte.
 
     Args:
-        source: a manifest, or a folder with recordings at any depth.
+        source: a manifest, a folder of shards, or a folder with recordings at any depth.
         folder: made if absent; files of the same names are replaced.
         config: the settings; each kind is also shown where its probability is 0, if it has what it needs.
         root: folder that the manifest's relative paths start from.
@@ -166,9 +167,11 @@ def _alone(config: AugmentationConfig, kind: str) -> AugmentationConfig:
 def _read(source: Path, root: str | os.PathLike[str] | None) -> Corpus:
     if not source.is_dir():
         return read_manifest(source, root=root)
+    if holds_shards(source):
+        return read_shards(source)
     files = find_audio_files(source)
     if not files:
-        raise DataError(f"{source}: no recordings in it; give a manifest, or a folder with audio files")
+        raise DataError(f"{source}: no recordings in it; give a manifest, a folder of shards, or a folder with audio files")
     return Corpus.of(Utterance(file, file.parent.name) for file in files)
 
 

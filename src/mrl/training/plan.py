@@ -11,15 +11,7 @@ from pathlib import Path
 import torch
 
 from mrl.audio import SAMPLE_RATE
-from mrl.training.building import (
-    build_encoder,
-    build_sampler,
-    build_system,
-    build_validator,
-    check_separate,
-    choose_device,
-    read_training_data,
-)
+from mrl.training.building import build_encoder, build_sampler, build_system, build_validator, choose_device
 from mrl.training.compilation import check_compiler
 from mrl.training.config import TrainConfig
 from mrl.training.memory import out_of_memory_told
@@ -27,6 +19,7 @@ from mrl.training.memory_tracking import PeakMemory
 from mrl.training.optimisation import build_optimizer, parameter_groups
 from mrl.training.stages import Stage, embed_waveforms, plan_stages, uses_cache
 from mrl.training.system import TrainingSystem, check_optimised
+from mrl.training.training_data import check_separate, read_training_data
 from mrl.training.updates import check_precision
 
 _BYTES = 4  # of a float32
@@ -34,6 +27,9 @@ _MEASURED_BATCHES = (2, 4)
 # A CPU's allocator keeps part of what was freed, more so where large and small tensors alternate. Fitted to b0 and b2 on Linux:
 # peak memory beyond the program (benchmarks/bench_training.py) over PeakMemory's count was 1.4 to 1.5, recomputing 1.9 to 2.1.
 _CPU_ALLOCATOR, _CPU_ALLOCATOR_RECOMPUTING = 1.4, 2.0
+# What a run loads that a dry run does not: workspaces of the linear algebra behind head and class means (about 75 MB), libraries
+# that draw the curves (25 MB), buffers of checkpoints. Measured for b0 on Linux.
+_LOADED_LATER_BYTES = 120_000_000
 _READING_SECONDS = 60.0  # of audio per pass over whole recordings
 
 
@@ -64,7 +60,7 @@ class RunPlan:
         validation_trials: number of validation trials, 0 for none.
         chance_level: loss of a model that knows nothing, None where labels have no part in it.
         cache_bytes: size of the cache of pooled statistics, 0 for none.
-        program_bytes: main memory that the program itself holds, libraries and lists of recordings included.
+        program_bytes: main memory that the program itself will hold, libraries and lists of recordings included.
         stages: figures of each stage.
         output_dir: the run folder.
     """
@@ -113,14 +109,14 @@ def plan_run(config: TrainConfig) -> RunPlan:
     check_precision(config.training.precision, device)
     if config.training.compile:
         check_compiler(device)
-    data = read_training_data(config)
+    data = read_training_data(config, simulate_rooms=False)
     validator = build_validator(config)
     check_separate(data, validator, allow_overlap=config.data.allow_overlap)
     system = build_system(config, build_encoder(config), len(data.corpus.speakers))
     draws = len(build_sampler(config, data.corpus))
     steps = math.ceil(draws / (config.training.batch_size * config.training.accumulation_steps))
     stages = plan_stages(config)
-    program_bytes = _resident_bytes()
+    program_bytes = _resident_bytes() + _LOADED_LATER_BYTES
     with out_of_memory_told(), torch.random.fork_rng(devices=[]):
         reading_bytes = _reading_bytes(config, system)
         figures = [_figures(config, stage, system, steps, reading_bytes, _allocator_factor(config, device)) for stage in stages]

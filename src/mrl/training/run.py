@@ -9,13 +9,13 @@ import torch
 
 from mrl.matryoshka import ReDimNetMRL
 from mrl.training.averaging import WeightAverage
-from mrl.training.building import TrainingData
 from mrl.training.config import TrainConfig
 from mrl.training.distribution import Processes
 from mrl.training.progress_state import Progress
 from mrl.training.run_folder import RunFolder
 from mrl.training.run_log import RunLog
 from mrl.training.system import TrainingSystem
+from mrl.training.training_data import TrainingData
 from mrl.training.validation import Validator
 
 

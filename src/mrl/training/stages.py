@@ -14,6 +14,7 @@ from mrl.data import Batch, CropDataset, Draw, PooledCache, View, load_batches
 from mrl.matryoshka import ReDimNetMRL
 from mrl.training.compilation import compiled
 from mrl.training.config import TrainConfig
+from mrl.training.masking import draw_masks, masked_by
 from mrl.training.recomputation import recomputed_stages
 
 PoolFunction = Callable[[torch.Tensor], torch.Tensor]
@@ -83,10 +84,12 @@ class Inputs:
     Attributes:
         features: (batch, pooled_dim) pooled statistics, or (batch, samples) waveforms.
         labels: (batch,) int64 class indices.
+        masks: random numbers of SpecAugment, where it is on and features are waveforms.
     """
 
     features: torch.Tensor
     labels: torch.Tensor
+    masks: torch.Tensor | None = None
 
 
 class Feed(Protocol):
@@ -157,11 +160,13 @@ class WaveformFeed:
 
     def read(self, batches: Sequence[Sequence[Draw]]) -> Iterator[Inputs]:
         pin = self._device.type == "cuda"
-        for batch in load_batches(self._crops, batches, num_workers=self._num_workers, pin_memory=pin):
-            yield to_device(batch, self._device)
+        loaded = load_batches(self._crops, batches, num_workers=self._num_workers, pin_memory=pin)
+        for draws, batch in zip(batches, loaded, strict=True):
+            yield to_device(batch, self._device, masks=draw_masks(self._encoder, draws, self._crops.seed))
 
     def embed(self, inputs: Inputs, teacher: ReDimNetMRL | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-        raw = embed_waveforms(self._encoder, inputs.features, pool=self._pool, recompute=self._recompute)
+        with masked_by(self._encoder, inputs.masks):
+            raw = embed_waveforms(self._encoder, inputs.features, pool=self._pool, recompute=self._recompute)
         if teacher is None:
             return raw, None
         with torch.no_grad():
@@ -185,6 +190,10 @@ def embed_waveforms(
     return encoder.project(pooled)
 
 
-def to_device(batch: Batch, device: torch.device) -> Inputs:
-    """Return the crops of a batch, which are all of one length, on the device."""
-    return Inputs(batch.audio.to(device, non_blocking=True), batch.labels.to(device, non_blocking=True))
+def to_device(batch: Batch, device: torch.device, *, masks: torch.Tensor | None = None) -> Inputs:
+    """Return the crops of a batch, which are all of one length, and the numbers of their masks on the device."""
+    return Inputs(
+        batch.audio.to(device, non_blocking=True),
+        batch.labels.to(device, non_blocking=True),
+        None if masks is None else masks.to(device, non_blocking=True),
+    )

@@ -25,10 +25,11 @@ from mrl.data.pooled_cache import pooled_in_batches
 from mrl.errors import DataError, InputError
 from mrl.matryoshka import ReDimNetMRL
 from mrl.progress import progress_bar
-from mrl.training.building import TrainingData, weights_hash
+from mrl.training.building import weights_hash
 from mrl.training.config import TrainConfig
 from mrl.training.distribution import Processes
 from mrl.training.system import TrainingSystem
+from mrl.training.training_data import TrainingData
 
 _LOG = logging.getLogger(__name__)
 _BATCH_SECONDS = 60.0  # of audio per forward pass

@@ -12,15 +12,7 @@ from mrl.data import CropDataset, PooledCache
 from mrl.matryoshka import ReDimNetMRL
 from mrl.training.atomic_folders import replace_folder
 from mrl.training.averaging import WeightAverage
-from mrl.training.building import (
-    build_encoder,
-    build_sampler,
-    build_system,
-    build_validator,
-    check_separate,
-    choose_device,
-    read_training_data,
-)
+from mrl.training.building import build_encoder, build_sampler, build_system, build_validator, choose_device
 from mrl.training.checkpoints import CheckpointFolder, TrainingState
 from mrl.training.compilation import check_compiler
 from mrl.training.config import TrainConfig
@@ -40,6 +32,7 @@ from mrl.training.selection import Selection
 from mrl.training.stages import CachedFeed, Feed, Stage, WaveformFeed, plan_stages, uses_cache
 from mrl.training.starting import initialise, open_cache
 from mrl.training.system import check_optimised
+from mrl.training.training_data import check_separate, read_training_data
 from mrl.training.updates import Updater, check_precision
 from mrl.training.validation import ValidationResult
 
@@ -113,7 +106,9 @@ class Trainer:
             self.folder.recover()
         self.processes.barrier()
         state = find_state(resume, self.config, self.folder, self.checkpoints, world_size=self.processes.world_size)
-        if state is not None:
+        if state is None:
+            self.folder.check_new(has_checkpoints=self.checkpoints.latest() is not None)
+        else:
             self.progress = Progress.from_dict(state.values["progress"])
             _LOG.info("The run goes on at epoch %d, step %d", self.progress.epoch, self.progress.step)
         try:
@@ -158,7 +153,6 @@ class Trainer:
     def _begin(self, run: Run) -> None:
         """Initialise head and class matrices, and save the start."""
         torch.manual_seed(self.config.training.seed)
-        self.folder.check_new(has_checkpoints=self.checkpoints.latest() is not None)
         self.processes.barrier()
         if self.processes.is_first:
             self.folder.begin(self.config)
