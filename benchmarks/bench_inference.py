@@ -5,7 +5,7 @@
 
 Forms: ``eager`` (ours as loaded), ``optimised`` (``optimize_for_inference()``), ``compiled`` (with ``compile=True``),
 ``bfloat16`` (with ``dtype=torch.bfloat16``), ``onnxruntime`` and ``openvino`` (what ``mrl export`` writes, float32), and
-``openvino-bf16`` (the same file, the runtime told to compute in bfloat16).
+``openvino-bf16`` (the same file, the runtime told to compute in bfloat16), each also with a ``-fixed`` shape.
 
 All get the same weights and input and take turns within every round, so that what else the machine does hits all of them. What is
 reported is the median over rounds of official time / time of the form, in wall-clock time and in processor time, with the
@@ -42,7 +42,17 @@ from mrl.files import write_json
 from mrl.matryoshka import ReDimNetMRL
 
 Run = Callable[[Tensor], Any]
-FORMS = ("eager", "optimised", "compiled", "bfloat16", "onnxruntime", "openvino", "openvino-bf16")
+FORMS = (
+    "eager",
+    "optimised",
+    "compiled",
+    "bfloat16",
+    "onnxruntime",
+    "openvino",
+    "openvino-fixed",
+    "openvino-bf16",
+    "openvino-bf16-fixed",
+)
 
 
 def forms(network: ReDimNet, names: Iterable[str], folder: Path, threads: int) -> dict[str, Run]:
@@ -70,7 +80,8 @@ def _form(network: ReDimNet, name: str, folder: Path, threads: int) -> Run:
 
         runner = open_runner(_exported(network, folder), threads=threads)
         return lambda batch: torch.from_numpy(runner(batch.numpy()).raw)
-    return _openvino(_exported(network, folder), threads, "bf16" if name == "openvino-bf16" else "f32")
+    precision = "bf16" if "bf16" in name else "f32"
+    return _openvino(_exported(network, folder), threads, precision, fixed=name.endswith("-fixed"))
 
 
 def _exported(network: ReDimNet, folder: Path) -> Path:
@@ -92,16 +103,25 @@ def _exported(network: ReDimNet, folder: Path) -> Path:
     return path
 
 
-def _openvino(path: Path, threads: int, precision: str) -> Run:
+def _openvino(path: Path, threads: int, precision: str, *, fixed: bool) -> Run:
     try:
         import openvino  # type: ignore[import-untyped]
     except ImportError as error:
         raise MissingDependencyError('OpenVINO is not installed: pip install "redimnet-mrl[openvino]"') from error
     core = openvino.Core()
     settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads}
-    compiled = core.compile_model(core.read_model(str(path)), "CPU", settings)
-    raw = compiled.output("raw_embedding")
-    return lambda batch: torch.from_numpy(compiled(batch.numpy())[raw].copy())
+    compiled: dict[Any, Any] = {}
+
+    def run(batch: Tensor) -> Tensor:
+        shape = tuple(batch.shape) if fixed else None
+        if shape not in compiled:
+            model = core.read_model(str(path))
+            if shape is not None:
+                model.reshape(list(shape))
+            compiled[shape] = core.compile_model(model, "CPU", settings)
+        return torch.from_numpy(compiled[shape](batch.numpy())["raw_embedding"].copy())
+
+    return run
 
 
 def timed(run: Run, batch: Tensor) -> tuple[float, float]:
@@ -160,7 +180,7 @@ def measure(
                 "share_of_peak": work
                 * batch.shape[0]
                 / wall
-                / peaks["bfloat16" if name in ("bfloat16", "openvino-bf16") else "float32"],
+                / peaks["bfloat16" if name == "bfloat16" or "bf16" in name else "float32"],
                 "one_minus_cosine": float(1 - cosine),
                 "rounds": len(ratios),
             }

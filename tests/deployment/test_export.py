@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -12,10 +14,10 @@ import pytest
 
 from mrl.audio import write_synthetic_corpus
 from mrl.backbone import ReDimNet
-from mrl.deployment import check_export, export_model, exporting, open_runner
+from mrl.deployment import check_export, export_model, exporting, memory, open_runner
 from mrl.deployment.describing import describe
 from mrl.deployment.network import export_network
-from mrl.deployment.onnx_graph import to_onnx
+from mrl.deployment.onnx_graph import describe_in, to_onnx
 from mrl.deployment.parity import check_parity, row_cosines
 from mrl.deployment.reference import Reference, synthetic_speech
 from mrl.deployment.runners import Outputs
@@ -24,7 +26,7 @@ from mrl.errors import CheckpointError, DataError, ExportError, InputError
 from mrl.evaluation.trials import TrialList
 from mrl.matryoshka import ReDimNetMRL
 from mrl.runtime import OnnxEmbedder
-from tests.backbone.networks import filled_network
+from tests.backbone.networks import filled_network, small_model_config
 from tests.embeddings.tiny import write_voices
 
 
@@ -57,14 +59,44 @@ def test_a_traced_graph(tmp_path: Path) -> None:
     assert b".py" not in text and str(Path(__file__).parents[2]).encode() not in text
     description = describe(network, "waveform", "fp32", opset=20, calibration=None)
     assert description.kind == "backbone" and description.mrl_dims == (12,)
-    from mrl.deployment.onnx_graph import describe_in
-
     describe_in(graph, description)
     onnx.save(graph, str(tmp_path / "plain.onnx"))
     points = check_parity(
         Reference(network, "waveform"), open_runner(tmp_path / "plain.onnx"), shapes=((1, 0.02), (1, 0.3), (8, 1.0), (1, 20.0))
     )
     assert min(point.cosine for point in points) > 0.999999
+
+
+def test_a_traced_graph_with_features_in(tmp_path: Path) -> None:
+    """Features in, with the layers that are written in another form: attention, grouped convolutions, norms."""
+    network = filled_network(small_model_config(block_2d_type="convnext_like", group_divisor=2))
+    graph = to_onnx(export_network(network, "features"), "features", network.minimum_samples)
+    shapes = [[axis.dim_param or axis.dim_value for axis in value.type.tensor_type.shape.dim] for value in graph.graph.input]
+    assert shapes == [["batch", "frames", network.config.bands]]
+    describe_in(graph, describe(network, "features", "fp32", opset=20, calibration=None))
+    onnx.save(graph, str(tmp_path / "features.onnx"))
+    reference, runner = Reference(network, "features"), open_runner(tmp_path / "features.onnx")
+    points = check_parity(reference, runner, shapes=((1, 0.02), (3, 0.3), (2, 5.0)))
+    assert min(point.cosine for point in points) > 0.999999
+    # Its own front end, as the file describes it, feeds the network just as well.
+    waveforms = synthetic_speech(2, 0.7)
+    facts = runner.description.front_end
+    signal = waveforms - facts["pre_emphasis"] * np.concatenate([waveforms[:, 1:2], waveforms[:, :-1]], axis=1)
+    half, length, step = facts["n_fft"] // 2, facts["window_length"], facts["hop_length"]
+    padded = np.pad(signal.astype(np.float64), ((0, 0), (half, half)), mode="reflect")
+    before = (facts["n_fft"] - length) // 2
+    window = np.zeros(facts["n_fft"])
+    window[before : before + length] = 0.54 - 0.46 * np.cos(2 * np.pi * np.arange(length) / length)
+    frames = np.lib.stride_tricks.sliding_window_view(padded, facts["n_fft"], axis=1)[:, ::step] * window
+    power = np.abs(np.fft.rfft(frames)) ** 2
+    lowest, highest = (2595 * math.log10(1 + facts[f"{end}_frequency"] / 700) for end in ("lowest", "highest"))
+    edges = 700 * (10 ** (np.linspace(lowest, highest, facts["bands"] + 2) / 2595) - 1)
+    bins = np.linspace(0, facts["sample_rate"] / 2, facts["n_fft"] // 2 + 1)[:, None]
+    rising = (bins - edges[:-2]) / (edges[1:-1] - edges[:-2])
+    falling = (edges[2:] - bins) / (edges[2:] - edges[1:-1])
+    features = np.log(power @ np.maximum(0, np.minimum(rising, falling)) + facts["log_floor"])
+    found = runner(features.astype(np.float32))
+    assert row_cosines(found.raw, reference.raw(waveforms)).min() > 0.99999
 
 
 @pytest.mark.usefixtures("traced")
@@ -92,6 +124,15 @@ class TestForms:
         types = {tensor.name: tensor.data_type for tensor in onnx.load(str(half.path)).graph.initializer}
         assert types["log_mel.kernels"] == onnx.TensorProto.FLOAT
         assert types["network.head.weight.half"] == onnx.TensorProto.FLOAT16
+
+    def test_little_memory(
+        self, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        monkeypatch.setattr(memory, "free_bytes", lambda: 2**20)
+        monkeypatch.setattr(exporting, "CHECKED_SHAPES", ((1, 0.3), (8, 60.0)))
+        report = export_model(model_folder, tmp_path / "m.onnx", show_progress=False)
+        assert [(point.batch, point.seconds) for point in report.points] == [(1, 0.3)]
+        assert caplog.messages == ["a batch of 8 x 60 s is not compared with PyTorch: too little memory is free"]
 
     @pytest.mark.parametrize("precision", ["int8-dynamic", "int8-static"])
     def test_eight_bits(self, precision: str, model: ReDimNetMRL, model_folder: Path, tmp_path: Path) -> None:
@@ -124,7 +165,7 @@ class TestForms:
         from mrl.deployment import comparison
 
         monkeypatch.setattr(comparison, "TIMED_PAIRS", 3)
-        monkeypatch.setattr(comparison.importlib.util, "find_spec", lambda name: None)  # without OpenVINO
+        monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)  # without OpenVINO
         names = write_voices(tmp_path)
         pairs = [(a.split("/")[0] == b.split("/")[0], a, b) for a in names[:8] for b in names[:8] if a < b]
         report = export_model(

@@ -39,6 +39,7 @@ def test_same_features(
     )
     front_end = LogMelFrontEnd(config).eval()
     if front_end.norm is not None:
+        assert front_end.norm.running_mean is not None and front_end.norm.running_var is not None
         torch.nn.init.uniform_(front_end.norm.running_mean, -9.0, 0.0)
         torch.nn.init.uniform_(front_end.norm.running_var, 0.5, 2.0)
     waveform = noise(2, samples, seed=samples)

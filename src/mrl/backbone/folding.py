@@ -1,18 +1,14 @@
 """Folding normalisations into the convolutions beside them: arithmetic on weights, done once, in float64.
 
 With fixed statistics a BatchNorm is one scale and one shift per channel. After a convolution it goes into the weights and the
-bias. Before a convolution that pads with zeros it goes in too, but at the edges the padding is zero *after* the norm: there the
-folded convolution sees a shift that was never there, and :func:`edge_corrections` says what to take off again.
+bias; before one too, unless that one pads with zeros: the padding is zero *after* the norm.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor, nn
-
-_SMALLEST_SCALE = 1e-12
 
 
 @dataclass(frozen=True)
@@ -21,10 +17,6 @@ class Affine:
 
     scale: Tensor
     shift: Tensor
-
-    def invertible(self) -> Affine:
-        """Return the same with scales of zero made so small that nothing changes, for there must be an input that gives zero."""
-        return Affine(torch.where(self.scale.abs() < _SMALLEST_SCALE, _SMALLEST_SCALE, self.scale), self.shift)
 
 
 @dataclass(frozen=True)
@@ -85,32 +77,3 @@ def affine_of(norm: nn.modules.batchnorm._BatchNorm) -> Affine:
     assert mean is not None and variance is not None
     scale = weight.detach().double() / (variance.detach().double() + norm.eps).sqrt()
     return Affine(scale, bias.detach().double() - mean.detach().double() * scale)
-
-
-@dataclass(frozen=True)
-class EdgeCorrections:
-    """What to add at the four edges of maps ``(batch, channels, frames, bands)`` after a 3x3 convolution."""
-
-    first_frame: Tensor  # (channels, bands)
-    last_frame: Tensor  # (channels, bands)
-    first_band: Tensor  # (channels,)
-    last_band: Tensor  # (channels,)
-
-
-def edge_corrections(kernel: Kernel, shift: Tensor, bands: int) -> EdgeCorrections:
-    """Return what a 3x3 convolution with zero padding saw too much when a preceding ``shift`` was folded into its bias.
-
-    Args:
-        kernel: the convolution before the preceding norm was folded into it.
-        shift: ``(inputs,)``, what the norm adds.
-        bands: width of the maps.
-    """
-    seen = (kernel.weight * _by_group(shift, kernel)).sum(dim=1)  # (outputs, 3, 3): the shift's share of every tap
-    frames = []
-    for row in (0, 2):
-        edge = -seen[:, row].sum(dim=1, keepdim=True).repeat(1, bands)
-        # In a corner both edges take off the same tap; one of them gives it back.
-        edge[:, 0] += seen[:, row, 0]
-        edge[:, -1] += seen[:, row, 2]
-        frames.append(edge)
-    return EdgeCorrections(frames[0], frames[1], -seen[:, :, 0].sum(dim=1), -seen[:, :, 2].sum(dim=1))

@@ -16,12 +16,14 @@ from mrl.backbone.blocks import ConvNeXtBlock, ResidualBlock, Squeeze
 from mrl.backbone.context import FrameFeedForward, PositionConv, SelfAttention, TimeContext, TimeConv, TransformerBlock
 from mrl.backbone.convolution import Activation, InferenceConv, as_maps, as_signal
 from mrl.backbone.encoder import FrameEncoder, Stage, WeightedSum
-from mrl.backbone.folding import Kernel, affine_of, edge_corrections
+from mrl.backbone.folding import Affine, Kernel, affine_of
 from mrl.backbone.masking import hide_padding, map_mask
 from mrl.backbone.pooling import AttentiveStatistics, _attention_weights, _deviation, _mean, _weighted_statistics
 
 # Merging groups of 4 in pairs was faster than leaving them and than groups of 16, in float32 and in bfloat16 (AVX-512).
 _GROUP_INPUTS = 8
+# Up to so many channels convolutions are as fast in float32 as in bfloat16; with b5's 64 they take 1.1 times as long.
+_NARROW = 16
 
 
 def _linear(layer: nn.Linear, activation: Activation = "none") -> InferenceConv:
@@ -71,44 +73,41 @@ class InferenceConvNeXt(nn.Module):
 
 
 class InferenceResidual(nn.Module):
-    """ResidualBlock: the norm between the two 3x3 convolutions is in the second one, with its edges put right."""
+    """ResidualBlock: the norm between the two 3x3 convolutions is in the first one and in the ReLU before it.
 
-    neutral: Tensor
-    first_frame: Tensor
-    last_frame: Tensor
-    first_band: Tensor
-    last_band: Tensor
+    ``scale * relu(x) + shift`` is ``max(scale * x + shift, shift)`` for positive scales: with the norm in the convolution, one
+    lower bound per channel is left, and the zeros of the padding still come after the norm. For negative scales the map changes
+    its sign, and so do the weights that read it.
+    """
+
+    floor: Tensor
 
     def __init__(self, source: ResidualBlock, bands: int) -> None:
         super().__init__()
-        norm1, norm2 = affine_of(source.norm1).invertible(), affine_of(source.norm2)
-        conv1, conv2 = Kernel.of(source.conv1), Kernel.of(source.conv2)
+        norm1, norm2 = affine_of(source.norm1), affine_of(source.norm2)
+        sign = torch.where(norm1.scale < 0, -1.0, 1.0).to(norm1.scale)
+        norm1 = Affine(norm1.scale.abs(), norm1.shift * sign)
+        conv1, conv2 = Kernel.of(source.conv1), Kernel.of(source.conv2).after(Affine(sign, torch.zeros_like(sign)))
         padding = _padding(source.conv1)
-        separate = source.pointwise1 is not None
-        self.conv1 = InferenceConv(conv1.merged(_GROUP_INPUTS), padding=padding, activation="none" if separate else "relu")
-        self.pointwise1 = None if source.pointwise1 is None else InferenceConv(Kernel.of(source.pointwise1), activation="relu")
+        if source.pointwise1 is None:
+            conv1, self.pointwise1 = conv1.then(norm1), None
+        else:
+            self.pointwise1 = InferenceConv(Kernel.of(source.pointwise1).then(norm1))
         if source.pointwise2 is None:
             conv2, self.pointwise2 = conv2.then(norm2), None
         else:
             last: Activation = "relu" if source.excitation is None else "none"
             self.pointwise2 = InferenceConv(Kernel.of(source.pointwise2).then(norm2), activation=last)
-        self.conv2 = InferenceConv(conv2.after(norm1).merged(_GROUP_INPUTS), padding=padding)
-        corrections = edge_corrections(conv2, norm1.shift, bands)
-        for name in ("first_frame", "last_frame", "first_band", "last_band"):
-            self.register_buffer(name, getattr(corrections, name))
-        # What the norm turns into zero: padded frames of a shorter recording must be that, for they are zero after the norm.
-        self.register_buffer("neutral", (-norm1.shift / norm1.scale)[:, None, None])
+        self.conv1 = InferenceConv(conv1.merged(_GROUP_INPUTS), padding=padding)
+        self.conv2 = InferenceConv(conv2.merged(_GROUP_INPUTS), padding=padding)
+        self.register_buffer("floor", norm1.shift.repeat(bands))  # over the bands, so that a frame is one contiguous row
         self.excitation = source.excitation
 
     def forward(self, maps: Tensor, mask: Tensor | None = None) -> Tensor:
         hidden: Tensor = self.conv1(hide_padding(maps, mask))
         if self.pointwise1 is not None:
             hidden = self.pointwise1(hidden)
-        hidden = self.conv2(hidden if mask is None else torch.where(mask, hidden, self.neutral))
-        hidden[:, :, 0] += self.first_frame
-        hidden[:, :, -1] += self.last_frame
-        hidden[:, :, :, 0] += self.first_band[:, None]
-        hidden[:, :, :, -1] += self.last_band[:, None]
+        hidden = self.conv2(hide_padding(self._bounded(hidden), mask))
         if self.pointwise2 is not None:
             if self.excitation is None:
                 result: Tensor = self.pointwise2(hidden, maps)
@@ -117,6 +116,10 @@ class InferenceResidual(nn.Module):
         if self.excitation is None:
             return functional.relu_(hidden.add_(maps))
         return maps.addcmul_(hidden, self.excitation(hidden, mask)).relu_()
+
+    def _bounded(self, maps: Tensor) -> Tensor:
+        batch, channels, frames, bands = maps.shape
+        return as_signal(maps).clamp_(min=self.floor).view(batch, frames, bands, channels).permute(0, 3, 1, 2)
 
 
 class InferenceSqueeze(nn.Module):
@@ -297,6 +300,9 @@ class InferenceEncoder(nn.Module):
         for stage in source.stages:
             assert isinstance(stage, Stage)
             self.stages.append(InferenceStage(stage))
+        first = source.stages[0]
+        assert isinstance(first, Stage)
+        self.exact_stages = 1 if first.reshape.out_channels <= _NARROW else 0
         self.final_sum = InferenceWeightedSum(source.final_sum)
         self.frame_dim = source.frame_dim
         self.numbers_per_frame = source.numbers_per_frame
@@ -305,12 +311,32 @@ class InferenceEncoder(nn.Module):
             kernel = Kernel.of(source.frame_projection).then(affine_of(source.frame_norm))
             self.frame_projection = InferenceConv(kernel)
 
+    def in_dtype(self, dtype: torch.dtype) -> InferenceEncoder:
+        """Convert the weights, in place, and return the encoder.
+
+        The stem, and the first stage where it is narrow, are never less precise than float32: nearly all that bfloat16 changes in
+        an embedding of b0 comes from rounding their weights, and with so few channels they are no faster for it.
+        """
+        for name, part in self.named_children():
+            if name not in ("stem", "stem_norm", "stages"):
+                part.to(dtype)
+        exact = [self.stem, self.stem_norm, *self.stages[: self.exact_stages]]
+        for part in exact:
+            part.to(torch.float32)
+        for part in self.stages[self.exact_stages :]:
+            part.to(dtype)
+        return self
+
     def forward(self, features: Tensor, mask: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
         maps = hide_padding(features.to(self.stem_norm.weight.dtype).unsqueeze(1), map_mask(mask))
         # With one channel any memory is channels-last; the strides must say so.
         maps = self.stem(maps.as_strided(maps.shape, (maps.shape[2] * maps.shape[3], 1, maps.shape[3], 1)))
         outputs = [self.stem_norm(maps.permute(0, 2, 3, 1)).flatten(2)]
-        for stage in self.stages:
+        stages = list(self.stages)
+        for stage in stages[: self.exact_stages]:
+            outputs.append(stage(outputs, mask))
+        outputs = [output.to(self.final_sum.weights.dtype) for output in outputs]
+        for stage in stages[self.exact_stages :]:
             outputs.append(stage(outputs, mask))
         frames = self.final_sum(outputs)
         outputs.append(frames)

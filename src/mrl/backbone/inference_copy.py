@@ -33,7 +33,7 @@ def inference_copy(network: ReDimNet, *, dtype: torch.dtype, compile: bool, pack
         )
     result = copy.deepcopy(network).eval().requires_grad_(False)
     assert isinstance(result.encoder, FrameEncoder)
-    result.encoder = InferenceEncoder(result.encoder).to(dtype)
+    result.encoder = InferenceEncoder(result.encoder).in_dtype(dtype)
     if isinstance(result.pooling, AttentiveStatistics):
         result.pooling = InferenceAttentiveStatistics(result.pooling)
     result.pooling = result.pooling.to(dtype)

@@ -1,4 +1,4 @@
-"""A network in the form in which it is exported: no masks, no grouping, plain BatchNorm, the front end as convolutions."""
+"""A network in the form in which it is exported: no masks, no grouping, the front end as convolutions."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from mrl.backbone import ReDimNet
-from mrl.backbone.blocks import MapNorm
 from mrl.deployment.front_end import ConvolutionalLogMel, TimeNormalisation
+from mrl.deployment.layers import for_other_runtimes
 from mrl.matryoshka import ReDimNetMRL
 
 InputKind = Literal["waveform", "features"]
@@ -27,14 +27,15 @@ class FeatureNetwork(nn.Module):
 
     Args:
         model: the network; a copy of its weights is made, on the CPU and in float32.
+        fused_attention: keep PyTorch's own attention, for runtimes that have it.
     """
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, *, fused_attention: bool = False) -> None:
         super().__init__()
         backbone = copy.deepcopy(backbone_of(model)).cpu().float().eval()
         self.bands = backbone.config.bands
         self.normalisation = TimeNormalisation(backbone.front_end)
-        self.encoder = with_plain_norms(backbone.encoder)
+        self.encoder = for_other_runtimes(backbone.encoder, fused_attention=fused_attention)
         self.pooling = backbone.pooling
         self.pooled_norm = backbone.pooled_norm
         if isinstance(model, ReDimNetMRL):
@@ -60,10 +61,10 @@ class FeatureNetwork(nn.Module):
 class WaveformNetwork(nn.Module):
     """Waveforms ``(batch, samples)`` -> embeddings: unit length, and raw."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, *, fused_attention: bool = False) -> None:
         super().__init__()
         self.log_mel = ConvolutionalLogMel(copy.deepcopy(backbone_of(model).front_end).cpu())
-        self.network = FeatureNetwork(model)
+        self.network = FeatureNetwork(model, fused_attention=fused_attention)
         self.bands = self.network.bands
         self.requires_grad_(False)
         self.eval()
@@ -74,23 +75,12 @@ class WaveformNetwork(nn.Module):
         return result
 
 
-def export_network(model: Model, kind: InputKind) -> WaveformNetwork | FeatureNetwork:
+def export_network(model: Model, kind: InputKind, *, fused_attention: bool = False) -> WaveformNetwork | FeatureNetwork:
     """Return the network to export, with waveforms or with features coming in."""
-    return WaveformNetwork(model) if kind == "waveform" else FeatureNetwork(model)
+    form = WaveformNetwork if kind == "waveform" else FeatureNetwork
+    return form(model, fused_attention=fused_attention)
 
 
 def backbone_of(model: Model) -> ReDimNet:
     """Return the ReDimNet inside a model."""
     return model.backbone if isinstance(model, ReDimNetMRL) else model
-
-
-def with_plain_norms(module: nn.Module) -> nn.Module:
-    """Replace, in place, norms whose fast way for eager PyTorch would only hide a BatchNorm from other runtimes."""
-    for name, child in module.named_children():
-        if isinstance(child, MapNorm):
-            plain = nn.BatchNorm2d(child.num_features, eps=child.eps)
-            plain.load_state_dict(child.state_dict())
-            setattr(module, name, plain.eval())
-        else:
-            with_plain_norms(child)
-    return module

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from mrl.deployment.memory import estimated_bytes, fits_memory
+from mrl.deployment.network import backbone_of
 from mrl.deployment.reference import Reference, synthetic_speech
 from mrl.deployment.runners import Runner
 from mrl.embeddings.mapping import map_files
@@ -19,9 +21,8 @@ from mrl.evaluation.trials import TrialList
 
 Matrix = npt.NDArray[np.float32]
 
-CHECKED_SHAPES = ((1, 0.3), (8, 0.3), (1, 1.0), (8, 1.0), (1, 3.0), (8, 3.0), (1, 10.0), (8, 10.0), (1, 60.0))
-"""(recordings, seconds) of the comparisons. Runtimes without fused attention need memory for frames x frames numbers, so batches
-of eight end at 10 s."""
+CHECKED_SHAPES = tuple((batch, seconds) for seconds in (0.3, 1.0, 3.0, 10.0, 60.0) for batch in (1, 8))
+"""(recordings, seconds) of the comparisons."""
 
 SAME_RATE = 5e-6
 """Equal error rates this near are the same to 0.001 percentage points, the last digit that anybody reports."""
@@ -97,6 +98,12 @@ def check_parity(
         if advance is not None:
             advance(1)
     return tuple(points)
+
+
+def shapes_that_fit(reference: Reference, shapes: Sequence[tuple[int, float]]) -> tuple[tuple[int, float], ...]:
+    """Return the shapes, (recordings, seconds), whose comparison is sure not to take more than half of the free memory."""
+    backbone = backbone_of(reference.model)
+    return tuple(shape for shape in shapes if fits_memory(estimated_bytes(backbone, *shape)))
 
 
 def require_cosine(points: Sequence[ParityPoint], minimum: float) -> None:

@@ -93,7 +93,7 @@ class GraphBuilder:
 
     def _write_program(self, path: Path) -> Description:
         kind: InputKind = self._reference.kind
-        network = export_network(self._reference.model, kind)
+        network = export_network(self._reference.model, kind, fused_attention=True)
         example, free = example_input(network, kind, self._description.minimum_samples)
         program = torch.export.export(network, (example,), dynamic_shapes=(free,))
         text = json.dumps(self._description.to_dict(), ensure_ascii=False)
