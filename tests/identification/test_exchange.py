@@ -60,6 +60,9 @@ def test_damaged_files(tmp_path: Path) -> None:
         (3, [*lines[:2], lines[2][:50], lines[3]]),
         (3, [*lines[:2], json.dumps({**voice, "recordings": [{"seconds": 1.0, "embedding": "****"}]}), lines[3]]),
         (3, [*lines[:2], json.dumps({**voice, "model_hash": 5}), lines[3]]),
+        (3, [*lines[:2], json.dumps({**voice, "updated_at": "\x1b[2J"}), lines[3]]),  # moves a terminal's cursor
+        (3, [*lines[:2], json.dumps({**voice, "calibration_hash": "\ud800"}), lines[3]]),
+        (None, [*lines[:2], json.dumps({**voice, "recordings": [{**voice["recordings"][0], "seconds": float("inf")}]})]),
         (None, [*lines[:2], json.dumps({**voice, "recordings": [{"seconds": 1.0, "embedding": "AAAA"}]})]),
         (None, [*lines[:2], json.dumps({**voice, "recordings": []})]),
         (None, [*lines[:2], json.dumps({**voice, "recordings": [{"seconds": 1.0, "embedding": "/" * 43 + "="}]})]),

@@ -9,12 +9,14 @@ import subprocess
 import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mrl.errors import DataError
-from mrl.identification import VoiceStore, database, voice_matrix
+from mrl.identification import VoiceStore, database, export_voices, voice_matrix
 from mrl.identification.voice_matrix import load_voices
 from tests.identification.makers import MODEL, filled_store, speakers
 
@@ -107,8 +109,33 @@ def test_not_a_store(tmp_path: Path) -> None:
 
 
 def test_a_creation_that_was_cut_short(tmp_path: Path) -> None:
-    (tmp_path / "voices.sqlite").touch()
-    assert len(filled_store(tmp_path / "voices.sqlite", 2)) == 2
+    path = tmp_path / "voices.sqlite"
+    path.touch()
+    with pytest.raises(DataError, match="there is no voice store"):
+        VoiceStore(path)
+    assert len(filled_store(path, 2)) == 2
+
+
+def test_a_creation_that_was_cut_short_while_it_was_written(tmp_path: Path) -> None:
+    """The file has pages, and a journal that says that it was empty."""
+    path = tmp_path / "voices.sqlite"
+    whole = filled_store(path, 1).path.read_bytes()
+    magic, count, nonce, pages, sector, page = b"\xd9\xd5\x05\xf9\x20\xa1\x63\xd7", 0, 1, 0, 512, 4096
+    head = magic + b"".join(number.to_bytes(4, "big") for number in (count, nonce, pages, sector, page))
+    Path(f"{path}-journal").write_bytes(head.ljust(sector, b"\0"))
+    path.write_bytes(whole[: 2 * page])
+    assert len(filled_store(path, 2)) == 2 and not Path(f"{path}-journal").exists()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_an_export_to_a_full_disk_names_the_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = filled_store(tmp_path / "voices.sqlite", 2)
+    original = Path.open
+    monkeypatch.setattr(Path, "open", lambda path, *a, **k: original(Path("/dev/full") if a == ("w",) else path, *a, **k))
+    with pytest.raises(OSError, match=r"No space left.*v\.jsonl"):
+        export_voices(store, tmp_path / "v.jsonl")
+    monkeypatch.undo()
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["voices.sqlite"]
 
 
 def test_full_disk_keeps_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,6 +227,22 @@ def test_readers_beside_a_writer(tmp_path: Path) -> None:
         thread.join()
     assert not errors and seen and set(seen) <= set(range(10, 26))
     assert len(load_voices(store)) == 25
+
+
+def test_several_enrol_at_once_into_a_store_that_is_not_there_yet(tmp_path: Path) -> None:
+    path = tmp_path / "voices.sqlite"
+    rows = speakers(12)
+
+    def enrol_some(first: int) -> None:
+        for number in range(first, first + 3):
+            store = VoiceStore.open_or_create(path, embed_dim=256)
+            store.add(f"v{number}", rows[number][None], [1.0], model_hash=MODEL)
+
+    with ThreadPoolExecutor(4) as threads:  # every method opens the file anew, as processes do
+        list(threads.map(enrol_some, range(0, 12, 3)))
+    store = VoiceStore(path)
+    assert sorted(voice.name for voice in store.voices()) == sorted(f"v{number}" for number in range(12))
+    assert all(np.array_equal(store.embedding(f"v{number}"), rows[number]) for number in range(12))
 
 
 def test_a_writer_waits_and_then_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

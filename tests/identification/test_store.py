@@ -14,6 +14,9 @@ from hypothesis import strategies as st
 from mrl.embeddings.compact import EMBEDDING_FORMATS, EmbeddingFormat, cosine_error_bound, encode_embeddings
 from mrl.errors import DataError, InputError
 from mrl.identification import VoiceStore, load_voices
+from mrl.identification.database import connection, transaction
+from mrl.identification.side_files import remove_side_files, side_path
+from mrl.identification.voices import StoredRecording, StoredVoice
 from tests.identification.makers import MODEL, filled_store, speakers, unit
 
 
@@ -138,6 +141,55 @@ def test_deletion_that_was_cut_short_is_finished_later(tmp_path: Path, monkeypat
     assert _traces(tmp_path, piece) == []
 
 
+def test_a_deletion_during_the_cleaning_of_another_is_cleaned_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = filled_store(tmp_path / "voices.sqlite", 20, dim=64)
+    piece = encode_embeddings(speakers(20, 64)[3:4], "float32").tobytes()[:64]
+    calls: list[Path] = []
+
+    def meanwhile(path: Path) -> None:
+        remove_side_files(path)
+        calls.append(path)
+        if len(calls) == 1:  # the first cleaning has overwritten what it came for; another process deletes, and is killed
+            load_voices(store, 32, side_file_voices=1_000)
+            with connection(path, write=True) as opened, transaction(opened, write=True):
+                opened.execute("DELETE FROM voices WHERE name = 'v0003'")
+                opened.execute("INSERT OR REPLACE INTO facts VALUES ('cleaning_due', 'of the other')")
+            side_path(path, 64).write_bytes(piece)
+
+    monkeypatch.setattr("mrl.identification.store.remove_side_files", meanwhile)
+    store.remove(["v0007"])
+    assert _traces(tmp_path, piece) == ["voices.sqlite.search-64"]
+    store.finish_deletion()
+    assert _traces(tmp_path, piece) == []
+
+
+def test_recordings_that_cancel_out_are_refused(store: VoiceStore, tmp_path: Path) -> None:
+    row = speakers(1, 16)
+    store.add("anna", row, [2.0], model_hash=MODEL)
+    before = store.voices()
+    with pytest.raises(DataError, match="'anna' cannot be stored, nothing was changed: .*has no length"):
+        store.add("anna", -row, [2.0], model_hash=MODEL, extend=True)
+    recordings = tuple(StoredRecording(2.0, encode_embeddings(one, "float32").tobytes()) for one in (row, -row))
+    with pytest.raises(DataError, match="'bert' cannot be stored, nothing was changed: .*has no length"):
+        store.add_voices([StoredVoice("bert", MODEL, "", "", "", recordings)])
+    assert store.voices() == before and len(load_voices(store)) == 1
+
+
+def test_voices_page_by_page(tmp_path: Path) -> None:
+    store = filled_store(tmp_path / "voices.sqlite", 7)
+    store.add("v0003", speakers(2, 8, 5), [2.0, 3.0], model_hash=MODEL, extend=True)
+    whole = store.voices()
+    assert [voice.recordings for voice in whole] == [1, 1, 1, 3, 1, 1, 1]
+    assert store.voices(2, 3) == whole[2:5] and store.voices(5) == whole[5:] and store.voices(9, 3) == []
+
+
+def test_names_and_seconds_of_very_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = filled_store(tmp_path / "voices.sqlite", 7)
+    monkeypatch.setattr("mrl.identification.store._NUMBERS_PER_QUERY", 3)
+    assert store.names([*range(1, 8), 99]) == {number: f"v{number - 1:04d}" for number in range(1, 8)}
+    assert store.seconds([7, 99, 2]) == {7: 7.0, 2: 2.0} and store.names([]) == {}
+
+
 def _fail(store: Path) -> None:
     raise OSError(5, "Input/output error")
 
@@ -151,8 +203,6 @@ def test_only_the_owner_may_read(tmp_path: Path) -> None:
 
 
 def test_every_connection_overwrites_and_syncs(store: VoiceStore) -> None:
-    from mrl.identification.database import connection
-
     with connection(store.path, write=True) as opened:
         pragmas = {
             name: opened.execute(f"PRAGMA {name}").fetchone()[0] for name in ("secure_delete", "synchronous", "journal_mode")

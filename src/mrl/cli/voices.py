@@ -28,11 +28,9 @@ def list_voices(store: Path | None, as_json: bool) -> None:
         click.echo(json.dumps([dataclasses.asdict(voice) for voice in voices], indent=2, ensure_ascii=False))
         return
     for voice in voices:
-        click.echo(
-            f"{voice.name}\t{voice.recordings} recordings\t{voice.seconds:.1f} s\tmodel {voice.model_hash[:12]}\t"
-            f"changed {voice.updated_at}"
-        )
-    click.echo(f"{len(voices)} voices", err=True)
+        number = f"{voice.recordings} recording{'s' if voice.recordings != 1 else ''}"
+        click.echo(f"{voice.name}\t{number}\t{voice.seconds:.1f} s\tmodel {voice.model_hash[:12]}\tchanged {voice.updated_at}")
+    click.echo(f"{len(voices)} voice{'s' if len(voices) != 1 else ''}", err=True)
 
 
 @command.command()

@@ -47,7 +47,7 @@ def connection(path: Path, *, write: bool = False, create: bool = False) -> Iter
         DataError: the file is missing, no store, damaged, of a later version, locked for too long or cannot be written; or the
             disk is full. Nothing has changed then.
     """
-    if not create and not path.is_file():
+    if not create and not (path.is_file() and path.stat().st_size):  # an empty one is left by a full disk or a kill
         raise DataError(f"there is no voice store {path}; enrol a voice first (mrl enroll), or name another file (--store)")
     mode = "rwc" if create else "rw" if write or os.access(path, os.W_OK) else "ro"
     with clear_errors(path):

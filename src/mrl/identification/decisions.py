@@ -5,9 +5,10 @@ With N voices enrolled there are N chances for a stranger to be taken for one of
 - At a *prior* P that the speaker is enrolled at all, each voice has P / N of it, and the threshold is ``-logit(P / N)``.
 - To keep the probability of *any* false accept at or below A, each comparison may accept falsely at a rate of A / N (the sum of
   the rates bounds the probability, whatever the dependence between voices). The threshold is the one that the calibration kept
-  for such a rate, where it kept one. Otherwise it is ``log(N / A)``: a different-speaker trial reaches a log-likelihood ratio
-  of t with a probability of at most ``exp(-t)`` (Markov's inequality, since the mean likelihood ratio of such trials is 1), as
-  far as the calibration is right.
+  for such a rate, where it kept one and, among several voices, had trials enough for it. Otherwise it is ``log(N / A)``: a
+  different-speaker trial reaches a log-likelihood ratio of t with a probability of at most ``exp(-t)`` (Markov's inequality,
+  since the mean likelihood ratio of such trials is 1), as far as the calibration is right. It is never below a threshold kept
+  for a higher rate, so more voices never mean a lower one.
 
 Without a calibration of the very dim there is no decision; a raw-cosine threshold may be given instead.
 """
@@ -20,6 +21,11 @@ from dataclasses import dataclass
 
 from mrl.errors import InputError
 from mrl.evaluation.calibration import Calibration, bayes_threshold
+
+FEWEST_FALSE_ACCEPTS = 30
+"""Of the calibration's trials, for a measured threshold to be relied on: the true rate then lies within some 30 % of the measured
+one at 90 % confidence, for independent trials (the "rule of 30", G. Doddington et al., "The NIST speaker recognition evaluation",
+2000). Few speakers make the trials less independent."""
 
 
 @dataclass(frozen=True)
@@ -53,6 +59,23 @@ class DecisionRule:
         if self.calibration.quality == "duration":
             return float(self.calibration.log_likelihood_ratios(self.dim, [score], [voice_seconds], [seconds])[0])
         return float(self.calibration.log_likelihood_ratios(self.dim, [score])[0])
+
+    def highest_log_likelihood_ratio(self, score: float, seconds: float) -> float:
+        """Return the highest ratio that any voice with this cosine or a lower one could have, however long its recordings are.
+
+        Args:
+            score: raw cosine.
+            seconds: duration of the other recording.
+        """
+        if self.calibration is None:
+            return score
+        if self.calibration.at(self.dim).score_weight < 0:
+            return math.inf
+        lengths = [seconds]
+        if self.calibration.durations is not None:  # the ratio is linear in the logarithm on either side of the other recording's
+            lengths += self.calibration.durations
+        ratios = [self.log_likelihood_ratio(score, length, seconds) for length in lengths]
+        return max(ratio for ratio in ratios if ratio is not None)
 
     def accepts(self, score: float, log_likelihood_ratio: float | None) -> bool | None:
         """Return the decision; None for none."""
@@ -112,9 +135,18 @@ def _false_accept_threshold(calibration: Calibration, dim: int, rate: float, voi
     if not 0.0 < rate < 1.0:
         raise InputError(f"a false accept rate lies between 0 and 1, found {rate}")
     each = rate / voices
-    measured = [one for one in calibration.at(dim).thresholds if one.false_accept_rate <= each * (1 + 1e-9)]
-    if measured:
-        # The highest rate that keeps the promise; a measured threshold is not blurred by what the calibration cannot fit.
-        kept = max(measured, key=lambda one: one.false_accept_rate)
+    thresholds = calibration.at(dim).thresholds
+    measured = [one for one in thresholds if one.false_accept_rate <= each * (1 + 1e-9)]
+    # The highest rate that keeps the promise; a measured threshold is not blurred by what the calibration cannot fit.
+    kept = max(measured, key=lambda one: one.false_accept_rate, default=None)
+    if kept is not None and (voices == 1 or _is_certain(calibration, kept.false_accept_rate)):
         return kept.threshold, f"measured at {kept.false_accept_rate:g} per voice"
-    return -math.log(each), f"by the calibration at {each:.2g} per voice"
+    # Where the calibration says less than what was measured, even at a higher rate, it is the calibration that is wrong.
+    lowest = kept.threshold if kept is not None else max((one.threshold for one in thresholds), default=-math.inf)
+    return max(-math.log(each), lowest), f"by the calibration at {each:.2g} per voice"
+
+
+def _is_certain(calibration: Calibration, rate: float) -> bool:
+    """Return whether a threshold was decided by enough false accepts, so that many comparisons may rely on it."""
+    trials = calibration.trial_list.get("different_speaker_trials")
+    return isinstance(trials, int) and rate * trials >= FEWEST_FALSE_ACCEPTS

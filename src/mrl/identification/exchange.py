@@ -37,11 +37,14 @@ def export_voices(store: VoiceStore, path: str | os.PathLike[str], names: Sequen
     """
     voices = store.stored_voices(names)
     head = {"format": FORMAT, "embed_dim": store.embed_dim, "embedding_format": store.form}
-    with atomic_path(path) as temporary:
-        temporary.touch(mode=0o600)
-        with temporary.open("w", encoding="utf-8") as stream:
-            for line in (head, *map(_to_json, voices)):
-                stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+    try:
+        with atomic_path(path) as temporary:
+            temporary.touch(mode=0o600)
+            with temporary.open("w", encoding="utf-8") as stream:
+                for line in (head, *map(_to_json, voices)):
+                    stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+    except OSError as error:  # that of a full disk names no file
+        raise OSError(error.errno, error.strerror or str(error), os.fspath(path)) from error
     return len(voices)
 
 
@@ -98,7 +101,7 @@ def _from_json(values: dict[str, Any]) -> StoredVoice:
         StoredRecording(float(one["seconds"]), base64.b64decode(one["embedding"], validate=True)) for one in values["recordings"]
     )
     facts = [values[key] for key in ("name", "model_hash", "calibration_hash", "enrolled_at", "updated_at")]
-    if not all(isinstance(fact, str) for fact in facts):
-        raise ValueError("a name, hash or date is no text")
+    if not all(isinstance(fact, str) and fact.isprintable() for fact in facts):
+        raise ValueError("a name, hash or date is no text, or holds control characters")
     name, model_hash, calibration_hash, enrolled_at, updated_at = facts
     return StoredVoice(name, model_hash, calibration_hash, enrolled_at, updated_at, recordings)

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import datetime
 import os
+import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -26,12 +28,15 @@ from mrl.identification.tables import (
     model_of_voices,
     read_revision,
     renew_revision,
+    require_enrollable,
     require_model,
     require_voice,
     stored_voice,
     voice_number,
 )
 from mrl.identification.voices import StoredVoice, Voice, clean_name
+
+_NUMBERS_PER_QUERY = 500  # SQLite takes no more than 999 parameters where it is old
 
 
 class VoiceStore:
@@ -71,7 +76,9 @@ class VoiceStore:
             InputError: unusable format or length.
         """
         file = Path(path)
-        if not file.is_file() or not file.stat().st_size:  # a process killed while it made the store leaves an empty file
+        journal = file.with_name(f"{file.name}-journal")
+        # A process killed while it made the store leaves an empty file, or one that its journal makes empty again.
+        if not file.is_file() or not file.stat().st_size or journal.exists():
             create_store_file(file, embed_dim, form or "float32")
         store = cls(file)
         if store.embed_dim != embed_dim:
@@ -110,12 +117,14 @@ class VoiceStore:
         with database.connection(self.path) as opened:
             require_model(self.path, opened, model_hash)
 
-    def voices(self) -> list[Voice]:
-        """Return all voices, sorted by name."""
+    def voices(self, offset: int = 0, limit: int | None = None) -> list[Voice]:
+        """Return voices, sorted by name: all, or ``limit`` of them at most after leaving out ``offset``."""
         with database.connection(self.path) as opened:
             rows = opened.execute(
                 "SELECT v.name, count(*), sum(r.seconds), m.model_hash, m.calibration_hash, v.enrolled_at, v.updated_at "
-                "FROM voices v JOIN models m ON m.id = v.model JOIN recordings r ON r.voice = v.id GROUP BY v.id ORDER BY v.name"
+                "FROM (SELECT * FROM voices ORDER BY name LIMIT ? OFFSET ?) v "
+                "JOIN models m ON m.id = v.model JOIN recordings r ON r.voice = v.id GROUP BY v.id ORDER BY v.name",
+                (-1 if limit is None else limit, offset),
             )
             return [Voice(*row) for row in rows]
 
@@ -144,6 +153,16 @@ class VoiceStore:
         average = voice_averages(rows, seconds, np.zeros(1, dtype=np.int64), dim)
         held: npt.NDArray[np.float32] = decode_embeddings(encode_embeddings(average, self.form), self.form, dim)[0]
         return held
+
+    def require_enrollable(self, name: str, model_hash: str, *, extend: bool = False) -> None:
+        """Make sure that :meth:`add` would take recordings of this model for this name, as things are now.
+
+        Raises:
+            InputError: unusable name.
+            DataError: the name is taken (or missing with ``extend``), or the store's voices are of another model.
+        """
+        with database.connection(self.path) as opened:
+            require_enrollable(self.path, opened, clean_name(name), model_hash, extend=extend)
 
     def add(
         self,
@@ -183,20 +202,13 @@ class VoiceStore:
         now = _now()
         self.finish_deletion()
         with database.connection(self.path, write=True) as opened, database.transaction(opened, write=True):
-            require_model(self.path, opened, model_hash)
-            known = voice_number(opened, voice)
-            if known is not None and not extend:
-                raise DataError(
-                    f"a voice {voice!r} is enrolled in {self.path} already; add recordings to it (--add), remove it first "
-                    "(mrl voices remove), or choose another name"
-                )
-            if known is None and extend:
-                raise DataError(f"there is no voice {voice!r} in {self.path} to add recordings to")
+            known = require_enrollable(self.path, opened, voice, model_hash, extend=extend)
             if known is None:
                 known = insert_voice(opened, voice, model_hash, calibration_hash, now, now)
             else:
                 opened.execute("UPDATE voices SET updated_at = ? WHERE id = ?", (now, known))
             insert_recordings(opened, voice, known, zip(durations, blobs, strict=True))
+            self._require_average(stored_voice(self.path, opened, voice))
             renew_revision(opened)
         return self.voice(voice)
 
@@ -209,9 +221,12 @@ class VoiceStore:
         """
         size = bytes_per_embedding(self.form, self.embed_dim)
         for voice in voices:
-            if not voice.recordings or any(len(one.embedding) != size or not one.seconds > 0 for one in voice.recordings):
+            if not voice.recordings or any(
+                len(one.embedding) != size or not 0 < one.seconds < float("inf") for one in voice.recordings
+            ):
                 raise DataError(f"voice {voice.name!r} does not fit: {self.path} needs {self.form} embeddings of {size} bytes")
-        self._decode([one.embedding for voice in voices for one in voice.recordings])  # refuses damaged ones
+        for voice in voices:
+            self._require_average(voice)
         self.finish_deletion()
         with database.connection(self.path, write=True) as opened, database.transaction(opened, write=True):
             for voice in voices:
@@ -240,7 +255,8 @@ class VoiceStore:
             numbers = [require_voice(self.path, opened, name) for name in wanted]
             opened.executemany("DELETE FROM voices WHERE id = ?", [(number,) for number in numbers])
             opened.execute("DELETE FROM models WHERE id NOT IN (SELECT model FROM voices)")
-            opened.execute("INSERT OR REPLACE INTO facts VALUES ('cleaning_due', '1')")
+            # A note of its own: a cleaning that began before this deletion must not take it for done.
+            opened.execute("INSERT OR REPLACE INTO facts VALUES ('cleaning_due', ?)", (secrets.token_hex(16),))
             renew_revision(opened)
         try:
             self.finish_deletion()
@@ -265,20 +281,12 @@ class VoiceStore:
 
     def names(self, numbers: Sequence[int]) -> dict[int, str]:
         """Return the names of voices by their numbers; those that have been deleted are left out."""
-        with database.connection(self.path) as opened:
-            found: dict[int, str] = {}
-            for number in numbers:
-                row = opened.execute("SELECT name FROM voices WHERE id = ?", (int(number),)).fetchone()
-                if row is not None:
-                    found[int(number)] = str(row[0])
-            return found
+        return {number: str(name) for number, name in self._by_number("SELECT id, name FROM voices WHERE id IN", "", numbers)}
 
     def seconds(self, numbers: Sequence[int]) -> dict[int, float]:
         """Return how many seconds of recordings voices were made from, by their numbers."""
-        with database.connection(self.path) as opened:
-            query = "SELECT sum(seconds) FROM recordings WHERE voice = ?"
-            totals = {int(number): opened.execute(query, (int(number),)).fetchone()[0] for number in numbers}
-            return {number: float(total) for number, total in totals.items() if total is not None}
+        query = "SELECT voice, sum(seconds) FROM recordings WHERE voice IN"
+        return {number: float(total) for number, total in self._by_number(query, "GROUP BY voice", numbers)}
 
     def check_dim(self, target_dim: int | None) -> int:
         """Return the prefix length meant: ``target_dim``, or all dimensions.
@@ -317,12 +325,27 @@ class VoiceStore:
     def finish_deletion(self) -> None:
         """End the cleaning that a killed process left undone; nothing is done where none is due or the file is read-only."""
         with database.connection(self.path) as opened:
-            due = opened.execute("SELECT count(*) FROM facts WHERE name = 'cleaning_due'").fetchone()[0]
-        if due and os.access(self.path, os.W_OK):
+            due = opened.execute("SELECT value FROM facts WHERE name = 'cleaning_due'").fetchone()
+        if due is not None and os.access(self.path, os.W_OK):
             with database.connection(self.path, write=True) as opened:
                 opened.execute("VACUUM")
                 remove_side_files(self.path)
-                opened.execute("DELETE FROM facts WHERE name = 'cleaning_due'")
+                opened.execute("DELETE FROM facts WHERE name = 'cleaning_due' AND value = ?", due)
+
+    def _by_number(self, query: str, rest: str, numbers: Sequence[int]) -> Iterator[tuple[int, Any]]:
+        with database.connection(self.path) as opened, database.transaction(opened, write=False):
+            for first in range(0, len(numbers), _NUMBERS_PER_QUERY):
+                some = [int(number) for number in numbers[first : first + _NUMBERS_PER_QUERY]]
+                yield from opened.execute(f"{query} ({','.join('?' * len(some))}) {rest}", some)
+
+    def _require_average(self, voice: StoredVoice) -> None:
+        """Raise :class:`DataError` for recordings that are damaged or cancel out: one such voice would stop every search."""
+        try:
+            seconds = np.array([one.seconds for one in voice.recordings])
+            rows = self._decode([one.embedding for one in voice.recordings])
+            voice_averages(rows, seconds, np.zeros(1, dtype=np.int64), self.embed_dim)
+        except DataError as error:
+            raise DataError(f"voice {voice.name!r} cannot be stored, nothing was changed: {error}") from error
 
     def _scan(self, dim: int, block_voices: int) -> Iterator[tuple[object, object]]:
         with database.connection(self.path) as opened, database.transaction(opened, write=False):

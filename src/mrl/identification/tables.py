@@ -85,6 +85,20 @@ def require_voice(path: Path, opened: sqlite3.Connection, name: str) -> int:
     return number
 
 
+def require_enrollable(path: Path, opened: sqlite3.Connection, name: str, model_hash: str, *, extend: bool) -> int | None:
+    """Return the number of the voice to be extended, None for a new one; :class:`DataError` where recordings cannot be added."""
+    require_model(path, opened, model_hash)
+    number = voice_number(opened, name)
+    if number is not None and not extend:
+        raise DataError(
+            f"a voice {name!r} is enrolled in {path} already; add recordings to it (--add), remove it first "
+            "(mrl voices remove), or choose another name"
+        )
+    if number is None and extend:
+        raise DataError(f"there is no voice {name!r} in {path} to add recordings to")
+    return number
+
+
 def model_of_voices(opened: sqlite3.Connection) -> str | None:
     """Return the hash of the model of all voices, None where there are none."""
     row = opened.execute("SELECT m.model_hash FROM voices v JOIN models m ON m.id = v.model LIMIT 1").fetchone()

@@ -18,10 +18,10 @@ from mrl.evaluation.verification import Verification
 from mrl.identification.decisions import DecisionRule, decision_rule
 from mrl.identification.embedder import EmbeddedRecording, VoiceEmbedder, open_embedder
 from mrl.identification.funnel import FunnelSearch
-from mrl.identification.search import VoiceSearch, hits, unit_queries
+from mrl.identification.search import ExactSearch, VoiceSearch, hits, unit_queries
 from mrl.identification.store import VoiceStore
 from mrl.identification.voice_matrix import load_voices, voices_in_memory
-from mrl.identification.voices import Voice
+from mrl.identification.voices import Voice, clean_name
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,8 @@ Recording: TypeAlias = "str | os.PathLike[str] | EmbeddedRecording"
 """A recording's file, or what :meth:`VoiceEmbedder.embed_waveform` made of one."""
 
 _VOICE = "voice:"
-_CANDIDATES = 20  # of the highest cosine, among which the highest log-likelihood ratio is looked for
+_CANDIDATES = 20  # of the highest cosine, among which the highest log-likelihood ratio is looked for first
+_WIDENING = 8
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,7 @@ def enrol(
     """
     if not recordings:
         raise InputError("a voice is enrolled from one recording or more")
+    _require_enrollable(embedder, name, Path(store), form, extend)  # before the recordings, which may take long
     embedded = [_heard(embedder, recording) for recording in recordings]
     opened = VoiceStore.open_or_create(store, embed_dim=embedder.embed_dim, form=form)
     return opened.add(
@@ -255,7 +257,8 @@ def identify(
         store: the voice store.
         dim: prefix length; all dimensions by default.
         top: how many voices to tell.
-        method: "exact" misses nothing; "approximate" is faster where there are very many voices.
+        method: "exact" misses nothing; "approximate" is faster where there are very many voices, and finds the voices of the
+            highest log-likelihood ratio only among the 20 of the highest cosine.
         threshold, prior, max_false_accept: as for :func:`decision_rule`, for all voices together.
 
     Raises:
@@ -280,16 +283,50 @@ def identify(
         model=embedder.name,
     )
     heard = _heard(embedder, recording)
-    search: VoiceSearch = FunnelSearch(voices, exact=method == "exact")
-    found = search.search(heard.embedding[:chosen], max(top, _CANDIDATES))[0]
-    names, seconds = store.names(found.numbers.tolist()), store.seconds(found.numbers.tolist())
-    scored = [
-        _scored(rule, names[number], float(score), seconds[number], heard.seconds)
-        for number, score in zip(found.numbers.tolist(), found.scores, strict=True)
-        if number in names and number in seconds  # else it has been deleted meanwhile
-    ]
-    scored.sort(key=lambda one: one.score if one.log_likelihood_ratio is None else one.log_likelihood_ratio, reverse=True)
-    return Identification(tuple(scored[:top]), rule, len(voices))
+    # For as many candidates as are wanted here, the exact funnel would have to look at nearly all voices in the end, too.
+    search: VoiceSearch = ExactSearch(voices) if method == "exact" else FunnelSearch(voices)
+    candidates = _best_voices(search, store, rule, heard, top, complete=method == "exact")
+    return Identification(tuple(candidates), rule, len(voices))
+
+
+def _best_voices(
+    search: VoiceSearch, store: VoiceStore, rule: DecisionRule, heard: EmbeddedRecording, top: int, *, complete: bool
+) -> list[VoiceScore]:
+    """Return the ``top`` voices of the highest log-likelihood ratio, or cosine where there is none.
+
+    Durations can put a voice before others of a higher cosine. If ``complete``, the search goes on until none that is left could.
+    """
+    count = max(top, _CANDIDATES)
+    while True:
+        found = search.search(heard.embedding[: rule.dim], count)[0]
+        numbers = found.numbers.tolist()
+        names, seconds = store.names(numbers), store.seconds(numbers)
+        scored = [
+            _scored(rule, names[number], float(score), seconds[number], heard.seconds)
+            for number, score in zip(numbers, found.scores, strict=True)
+            if number in names and number in seconds  # else it has been deleted meanwhile
+        ]
+        scored.sort(key=_rank, reverse=True)
+        if not complete or len(numbers) < count:
+            return scored[:top]
+        reachable = rule.highest_log_likelihood_ratio(float(found.scores[-1]), heard.seconds)
+        if len(scored) >= top and _rank(scored[top - 1]) >= reachable:
+            return scored[:top]
+        count *= _WIDENING
+
+
+def _rank(one: VoiceScore) -> float:
+    return one.score if one.log_likelihood_ratio is None else one.log_likelihood_ratio
+
+
+def _require_enrollable(embedder: VoiceEmbedder, name: str, store: Path, form: EmbeddingFormat | None, extend: bool) -> None:
+    if store.is_file() and store.stat().st_size:
+        opened = VoiceStore.open_or_create(store, embed_dim=embedder.embed_dim, form=form)
+        opened.require_enrollable(name, embedder.model_hash, extend=extend)
+        return
+    wanted = clean_name(name)
+    if extend:
+        raise DataError(f"there is no voice {wanted!r} in {store} to add recordings to")
 
 
 def _heard(embedder: VoiceEmbedder, recording: Recording) -> EmbeddedRecording:

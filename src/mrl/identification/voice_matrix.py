@@ -36,8 +36,8 @@ PREFIX_DIMS = (32, HEAD_DIM)
 """Prefix lengths that shortlists can be made by."""
 
 HEAD_ROWS = HEAD_DIM + 1 + len(PREFIX_DIMS)
-SIDE_FILE_VOICES = 10_000
-"""From so many voices on a side file is kept; fewer are read from the store in a fraction of a second."""
+SIDE_FILE_VOICES = 2_000
+"""From so many voices on a side file is kept; fewer are read from the store as fast."""
 
 _BLOCK_VOICES = 65_536
 _ROWS_AT_ONCE = 16_384

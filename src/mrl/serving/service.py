@@ -77,8 +77,8 @@ class VoiceService:
 
     def voices(self, offset: int, limit: int) -> answers.Voices:
         """List enrolled voices."""
-        known = self._store.voices()
-        return answers.Voices(total=len(known), voices=[_voice_info(voice) for voice in known[offset : offset + limit]])
+        known = self._store.voices(offset, limit)
+        return answers.Voices(total=len(self._store), voices=[_voice_info(voice) for voice in known])
 
     def enrol(self, name: str, recordings: Sequence[bytes], *, extend: bool) -> answers.Enrolled:
         """Enrol a voice, or add recordings to one.
