@@ -13,7 +13,7 @@ from rich.table import Table
 from mrl.evaluation.closed_set import Recall
 from mrl.evaluation.comparison import Rows
 from mrl.evaluation.quantisation import RANKS, FormatFigures, QuantisationResult
-from mrl.evaluation.report import interval_bounds, markdown_rows, terminal_table, with_interval
+from mrl.evaluation.report import interval_bounds, markdown_rows, terminal_table, trial_list_note, with_interval
 from mrl.files import write_json, write_text
 
 
@@ -44,13 +44,8 @@ def quantisation_rows(result: QuantisationResult) -> Rows:
 def quantisation_notes(result: QuantisationResult) -> list[str]:
     """Return the sentences that a reader needs to understand the table."""
     evaluation = result.evaluation
-    facts = evaluation.trial_list
-    speakers = "" if facts.speakers is None else f", {facts.speakers} speakers"
     lines = [
-        f"{facts.trials:,} trials ({facts.targets:,} same-speaker, {facts.nontargets:,} different-speaker) over "
-        f"{facts.utterances:,} utterances{speakers}; list {facts.source or 'made in memory'}"
-        + (f", SHA-256 {facts.sha256[:16]}…" if facts.sha256 else "")
-        + ".",
+        trial_list_note(evaluation),
         "bytes: of one voice, without its name; *: no other row has both as few bytes and as low an EER. Every embedding is cut "
         "to its dim, brought to unit length and encoded; scores are cosines of what both sides then hold, so a threshold for "
         "one format does not hold for another. EER: plain, interpolated; minDCF: normalised, prior as given.",

@@ -55,15 +55,21 @@ def table_rows(result: EvaluationResult) -> list[tuple[str, ...]]:
     return rows
 
 
-def notes(result: EvaluationResult) -> list[str]:
-    """Return the sentences that a reader needs to understand the table."""
+def trial_list_note(result: EvaluationResult) -> str:
+    """Return the sentence that says which trials were scored."""
     facts = result.trial_list
     speakers = "" if facts.speakers is None else f", {facts.speakers} speakers"
-    lines = [
+    checksum = f", SHA-256 {facts.sha256[:16]}…" if facts.sha256 else ""
+    return (
         f"{facts.trials:,} trials ({facts.targets:,} same-speaker, {facts.nontargets:,} different-speaker) over "
-        f"{facts.utterances:,} utterances{speakers}; list {facts.source or 'made in memory'}"
-        + (f", SHA-256 {facts.sha256[:16]}…" if facts.sha256 else "")
-        + ".",
+        f"{facts.utterances:,} utterances{speakers}; list {facts.source or 'made in memory'}{checksum}."
+    )
+
+
+def notes(result: EvaluationResult) -> list[str]:
+    """Return the sentences that a reader needs to understand the table."""
+    lines = [
+        trial_list_note(result),
         f"Protocol: {result.protocol.name}. EER: plain, interpolated between the two neighbouring operating points. minDCF: "
         "normalised, with the prior of a same-speaker trial as given. "
         f"{_SCORES[result.protocol.score]}; a threshold holds for this data only.",

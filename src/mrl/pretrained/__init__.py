@@ -5,9 +5,9 @@ The registry needs no torch; the other names are imported when first used, so th
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from mrl.lazy import lazy_attributes
 from mrl.pretrained.registry import PretrainedCheckpoint, VoxCeleb1EER, find_by_name, find_checkpoint, list_pretrained
 
 if TYPE_CHECKING:
@@ -47,8 +47,4 @@ __all__ = [
     "write_official_checkpoint",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _LATER:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)
+__getattr__ = lazy_attributes(__name__, _LATER)

@@ -5,8 +5,9 @@ The extra ``serve`` installs what it needs (FastAPI, uvicorn, python-multipart),
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from mrl.lazy import lazy_attributes
 
 if TYPE_CHECKING:
     from mrl.serving.app import create_app
@@ -18,8 +19,4 @@ _LATER = {"create_app": "app", "Limits": "limits", "serve": "running", "VoiceSer
 
 __all__ = ["create_app", "Limits", "serve", "VoiceService"]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _LATER:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_LATER[name]}"), name)
+__getattr__ = lazy_attributes(__name__, _LATER)
