@@ -21,27 +21,10 @@ from mrl.errors import DataError, InputError, MissingDependencyError
 from mrl.files import atomic_path, write_text
 from mrl.progress import progress_bar
 from mrl.training.config import AugmentationConfig
-from mrl.training.listening_page import page, table
+from mrl.training.listening_page import Example, page, table
 from mrl.training.training_data import build_augmenter
 
 CLEAN, CONFIGURED = "clean", "configured"
-
-
-@dataclass(frozen=True)
-class Example:
-    """One file.
-
-    Attributes:
-        file: its name in the folder.
-        utterance: the recording it was cut from.
-        kind: one of :data:`mrl.audio.augment.KINDS`, ``clean`` or ``configured``.
-        facts: what was drawn and measured, in words, one entry per change.
-    """
-
-    file: str
-    utterance: str
-    kind: str
-    facts: tuple[str, ...]
 
 
 @dataclass(frozen=True)

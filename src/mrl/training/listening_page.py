@@ -4,13 +4,28 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING
 
 from mrl.training.config import AugmentationConfig
 
-if TYPE_CHECKING:
-    from mrl.training.listening import Example
+
+@dataclass(frozen=True)
+class Example:
+    """One file.
+
+    Attributes:
+        file: its name in the folder.
+        utterance: the recording it was cut from.
+        kind: one of :data:`mrl.audio.augment.KINDS`, ``clean`` or ``configured``.
+        facts: what was drawn and measured, in words, one entry per change.
+    """
+
+    file: str
+    utterance: str
+    kind: str
+    facts: tuple[str, ...]
+
 
 _STYLE = """
 body { font: 15px/1.5 system-ui, "Segoe UI", Arial, sans-serif; color: #1a1a1a; max-width: 1100px;
