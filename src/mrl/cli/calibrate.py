@@ -9,6 +9,7 @@ from typing import Literal
 import click
 
 from mrl.cli.evaluate import DimList
+from mrl.cli.options import device_option
 
 
 @click.command()
@@ -28,7 +29,7 @@ from mrl.cli.evaluate import DimList
 )
 @click.option("--batch-seconds", type=float, default=60.0, show_default=True, help="Most audio per forward pass, in seconds.")
 @click.option("--num-workers", type=int, default=2, show_default=True, help="Threads that decode ahead.")
-@click.option("--device", default="cpu", show_default=True, help="Such as cpu, cuda or cuda:1.")
+@device_option
 def command(
     model: Path,
     trial_list: Path,

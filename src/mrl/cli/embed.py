@@ -7,6 +7,8 @@ from typing import Any
 
 import click
 
+from mrl.cli.options import device_option, model_option, weights_option
+
 
 @click.command()
 @click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path))
@@ -17,20 +19,15 @@ import click
     type=click.Path(path_type=Path),
     help="File to write (.npz, .parquet or .safetensors), or a folder of shards: a name without suffix.",
 )
-@click.option(
-    "--model",
-    default="b2-vox2-ft_lm",
-    show_default=True,
-    help="Model folder, official .pt checkpoint, .onnx file or released name.",
-)
-@click.option("--weights", help="Where a released model's file is: a file, an address, or a folder of such files.")
+@model_option
+@weights_option
 @click.option("--dim", type=int, help="Length of the embeddings; all dimensions by default.")
 @click.option("--batch-seconds", type=float, default=60.0, show_default=True, help="Most audio per forward pass, in seconds.")
 @click.option("--max-seconds", type=float, help="Use only the first so many seconds of each recording.")
 @click.option("--num-workers", type=int, default=2, show_default=True, help="Threads that decode ahead.")
 @click.option("--shard-size", type=int, help="Recordings per shard of a folder [default: 10000].")
 @click.option("--shard-format", type=click.Choice(["safetensors", "npz", "parquet"]), help="Of shards [default: safetensors].")
-@click.option("--device", default="cpu", show_default=True, help="Such as cpu, cuda or cuda:1.")
+@device_option
 @click.pass_context
 def command(
     ctx: click.Context,

@@ -6,19 +6,14 @@ from pathlib import Path
 
 import click
 
-from mrl.cli.store_option import store_option
+from mrl.cli.options import device_option, model_option, store_option, weights_option
 
 
 @click.command()
 @click.argument("name")
 @click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option(
-    "--model",
-    default="b2-vox2-ft_lm",
-    show_default=True,
-    help="Model folder, official .pt checkpoint, .onnx file or released name.",
-)
-@click.option("--weights", help="Where a released model's file is: a file, an address, or a folder of such files.")
+@model_option
+@weights_option
 @store_option
 @click.option(
     "--format",
@@ -27,7 +22,7 @@ from mrl.cli.store_option import store_option
     help="How a new store keeps embeddings: float32 by default; int8 takes a quarter, binary 1/32 of the space.",
 )
 @click.option("--add", "extend", is_flag=True, help="Add the recordings to a voice that is enrolled already.")
-@click.option("--device", default="cpu", show_default=True, help="Such as cpu, cuda or cuda:1.")
+@device_option
 def command(
     name: str,
     files: tuple[Path, ...],

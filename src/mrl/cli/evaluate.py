@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from mrl.cli.options import device_option, weights_option
+
 if TYPE_CHECKING:
     from mrl.evaluation.evaluation_calibration import CalibrateOn
 
@@ -55,7 +57,7 @@ class NameList(click.ParamType):  # type: ignore[type-arg]
 @click.option(
     "--root", type=click.Path(path_type=Path), help="Folder below which the list's paths lie (not for embedding files)."
 )
-@click.option("--weights", help="Where a released model's file is: a file, an address, or a folder of such files.")
+@weights_option
 @click.option("--dims", type=DimList(), help="Prefix lengths, such as 16,64,192; the models' own by default.")
 @click.option("--output", type=click.Path(path_type=Path), help="Folder for report.html, report.json, table.md, table.csv, plot.")
 @click.option(
@@ -115,7 +117,7 @@ class NameList(click.ParamType):  # type: ignore[type-arg]
 @click.option("--batch-seconds", type=float, default=60.0, show_default=True, help="Most audio per forward pass, in seconds.")
 @click.option("--max-seconds", type=float, help="Use only the first so many seconds of each recording.")
 @click.option("--num-workers", type=int, default=2, show_default=True, help="Threads that decode ahead.")
-@click.option("--device", default="cpu", show_default=True, help="Such as cpu, cuda or cuda:1.")
+@device_option
 def command(
     models: tuple[str, ...],
     trial_lists: tuple[Path, ...],

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import click
 
+from mrl.cli.options import weights_option
+
 
 @click.command()
 @click.argument("model", required=False)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="File to write: .onnx, .xml (OpenVINO) or .pt2.")
 @click.option("--check", type=click.Path(path_type=Path), help="Run the self-test of this exported file instead.")
-@click.option("--weights", help="Where a released model's file is: a file, an address, or a folder of such files.")
+@weights_option
 @click.option(
     "--input",
     "kind",

@@ -6,19 +6,14 @@ from pathlib import Path
 
 import click
 
-from mrl.cli.store_option import store_option
+from mrl.cli.options import device_option, model_option, store_option, weights_option
 
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="How many voices to show.")
-@click.option(
-    "--model",
-    default="b2-vox2-ft_lm",
-    show_default=True,
-    help="Model folder, official .pt checkpoint, .onnx file or released name.",
-)
-@click.option("--weights", help="Where a released model's file is: a file, an address, or a folder of such files.")
+@model_option
+@weights_option
 @store_option
 @click.option("--dim", type=int, help="Compare prefixes of this length; all dimensions by default.")
 @click.option(
@@ -36,7 +31,7 @@ from mrl.cli.store_option import store_option
 )
 @click.option("--prior", type=float, help="Decide at this probability that the speaker is enrolled; needs a calibrated model.")
 @click.option("--max-far", type=float, help="Decide at this probability that a stranger is taken for any of the voices instead.")
-@click.option("--device", default="cpu", show_default=True, help="Such as cpu, cuda or cuda:1.")
+@device_option
 def command(
     file: Path,
     top: int,

@@ -10,7 +10,7 @@ import importlib
 import logging
 import sys
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import click
@@ -44,22 +44,38 @@ VERBS: dict[str, str] = {
 """Each verb with its line of help; the verb's command is ``command`` in the module ``mrl.cli.VERB``."""
 
 
-class VerbGroup(click.Group):
-    """A click group that imports a verb when it is used, and reports errors in one line."""
+class LazyGroup(click.Group):
+    """A group that imports a command when it is used, so that its help needs neither torch nor patience.
+
+    Args:
+        table: each command with its line of help; it is ``command`` in a module of ``mrl.cli`` named after it.
+        prefix: what stands before the command in the names of these modules.
+        heading: over the list of commands in the help.
+    """
+
+    def __init__(
+        self, *args: Any, table: Mapping[str, str], prefix: str = "", heading: str = "Commands", **settings: Any
+    ) -> None:
+        super().__init__(*args, **settings)
+        self._table, self._prefix, self._heading = table, prefix, heading
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(VERBS)
+        return list(self._table)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in VERBS:
+        if cmd_name not in self._table:
             return None
-        command: click.Command = importlib.import_module(f"mrl.cli.{cmd_name.replace('-', '_')}").command
+        command: click.Command = importlib.import_module(f"mrl.cli.{self._prefix}{cmd_name.replace('-', '_')}").command
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        # click's own version would import every verb for its line of help.
-        with formatter.section("Verbs"):
-            formatter.write_dl(list(VERBS.items()))
+        # click's own version would import every command for its line of help.
+        with formatter.section(self._heading):
+            formatter.write_dl(list(self._table.items()))
+
+
+class VerbGroup(LazyGroup):
+    """The verbs; errors are reported in one line."""
 
     def invoke(self, ctx: click.Context) -> Any:
         debug = bool(ctx.params.get("debug"))
@@ -81,7 +97,7 @@ class VerbGroup(click.Group):
             raise click.exceptions.Exit(EXIT_ERROR) from error
 
 
-@click.group(cls=VerbGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=VerbGroup, table=VERBS, heading="Verbs", context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="mrl")
 @click.option("--debug", is_flag=True, envvar="MRL_DEBUG", help="Show tracebacks and detailed messages [also MRL_DEBUG=1].")
 def cli(debug: bool) -> None:

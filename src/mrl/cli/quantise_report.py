@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from mrl.cli.evaluate import DimList
+from mrl.cli.options import device_option, weights_option
 
 
 @click.command()
@@ -25,12 +26,12 @@ from mrl.cli.evaluate import DimList
 @click.option(
     "--speakers", type=click.Path(path_type=Path), help="Lines 'utterance speaker', where paths do not tell the speaker."
 )
-@click.option("--weights", help="Where a released model's file is: a file, an address, or a folder of such files.")
+@weights_option
 @click.option("--cache", type=click.Path(path_type=Path), help="Folder where embeddings are kept, to go on and to reuse.")
 @click.option("--batch-seconds", type=float, default=60.0, show_default=True, help="Most audio per forward pass, in seconds.")
 @click.option("--max-seconds", type=float, help="Use only the first so many seconds of each recording.")
 @click.option("--num-workers", type=int, default=2, show_default=True, help="Threads that decode ahead.")
-@click.option("--device", default="cpu", show_default=True, help="Such as cpu, cuda or cuda:1.")
+@device_option
 def command(
     model: str,
     trials: Path,

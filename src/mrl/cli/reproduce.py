@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from mrl.cli.evaluate import NameList
+from mrl.cli.options import device_option
 
 
 @click.group()
@@ -35,7 +36,7 @@ def command() -> None:
 @click.option("--cache", type=click.Path(path_type=Path), help="Folder where embeddings are kept, to go on and to reuse.")
 @click.option("--batch-seconds", type=float, default=60.0, show_default=True, help="Most audio per forward pass, in seconds.")
 @click.option("--num-workers", type=int, default=2, show_default=True, help="Threads that decode ahead.")
-@click.option("--device", default="cpu", show_default=True, help="Such as cpu, cuda or cuda:1.")
+@device_option
 @click.pass_context
 def voxceleb(
     ctx: click.Context,

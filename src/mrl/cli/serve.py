@@ -6,17 +6,12 @@ from pathlib import Path
 
 import click
 
-from mrl.cli.store_option import store_option
+from mrl.cli.options import model_option, store_option, weights_option
 
 
 @click.command()
-@click.option(
-    "--model",
-    default="b2-vox2-ft_lm",
-    show_default=True,
-    help="Model folder, official .pt checkpoint, .onnx file or released name.",
-)
-@click.option("--weights", help="Where a released model's file is: a file, an address, or a folder of such files.")
+@model_option
+@weights_option
 @store_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at; by default this machine's own.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes any that is free.")

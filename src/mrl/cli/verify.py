@@ -6,19 +6,14 @@ from pathlib import Path
 
 import click
 
-from mrl.cli.store_option import store_option
+from mrl.cli.options import device_option, model_option, store_option, weights_option
 
 
 @click.command()
 @click.argument("first")
 @click.argument("second", type=click.Path(path_type=Path))
-@click.option(
-    "--model",
-    default="b2-vox2-ft_lm",
-    show_default=True,
-    help="Model folder, official .pt checkpoint, .onnx file or released name.",
-)
-@click.option("--weights", help="Where a released model's file is: a file, an address, or a folder of such files.")
+@model_option
+@weights_option
 @click.option("--dim", type=int, help="Compare prefixes of this length; all dimensions by default.")
 @click.option(
     "--threshold", type=click.FloatRange(-1.0, 1.0), help="Accept from this raw cosine on; without it no decision is made."
@@ -26,7 +21,7 @@ from mrl.cli.store_option import store_option
 @click.option("--prior", type=float, help="Decide at this probability of one speaker; needs a calibrated model (mrl calibrate).")
 @click.option("--max-far", type=float, help="Decide at this false accept rate of the calibration trials instead.")
 @store_option
-@click.option("--device", default="cpu", show_default=True, help="Such as cpu, cuda or cuda:1.")
+@device_option
 def command(
     first: str,
     second: Path,

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import click
 
-from mrl.cli.store_option import store_option
+from mrl.cli.options import store_option
 
 
 @click.group()
