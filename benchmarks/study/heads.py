@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+from typing import Literal
 
 import torch
 from benchmarks.study.closed_forms import random_rotation
@@ -11,12 +13,16 @@ from torch import nn
 
 from mrl.data import SpeakerBalancedSampler
 from mrl.matryoshka import AffineMap, MatryoshkaLoss, SimilarityPreservationLoss, data_free_rotation, fit_projection
+from mrl.matryoshka.closed_form import Method
+from mrl.training.averaging import WeightAverage
 from mrl.training.optimisation import learning_rate_factor
+
+_LONGEST = 256
 
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """One way to train a head; the defaults are those of configs/real-speech.yaml.
+    """One way to train a head; the defaults are the base that part 2 changes one thing of.
 
     Attributes:
         start: lda, pca, rotation, data_free, random_rotation, or random (a new linear layer).
@@ -25,12 +31,14 @@ class Recipe:
         embed_dim: length of the head.
         classes: shared, separate (a matrix per dim), or frozen (random, separate, never trained).
         margin, scale: of AAM-Softmax.
-        dim_weights: of the trained dims; None: equal.
+        dim_margins, dim_weights: of the trained dims; None: all equal.
         dim_dropout: share of dims left out of each step.
         similarity_weight: prefix cosines follow those of ``teacher``.
-        teacher: start (the whole head before training, as in the trainer) or pretrained (the embedding that was released).
+        teacher: start (the whole head before training), pretrained (the embedding that was released), or a closed form: pca, lda,
+            rotation, data_free.
         labels: whether the margin loss is used at all.
         epochs, batch_size, learning_rate, weight_decay: of AdamW with a cosine schedule.
+        ema_decay: of the average of the weights that is taken in the end, as in the trainer; 0: the last weights.
     """
 
     start: str = "lda"
@@ -40,24 +48,31 @@ class Recipe:
     classes: str = "shared"
     margin: float = 0.2
     scale: float = 15.0
+    dim_margins: tuple[float, ...] | None = None
     dim_weights: tuple[float, ...] | None = None
     dim_dropout: float = 0.0
     similarity_weight: float = 10.0
-    teacher: str = "start"
+    teacher: str = "pca"
     labels: bool = True
-    epochs: int = 40
+    epochs: int = 20
     batch_size: int = 128
-    learning_rate: float = 2e-3
+    learning_rate: float = 4e-3
     weight_decay: float = 1e-4
+    ema_decay: float = 0.999
+
+
+@functools.lru_cache(maxsize=8)
+def _closed_form(data: StudyData, method: Method | Literal["data_free"]) -> AffineMap:
+    if method == "data_free":
+        return data_free_rotation(data.backbone)
+    return fit_projection(data.features, data.labels, method=method, base=data.base, embed_dim=_LONGEST)
 
 
 def start_map(data: StudyData, recipe: Recipe, seed: int) -> AffineMap:
     """Return the head before training, as a map of the features, ``recipe.embed_dim`` long."""
-    features, labels, base = data.features, data.labels, data.base
-    if recipe.start in ("lda", "pca", "rotation"):
-        return fit_projection(features, labels, method=recipe.start, base=base, embed_dim=recipe.embed_dim)  # type: ignore[arg-type]
-    if recipe.start == "data_free":
-        return data_free_rotation(data.backbone).first(recipe.embed_dim)
+    base = data.base
+    if recipe.start in ("lda", "pca", "rotation", "data_free"):
+        return _closed_form(data, recipe.start).first(recipe.embed_dim)
     if recipe.start == "random_rotation":
         return base.rotated(random_rotation(base.outputs, seed)).first(recipe.embed_dim)
     inputs = base.outputs if recipe.on == "embedding" else base.inputs
@@ -66,6 +81,16 @@ def start_map(data: StudyData, recipe: Recipe, seed: int) -> AffineMap:
         layer = nn.Linear(inputs, recipe.embed_dim, dtype=torch.float64)
     new = AffineMap(layer.weight.detach(), layer.bias.detach())
     return base.then(new) if recipe.on == "embedding" else new
+
+
+def _teacher(data: StudyData, recipe: Recipe, seed: int) -> torch.Tensor:
+    if recipe.teacher == "pretrained":
+        teacher = data.base
+    elif recipe.teacher == "start":
+        teacher = start_map(data, dataclasses.replace(recipe, embed_dim=_LONGEST), seed)
+    else:
+        teacher = _closed_form(data, recipe.teacher)
+    return teacher(data.features).float()
 
 
 def train_head(data: StudyData, recipe: Recipe, seed: int) -> AffineMap:
@@ -84,12 +109,6 @@ def train_head(data: StudyData, recipe: Recipe, seed: int) -> AffineMap:
     return data.base.then(trained) if recipe.on == "embedding" else trained
 
 
-def _teacher(data: StudyData, recipe: Recipe, seed: int) -> torch.Tensor:
-    if recipe.teacher == "pretrained":
-        return data.base(data.features).float()
-    return start_map(data, dataclasses.replace(recipe, embed_dim=256), seed)(data.features).float()
-
-
 def _descend(data: StudyData, inputs: torch.Tensor, head: AffineMap, recipe: Recipe, seed: int) -> AffineMap:
     labels, teacher = data.labels, _teacher(data, recipe, seed)
     torch.manual_seed(seed)
@@ -102,9 +121,10 @@ def _descend(data: StudyData, inputs: torch.Tensor, head: AffineMap, recipe: Rec
         len(data.corpus.speakers),
         margin=recipe.margin,
         scale=recipe.scale,
+        margins=recipe.dim_margins,
         dim_weights=recipe.dim_weights,
         shared_classes=recipe.classes == "shared",
-        **({"dim_dropout": recipe.dim_dropout} if recipe.dim_dropout else {}),
+        dim_dropout=recipe.dim_dropout,
     )
     if recipe.classes == "frozen":
         loss.requires_grad_(False)
@@ -117,6 +137,7 @@ def _descend(data: StudyData, inputs: torch.Tensor, head: AffineMap, recipe: Rec
         [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": [layer.bias], "weight_decay": 0.0}],
         betas=(0.9, 0.98),
     )
+    average = WeightAverage(layer, recipe.ema_decay) if recipe.ema_decay else None
     sampler = SpeakerBalancedSampler(data.corpus, seed=seed)
     steps_per_epoch = -(-len(sampler) // recipe.batch_size)
     step = 0
@@ -133,6 +154,7 @@ def _descend(data: StudyData, inputs: torch.Tensor, head: AffineMap, recipe: Rec
             )
             for group in optimizer.param_groups:
                 group["lr"] = factor * recipe.learning_rate
+            loss.start_step(step)
             raw = layer(inputs[chosen])
             total = loss(raw, labels[chosen]).total if recipe.labels else raw.new_zeros(())
             if recipe.similarity_weight and len(chosen) > 1:
@@ -141,5 +163,9 @@ def _descend(data: StudyData, inputs: torch.Tensor, head: AffineMap, recipe: Rec
             total.backward()
             nn.utils.clip_grad_norm_([one for group in optimizer.param_groups for one in group["params"]], 5.0)
             optimizer.step()
+            if average is not None:
+                average.update(layer)
             step += 1
+    if average is not None:
+        average.copy_to(layer)
     return AffineMap(layer.weight.detach().double(), layer.bias.detach().double())

@@ -11,8 +11,10 @@ import numpy.typing as npt
 import torch
 from benchmarks.study.data import DIMS, LISTS, StudyData
 
-from mrl.evaluation import equal_error_rate, score_prefixes
+from mrl.embeddings.compact import EmbeddingFormat, encode_embeddings
+from mrl.evaluation import TrialList, equal_error_rate, score_prefixes
 from mrl.evaluation.bootstrap import SpeakerResamples, bootstrap_metrics, interval_of, paired_difference
+from mrl.evaluation.quantised_scores import score_encoded
 from mrl.matryoshka import AffineMap
 
 REFERENCE_DIM = 192
@@ -43,15 +45,18 @@ class Bench:
         self._resamples = {name: SpeakerResamples.draw(data.lists[name].trials, resamples, seed=seed) for name in data.lists}
         self._reference = {name: self._measure(name, [data.base], (REFERENCE_DIM,))[REFERENCE_DIM] for name in data.lists}
 
-    def measure(self, maps: Sequence[AffineMap], dims: Sequence[int] = DIMS) -> dict[str, Any]:
+    def measure(
+        self, maps: Sequence[AffineMap], dims: Sequence[int] = DIMS, *, form: EmbeddingFormat = "float32"
+    ) -> dict[str, Any]:
         """Return the figures of one system as JSON values.
 
         Args:
             maps: the system's head for each seed.
             dims: prefix lengths; those beyond the head are left out.
+            form: how the embeddings are stored before they are compared.
         """
         kept = tuple(dim for dim in dims if dim <= maps[0].outputs)
-        return self._describe({name: self._measure(name, maps, kept) for name in LISTS}, len(maps))
+        return self._describe({name: self._measure(name, maps, kept, form) for name in LISTS}, len(maps))
 
     def measure_embeddings(self, embedded: Sequence[Mapping[str, Embeddings]], dims: Sequence[int] = DIMS) -> dict[str, Any]:
         """The same for embeddings (utterances, dim) of every list, for each seed."""
@@ -63,15 +68,19 @@ class Bench:
         found = {name: {dim: self._measure(name, heads, (dim,))[dim] for dim, heads in sorted(maps.items())} for name in LISTS}
         return self._describe(found, len(next(iter(maps.values()))))
 
-    def _measure(self, name: str, maps: Sequence[AffineMap], dims: Sequence[int]) -> dict[int, _Measured]:
-        return self._measure_embedded(name, [_embed(affine, self._data.lists[name].features) for affine in maps], dims)
+    def _measure(
+        self, name: str, maps: Sequence[AffineMap], dims: Sequence[int], form: EmbeddingFormat = "float32"
+    ) -> dict[int, _Measured]:
+        return self._measure_embedded(name, [_embed(affine, self._data.lists[name].features) for affine in maps], dims, form)
 
-    def _measure_embedded(self, name: str, embedded: Sequence[Embeddings], dims: Sequence[int]) -> dict[int, _Measured]:
+    def _measure_embedded(
+        self, name: str, embedded: Sequence[Embeddings], dims: Sequence[int], form: EmbeddingFormat = "float32"
+    ) -> dict[int, _Measured]:
         trials = self._data.lists[name].trials
         rates: dict[int, list[float]] = {dim: [] for dim in dims}
         replicates: dict[int, list[Rates]] = {dim: [] for dim in dims}
         for matrix in embedded:
-            scores = score_prefixes(matrix, trials, dims)
+            scores = score_prefixes(matrix, trials, dims) if form == "float32" else _score_stored(matrix, trials, dims, form)
             found = bootstrap_metrics([scores[dim] for dim in dims], self._resamples[name], p_targets=())
             for dim, one in zip(dims, found, strict=True):
                 rates[dim].append(equal_error_rate(scores[dim], trials.labels))
@@ -98,6 +107,12 @@ class Bench:
                     "p": versus.p_value,
                 }
         return described
+
+
+def _score_stored(
+    matrix: Embeddings, trials: TrialList, dims: Sequence[int], form: EmbeddingFormat
+) -> dict[int, npt.NDArray[np.float32]]:
+    return {dim: score_encoded(encode_embeddings(matrix[:, :dim], form), form, dim, trials) for dim in dims}
 
 
 def _embed(affine: AffineMap, features: torch.Tensor) -> Embeddings:

@@ -4,7 +4,8 @@
     python -m benchmarks.study.run --weights runs/from-scratch-b0/best/official.pt --output docs/results/study/from-scratch-b0
 
 Writes one JSON file per part (1: closed forms, 2: trained heads, data: how much data, 4: independent heads, 5: the earlier
-attempt), and the tables and plots made of them. Parts that are there already are kept unless --again is given.
+attempt, storage: fewer bits per number), and the plots made of them. Parts that are there already are kept
+unless --again is given.
 """
 
 from __future__ import annotations
@@ -20,9 +21,10 @@ from benchmarks.study.closed_forms import SEEDS, closed_forms
 from benchmarks.study.data import StudyData, load_study_data
 from benchmarks.study.heads import train_head
 from benchmarks.study.measuring import Bench
-from benchmarks.study.report import write_study_report
-from benchmarks.study.variants import RECIPE, amounts, ceilings, earlier_attempt, trained_variants
+from benchmarks.study.plots import plot_study
+from benchmarks.study.variants import CAREFUL, RECIPE, amounts, ceilings, earlier_attempt, trained_variants
 
+from mrl.embeddings.compact import EMBEDDING_FORMATS, bytes_per_embedding
 from mrl.evaluation.hardware import hardware_line
 from mrl.files import sha256_of, write_json
 from mrl.matryoshka import fit_projection
@@ -59,7 +61,7 @@ def main() -> int:
         }
         for part in todo:
             write_json(arguments.output / f"{part}.json", {**provenance, "systems": PARTS[part](data, bench)})
-    write_study_report(arguments.output)
+    plot_study(arguments.output)
     return 0
 
 
@@ -85,7 +87,8 @@ def _amounts(data: StudyData, bench: Bench) -> dict[str, Any]:
             part = data.subset(indices)
             lda = fit_projection(part.features, part.labels, method="lda", base=part.base)
             found[f"LDA: {name}"] = bench.measure([lda])
-            found[f"trained: {name}"] = bench.measure([train_head(part, RECIPE, seed) for seed in SEEDS])
+            found[f"recipe: {name}"] = bench.measure([train_head(part, RECIPE, seed) for seed in SEEDS])
+            found[f"careful: {name}"] = bench.measure([train_head(part, CAREFUL, seed) for seed in SEEDS])
             advance(1)
     return found
 
@@ -103,12 +106,24 @@ def _earlier_attempt(data: StudyData, bench: Bench) -> dict[str, Any]:
     return {name: bench.measure([train_head(data, recipe, seed) for seed in SEEDS]) for name, recipe in earlier_attempt().items()}
 
 
+def _storage(data: StudyData, bench: Bench) -> dict[str, Any]:
+    heads = [train_head(data, RECIPE, seed) for seed in SEEDS]
+    found: dict[str, Any] = {}
+    for form in EMBEDDING_FORMATS:
+        found[form] = bench.measure(heads, form=form)
+        for by_dim in found[form]["lists"].values():
+            for dim, figures in by_dim.items():
+                figures["bytes"] = bytes_per_embedding(form, int(dim))
+    return found
+
+
 PARTS: dict[str, Part] = {
     "closed-forms": _closed_forms,
     "trained-heads": _trained,
     "amounts": _amounts,
     "independent-heads": _ceilings,
     "earlier-attempt": _earlier_attempt,
+    "storage": _storage,
 }
 
 if __name__ == "__main__":

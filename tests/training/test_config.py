@@ -120,6 +120,11 @@ def test_a_later_source_replaces_the_earlier_one(tmp_path: Path) -> None:
         ("data: {augmentation: {noise_snr_db: [20, 0]}}", r"noise_snr_db must be \[lowest, highest\]"),
         ("advanced: {use_pretrained: false, teacher_pull: 1}", r"need a pretrained start"),
         ("loss: {type: softmax}", r"loss\.type: .*'sphereface2'.*\(found 'softmax'\)"),
+        ("advanced: {teacher_init: pca}", r"teacher_init has no use without loss\.similarity_weight"),
+        (
+            "{loss: {similarity_weight: 1}, advanced: {teacher_init: pca, teacher_pull: 1}}",
+            r"another advanced\.teacher_init turns; choose one",
+        ),
         ("loss: {type: none}", r"type: none leaves nothing to minimise; set similarity_weight"),
         ("loss: {type: none, similarity_weight: 1, dim_dropout: 0.5}", r"no meaning with type: none"),
         ("loss: {type: sphereface2, topk_penalty: 0.06}", r"topk_penalty belongs to aam and subcenter_aam"),
@@ -132,7 +137,11 @@ def test_a_later_source_replaces_the_earlier_one(tmp_path: Path) -> None:
         ("data: {train: {unlabelled: true}}", r"data\.train\.unlabelled needs loss\.type: none"),
         (
             "{data: {train: {unlabelled: true}}, loss: {type: none, similarity_weight: 1}, advanced: {projection_init: lda}}",
-            r"cannot start from advanced\.projection_init: lda",
+            r"cannot use advanced\.projection_init: lda",
+        ),
+        (
+            "{data: {train: {unlabelled: true}}, loss: {type: none, similarity_weight: 1}, advanced: {teacher_init: lda}}",
+            r"cannot use advanced\.teacher_init: lda",
         ),
         ("advanced: {freeze_backbone_epochs: 21}", r"more than training\.num_epochs"),
     ],

@@ -32,7 +32,7 @@ FULL: dict[str, Any] = {
     "training.accumulation_steps": 2,
     "training.batch_size": 4,
     "loss.similarity_weight": 0.5,
-    "advanced.teacher_pull": 0.5,
+    "advanced.teacher_init": "pca",
     "data.augmentation.babble_probability": 0.5,
 }
 
@@ -84,6 +84,33 @@ def test_both_stages(make_config: ConfigFactory, voices: Path, caplog: pytest.Lo
     audio = torch.randn(4, 8000, generator=torch.Generator().manual_seed(0)) * 0.1
     unit = torch.nn.functional.normalize(backbone(audio), dim=1)
     assert torch.allclose(start(audio, target_dim=24) @ start(audio, target_dim=24).T, unit @ unit.T, atol=1e-5)
+
+
+def test_a_teacher_with_a_head_of_its_own(make_config: ConfigFactory, tmp_path: Path) -> None:
+    """The start is that of projection_init, the teacher that of teacher_init, and the losses follow the teacher."""
+    losses = {}
+    for name, teacher in (("own", "pca"), ("same", "data_free"), ("none", None)):
+        folder = tmp_path / name
+        config = make_config(
+            **{
+                "training.num_epochs": 1,
+                "training.output_dir": str(folder),
+                "loss.similarity_weight": 50.0,
+                "advanced.freeze_backbone_epochs": 1,
+                "advanced.projection_init": "data_free",
+                "advanced.teacher_init": teacher,
+            }
+        )
+        run_training(config)
+        assert (folder / "teacher").exists() is (teacher is not None)
+        losses[name] = [record["loss"] for record in _records(folder) if record["kind"] == "step"]
+    assert losses["same"] == losses["none"]
+    assert losses["own"][0] != losses["none"][0]
+    start, teacher = (load_file(tmp_path / "own" / name / "model.safetensors") for name in ("start", "teacher"))
+    same = load_file(tmp_path / "none" / "start" / "model.safetensors")
+    assert torch.equal(start["projection.weight"], same["projection.weight"])
+    assert not torch.allclose(teacher["projection.weight"], start["projection.weight"], atol=1e-3)
+    assert all(torch.equal(teacher[name], start[name]) for name in start if name.startswith("backbone."))
 
 
 @pytest.mark.parametrize("cached", [True, False])

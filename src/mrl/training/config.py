@@ -392,6 +392,10 @@ class AdvancedConfig(Section):
     backbone_learning_rate_ratio: float = Field(
         default=0.1, gt=0, le=10, description="The backbone's rate in stage 2 as a share of the head's."
     )
+    teacher_init: Literal["rotation", "pca", "lda", "data_free"] | None = Field(
+        default=None,
+        description="Head of the teacher whose cosines loss.similarity_weight preserves; null: the start model itself.",
+    )
     teacher_pull: float = Field(
         default=0.0, ge=0, description="Weight of the term that keeps full embeddings near those of the start model."
     )
@@ -415,6 +419,13 @@ class TrainConfig(Section):
             raise ValueError(
                 "advanced.teacher_pull and loss.similarity_weight need a pretrained start (advanced.use_pretrained: true)"
             )
+        if self.advanced.teacher_init is not None and not self.loss.similarity_weight:
+            raise ValueError("advanced.teacher_init has no use without loss.similarity_weight")
+        if self.advanced.teacher_init is not None and self.advanced.teacher_pull:
+            raise ValueError(
+                "advanced.teacher_pull holds the numbers of the start model, which another advanced.teacher_init turns; "
+                "choose one"
+            )
         if self.advanced.use_pretrained and self.advanced.freeze_backbone_epochs > self.training.num_epochs:
             raise ValueError("advanced.freeze_backbone_epochs is more than training.num_epochs, which counts both stages")
         if self.loss.type in ("angular_prototypical", "supervised_contrastive") and self.data.crops_per_speaker < 2:
@@ -430,10 +441,9 @@ class TrainConfig(Section):
                     "data.train.unlabelled needs loss.type: none with loss.similarity_weight above 0 "
                     f"(found type: {self.loss.type})"
                 )
-            if self.advanced.projection_init == "lda":
-                raise ValueError(
-                    "data.train.unlabelled cannot start from advanced.projection_init: lda; use rotation, pca or data_free"
-                )
+            for key in ("projection_init", "teacher_init"):
+                if getattr(self.advanced, key) == "lda":
+                    raise ValueError(f"data.train.unlabelled cannot use advanced.{key}: lda; use rotation, pca or data_free")
         if self.training.batch_size % self.data.crops_per_speaker:
             raise ValueError(
                 f"training.batch_size must be a multiple of data.crops_per_speaker (found {self.training.batch_size} "

@@ -6,7 +6,8 @@ metrics.jsonl     losses, learning rates, error rates, one record per line
 curves.png        loss and EER over steps
 tensorboard/      the same for TensorBoard, with training.tensorboard
 wandb/            the same for Weights & Biases, with training.wandb.project; wandb-id names the run there
-start/            the model at step 0 (the teacher, and a candidate for best)
+start/            the model at step 0 (a candidate for best, and the teacher)
+teacher/          the teacher, where advanced.teacher_init gives it a head of its own
 best/             the best model so far: ReDimNetMRL.from_pretrained reads it
 last/             the model at the last validation, better or not (to look at, not to use)
 checkpoints/      the last few, to resume from
@@ -85,6 +86,10 @@ class RunFolder:
     @property
     def start(self) -> Path:
         return self.root / "start"
+
+    @property
+    def teacher(self) -> Path:
+        return self.root / "teacher"
 
     @property
     def best(self) -> Path:

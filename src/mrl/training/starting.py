@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import torch
 
@@ -23,7 +24,8 @@ from mrl.data.crops import seconds_of
 from mrl.data.loading import group_by_seconds
 from mrl.data.pooled_cache import pooled_in_batches
 from mrl.errors import DataError, InputError
-from mrl.matryoshka import ReDimNetMRL
+from mrl.matryoshka import ReDimNetMRL, data_free_rotation
+from mrl.matryoshka.closed_form import Method
 from mrl.progress import progress_bar
 from mrl.training.building import weights_hash
 from mrl.training.config import TrainConfig
@@ -98,8 +100,17 @@ def clean_pooled(
     return rows
 
 
-def initialise(config: TrainConfig, system: TrainingSystem, corpus: Corpus, cache: PooledCache | None) -> None:
-    """Fit the head in closed form and start the class matrices at the class means, from a pretrained backbone."""
+def initialise(
+    config: TrainConfig,
+    system: TrainingSystem,
+    corpus: Corpus,
+    cache: PooledCache | None,
+    keep_teacher: Callable[[ReDimNetMRL], None],
+) -> None:
+    """Fit the head in closed form and start the class matrices at the class means, from a pretrained backbone.
+
+    ``keep_teacher`` is given the model while it has the head of the teacher, where that is another one than the start's.
+    """
     encoder, advanced = system.encoder, config.advanced
     unlabelled = config.data.train.unlabelled
     members = corpus.subset(_UNLABELLED_UTTERANCES if unlabelled else advanced.init_utterances_per_speaker)
@@ -108,15 +119,27 @@ def initialise(config: TrainConfig, system: TrainingSystem, corpus: Corpus, cach
         encoder, corpus, members, cache=cache, max_seconds=advanced.cache_max_seconds, num_workers=config.training.num_workers
     ).to(device)
     labels = torch.tensor([corpus.labels[index] for index in members], dtype=torch.int64, device=device)
-    if advanced.projection_init != "data_free":
-        try:
-            encoder.fit_projection(pooled, None if unlabelled else labels, method=advanced.projection_init)
-        except InputError as error:
-            raise DataError(
-                f"the head cannot be fitted to the training utterances ({error}); use advanced.projection_init: data_free"
-            ) from error
-        _LOG.info("Head fitted in closed form (%s) to %d utterances", advanced.projection_init, len(members))
+    if advanced.teacher_init is not None:
+        _fit_head(encoder, advanced.teacher_init, pooled, None if unlabelled else labels, key="teacher_init")
+        keep_teacher(encoder)
+    _fit_head(encoder, advanced.projection_init, pooled, None if unlabelled else labels, key="projection_init")
     initialise_classes(system, pooled, labels)
+
+
+def _fit_head(
+    encoder: ReDimNetMRL, method: Method | Literal["data_free"], pooled: torch.Tensor, labels: torch.Tensor | None, *, key: str
+) -> None:
+    if method == "data_free":
+        encoder.projection.assign(data_free_rotation(encoder.backbone))
+        return
+    try:
+        encoder.fit_projection(pooled, labels, method=method)
+    except InputError as error:
+        raise DataError(
+            f"the head cannot be fitted to the training utterances ({error}); use advanced.{key}: data_free"
+        ) from error
+    whose = "Head of the teacher" if key == "teacher_init" else "Head"
+    _LOG.info("%s fitted in closed form (%s) to %d utterances", whose, method, len(pooled))
 
 
 def initialise_classes(system: TrainingSystem, pooled: torch.Tensor, labels: torch.Tensor) -> None:

@@ -163,19 +163,24 @@ class Trainer:
         if self.config.advanced.use_pretrained:
             encoder.freeze_backbone()
             cache = self._cache(run) if uses_cache(self.config, self.stages[0]) else None
-            initialise(self.config, run.system, run.data.corpus, cache)
+            initialise(self.config, run.system, run.data.corpus, cache, self._keep_teacher)
         self.processes.share_state(run.system)
         if run.average is not None:
             run.average = WeightAverage(encoder, run.average.decay)
         if self.processes.is_first:
             replace_folder(self.folder.start, encoder.save_pretrained)
 
+    def _keep_teacher(self, encoder: ReDimNetMRL) -> None:
+        if self.processes.is_first:
+            replace_folder(self.folder.teacher, encoder.save_pretrained)
+
     def _teacher(self, run: Run) -> ReDimNetMRL | None:
         if not run.system.needs_teacher:
             return None
         self.processes.barrier()
         with torch.random.fork_rng(devices=[]):  # building draws random weights before it loads the right ones
-            teacher = ReDimNetMRL.from_pretrained(self.folder.start)
+            own = self.config.advanced.teacher_init is not None
+            teacher = ReDimNetMRL.from_pretrained(self.folder.teacher if own else self.folder.start)
         return teacher.to(self.device).eval().requires_grad_(False)
 
     # --- stages
