@@ -30,15 +30,16 @@ if TYPE_CHECKING:
         get_model_info,
         unfreeze_backbone,
     )
-    from mrl.pretrained import list_pretrained, load_pretrained_redimnet
+    from mrl.pretrained import bundled_models, list_pretrained, load_pretrained_redimnet
     from mrl.runtime import OnnxEmbedder
-    from mrl.training import train_full_model, train_projection_head
+    from mrl.training import fit_exits, train_full_model, train_projection_head
 
 _ROOMS = {
     "load_audio": "mrl.audio",
     "OnnxEmbedder": "mrl.runtime",
     "ReDimNet": "mrl.backbone",
     "ReDimNetConfig": "mrl.backbone",
+    "bundled_models": "mrl.pretrained",
     "list_pretrained": "mrl.pretrained",
     "load_pretrained_redimnet": "mrl.pretrained",
     "MatryoshkaLoss": "mrl.matryoshka",
@@ -51,6 +52,7 @@ _ROOMS = {
     "freeze_backbone": "mrl.matryoshka",
     "get_model_info": "mrl.matryoshka",
     "unfreeze_backbone": "mrl.matryoshka",
+    "fit_exits": "mrl.training",
     "train_full_model": "mrl.training",
     "train_projection_head": "mrl.training",
 }
@@ -61,6 +63,7 @@ __all__ = [
     "OnnxEmbedder",
     "ReDimNet",
     "ReDimNetConfig",
+    "bundled_models",
     "list_pretrained",
     "load_pretrained_redimnet",
     "MatryoshkaLoss",
@@ -69,6 +72,7 @@ __all__ = [
     "SimilarityPreservationLoss",
     "create_mrl",
     "create_mrl_from_pretrained",
+    "fit_exits",
     "fit_projection",
     "freeze_backbone",
     "get_model_info",

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from mrl.cli.main import run
 from mrl.demo import run_demo
@@ -44,7 +45,7 @@ def test_too_few_speakers(voices: Path, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_whole_job_on_own_recordings(voices: Path, tmp_path: Path) -> None:
-    result = run_demo(tmp_path / "demo", data=voices, backbone_epochs=2, stage_1_epochs=2, stage_2_epochs=1)
+    result = run_demo(tmp_path / "demo", data=voices, backbone="tiny", backbone_epochs=2, stage_1_epochs=2, stage_2_epochs=1)
     report = json.loads((result.report / "report.json").read_text())
     systems = {system["name"]: system for system in report["systems"]}
     assert set(systems) == {"matryoshka", "unmodified backbone"}
@@ -55,6 +56,29 @@ def test_whole_job_on_own_recordings(voices: Path, tmp_path: Path) -> None:
     model = ReDimNetMRL.from_pretrained(result.model)
     recording = next(path for path in sorted(voices.rglob("*.flac")))
     assert model(recording, target_dim=32).norm().item() == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_own_recordings_start_from_the_bundled_network_and_replace_an_earlier_demonstration(voices: Path, tmp_path: Path) -> None:
+    earlier = tmp_path / "demo" / "matryoshka"
+    (earlier / "checkpoints" / "step-00000001").mkdir(parents=True)
+    (earlier / "config.yaml").write_text("training: {seed: 3}\n")
+    (tmp_path / "demo" / "notes.txt").write_text("mine")
+    result = run_demo(tmp_path / "demo", data=voices, stage_1_epochs=1, stage_2_epochs=0)
+    bundled = ReDimNetMRL.from_pretrained("mrl-b0-demo").backbone.state_dict()
+    trained = ReDimNetMRL.from_pretrained(result.model)
+    assert trained.backbone_is_unmodified
+    assert all(torch.equal(tensor, bundled[name]) for name, tensor in trained.backbone.state_dict().items())
+    assert result.evaluation.provenance["weights"].endswith("mrl-b0-demo.pt")
+    assert result.evaluation.systems[1].dims[-1] == 192
+    assert (tmp_path / "demo" / "notes.txt").read_text() == "mine" and not (earlier / "checkpoints" / "step-00000001").exists()
+
+
+def test_weights_are_a_backbone_already(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["demo", "--weights", "b0.pt", "--backbone", "tiny", "--output", str(tmp_path / "demo")]
+    assert run(arguments) == 2
+    assert "weights are the backbone already; leave out backbone (found 'tiny')" in capsys.readouterr().err
+    assert not (tmp_path / "demo").exists()
 
 
 def test_errors_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from mrl.cli.main import VERBS, cli
-from mrl.pretrained import find_by_name
+from mrl.pretrained import find_bundled, find_by_name
 from mrl.training import load_config
 from tests.docs.markdown import ROOT, fenced_blocks, pages
 
@@ -91,8 +91,10 @@ def test_mrl_commands_parse(place: str, arguments: list[str], monkeypatch: pytes
         for config in configs:
             assert config.is_file(), f"{place}: {config} is not in the project"
         load_config(configs, overrides)
-    if verbs[0] == "pretrained" and "name" in parameters:
+    if verbs[0] == "pretrained" and "name" in parameters and find_bundled(str(parameters["name"])) is None:
         find_by_name(str(parameters["name"]))
+    if verbs == ["pretrained", "copy"]:
+        assert find_bundled(str(parameters["model"])) is not None
     for name in ("model", "baseline"):
         value = parameters.get(name)
         if isinstance(value, str) and re.fullmatch(r"[bSM]\d?(-\S+)?", value) and not value.endswith(".pt"):

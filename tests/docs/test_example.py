@@ -73,3 +73,13 @@ def test_mistakes_are_one_line(
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert error.startswith("example_pretrained.py: error: ") and message in error and error.count("\n") == 1
+
+
+def test_the_model_of_the_package(user: Path, main: Main, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--model", "mrl-b0-demo", "--audio", "speaker.wav", "other.wav"]) == 0
+    output = capsys.readouterr().out
+    assert "mrl-b0-demo is a demonstration model" in output and "CC-BY-4.0" in output
+    assert list(_cosines(output)) == [8, 16, 32, 64, 96, 128, 192, 256]
+    assert not (user / "torch").exists()
+    assert main(["--model", "mrl-b0-demo", "--weights", "small.pt"]) == 2
+    assert "of the other options only --audio goes with it" in capsys.readouterr().err

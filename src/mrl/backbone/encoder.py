@@ -30,6 +30,10 @@ class WeightedSum(nn.Module):
         trainable = num_inputs > 1
         self.logits = nn.Parameter(torch.zeros(num_inputs, features if trainable else 1), requires_grad=trainable)
 
+    @property
+    def num_inputs(self) -> int:
+        return self.logits.shape[0]
+
     def forward(self, outputs: Sequence[Tensor]) -> Tensor:
         if len(outputs) == 1:
             return outputs[0]
@@ -95,13 +99,22 @@ class FrameEncoder(nn.Module):
 
     def forward(self, features: Tensor, mask: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
         """Return the frame features, and the 1-D outputs of stem, stages and final sum, each ``(batch, frames, volume)``."""
+        outputs = self.stage_outputs(features, mask)
+        outputs.append(self.final_sum(outputs))
+        return self.project_frames(outputs[-1]), outputs
+
+    def stage_outputs(self, features: Tensor, mask: Tensor | None = None, depth: int | None = None) -> list[Tensor]:
+        """Return the outputs of the stem and of the first ``depth`` stages (None: all), each ``(batch, frames, volume)``."""
         maps = self.stem(hide_padding(features.unsqueeze(1), map_mask(mask)).contiguous(memory_format=torch.channels_last))
         outputs = [self.stem_norm(maps.permute(0, 2, 3, 1)).flatten(2)]
-        for stage in self.stages:
+        for stage in self.stages[:depth]:
             outputs.append(functional.dropout(stage(outputs, mask), p=self.stage_dropout, training=self.training))
-        frames = self.final_sum(outputs)
-        outputs.append(frames)
-        if self.frame_projection is not None and self.frame_norm is not None:
-            projected = self.frame_projection(frames).unsqueeze(2).permute(0, 3, 1, 2)
-            frames = self.frame_norm(projected).permute(0, 2, 3, 1).squeeze(2)
-        return frames, outputs
+        return outputs
+
+    def project_frames(self, summed: Tensor) -> Tensor:
+        """Turn a weighted sum of outputs ``(batch, frames, volume)`` into frame features ``(batch, frames, frame_dim)``."""
+        if self.frame_projection is None or self.frame_norm is None:
+            return summed
+        projected = self.frame_projection(summed).unsqueeze(2).permute(0, 3, 1, 2)
+        frames: Tensor = self.frame_norm(projected).permute(0, 2, 3, 1).squeeze(2)
+        return frames

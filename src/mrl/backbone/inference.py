@@ -39,6 +39,10 @@ class InferenceWeightedSum(nn.Module):
         super().__init__()
         self.register_buffer("weights", source.logits.detach().double().softmax(dim=0))
 
+    @property
+    def num_inputs(self) -> int:
+        return self.weights.shape[0]
+
     def forward(self, outputs: Sequence[Tensor]) -> Tensor:
         if len(outputs) == 1:
             return outputs[0]
@@ -328,21 +332,27 @@ class InferenceEncoder(nn.Module):
         return self
 
     def forward(self, features: Tensor, mask: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
+        outputs = self.stage_outputs(features, mask)
+        outputs.append(self.final_sum(outputs))
+        return self.project_frames(outputs[-1]), outputs
+
+    def stage_outputs(self, features: Tensor, mask: Tensor | None = None, depth: int | None = None) -> list[Tensor]:
+        """Return the outputs of the stem and of the first ``depth`` stages (None: all), each ``(batch, frames, volume)``."""
         maps = hide_padding(features.to(self.stem_norm.weight.dtype).unsqueeze(1), map_mask(mask))
         # With one channel any memory is channels-last; the strides must say so.
         maps = self.stem(maps.as_strided(maps.shape, (maps.shape[2] * maps.shape[3], 1, maps.shape[3], 1)))
         outputs = [self.stem_norm(maps.permute(0, 2, 3, 1)).flatten(2)]
-        stages = list(self.stages)
+        stages = list(self.stages)[:depth]
         for stage in stages[: self.exact_stages]:
             outputs.append(stage(outputs, mask))
         outputs = [output.to(self.final_sum.weights.dtype) for output in outputs]
         for stage in stages[self.exact_stages :]:
             outputs.append(stage(outputs, mask))
-        frames = self.final_sum(outputs)
-        outputs.append(frames)
-        if self.frame_projection is not None:
-            frames = as_signal(self.frame_projection(as_maps(frames)))
-        return frames, outputs
+        return outputs
+
+    def project_frames(self, summed: Tensor) -> Tensor:
+        """Turn a weighted sum of outputs ``(batch, frames, volume)`` into frame features ``(batch, frames, frame_dim)``."""
+        return summed if self.frame_projection is None else as_signal(self.frame_projection(as_maps(summed)))
 
 
 class InferenceAttentiveStatistics(nn.Module):

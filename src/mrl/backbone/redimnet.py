@@ -12,14 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from mrl.backbone.config import ReDimNetConfig
-from mrl.backbone.encoder import FrameEncoder
+from mrl.backbone.encoder import FrameEncoder, WeightedSum
 from mrl.backbone.frontend import LogMelFrontEnd, frame_mask
 from mrl.backbone.grouping import pool_in_groups
-from mrl.backbone.inference import InferenceAttentiveStatistics, InferenceEncoder
+from mrl.backbone.inference import InferenceAttentiveStatistics, InferenceEncoder, InferenceWeightedSum
 from mrl.backbone.inference_copy import inference_copy, refuse_copy
 from mrl.backbone.official import load_official, to_official_state_dict
 from mrl.backbone.pooling import Pooling, build_pooling
 from mrl.backbone.waveforms import Audio, as_batch
+
+StageSum = WeightedSum | InferenceWeightedSum
 
 
 class ReDimNet(nn.Module):
@@ -104,6 +106,32 @@ class ReDimNet(nn.Module):
         waveform, counts, _ = self._batch(audio, lengths)
         return self._pooled(waveform, counts)[0]
 
+    def early_statistics(
+        self, audio: Audio, lengths: Tensor | Sequence[int] | None = None, *, sums: Sequence[StageSum]
+    ) -> list[Tensor]:
+        """Return pooled statistics of the network's first stages, one ``(batch, pooled_dim)`` for each of ``sums``.
+
+        A sum of ``n`` inputs weighs the outputs of the stem and of the first ``n - 1`` stages; stages that none of them needs are
+        not run. Frame projection, where there is one, and pooling are those of the whole network.
+
+        Raises:
+            InputError: unusable type, shape or length.
+        """
+        waveform, counts, _ = self._batch(audio, lengths)
+        depth = max(one.num_inputs for one in sums) - 1
+
+        def pool(features: Tensor, mask: Tensor | None) -> Tensor:
+            outputs = self.encoder.stage_outputs(features, mask, depth)
+            summed = (one(outputs[: one.num_inputs]) for one in sums)
+            return torch.cat([self.pooling(self.encoder.project_frames(each), mask) for each in summed], dim=1)
+
+        features, num_frames = self._log_mel(waveform, counts)
+        if self._may_split(features):
+            pooled = pool_in_groups(pool, features, num_frames, self.encoder.numbers_per_frame)
+        else:
+            pooled = pool(features, None if num_frames is None else frame_mask(num_frames, features.shape[1]))
+        return list(pooled.chunk(len(sums), dim=1))
+
     def normalise_pooled(self, pooled: Tensor) -> Tensor:
         """BatchNorm of the pooled statistics, ``(batch, pooled_dim)``: what embedding and Matryoshka head are affine maps of.
 
@@ -149,13 +177,17 @@ class ReDimNet(nn.Module):
         return as_batch(audio, lengths, sample_rate=self.sample_rate, minimum_samples=self.minimum_samples, device=self.device)
 
     def _pooled(self, waveform: Tensor, lengths: Tensor | None) -> tuple[Tensor, list[Tensor]]:
-        features = self.front_end(waveform, lengths).to(self.embedding.weight.dtype)
-        num_frames = None if lengths is None else self.front_end.num_frames(lengths)
+        features, num_frames = self._log_mel(waveform, lengths)
         if not self.config.return_all_outputs and self._may_split(features):
             return pool_in_groups(self._pool_features, features, num_frames, self.encoder.numbers_per_frame), []
         mask = None if num_frames is None else frame_mask(num_frames, features.shape[1])
         frames, outputs = self.encoder(features, mask)
         return self.pooling(frames, mask), outputs
+
+    def _log_mel(self, waveform: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """Return ``(batch, frames, bands)`` and the frames of each item where they differ."""
+        features = self.front_end(waveform, lengths).to(self.embedding.weight.dtype)
+        return features, None if lengths is None else self.front_end.num_frames(lengths)
 
     def _pool_features(self, features: Tensor, mask: Tensor | None) -> Tensor:
         pooled: Tensor = self.pooling(self.encoder(features, mask)[0], mask)

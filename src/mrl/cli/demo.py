@@ -15,14 +15,20 @@ from rich.console import Console
 @click.option(
     "--data", type=click.Path(path_type=Path), help="Your recordings, one subfolder per speaker, instead of synthetic voices."
 )
-@click.option("--weights", help="Official ReDimNet checkpoint to start from, instead of a tiny backbone trained on the spot.")
+@click.option("--weights", help="Official ReDimNet checkpoint to start from.")
+@click.option(
+    "--backbone",
+    type=click.Choice(["bundled", "tiny"]),
+    help="Without --weights: the network that comes with the package (the default for --data), or a tiny one trained on the spot "
+    "(the default for synthetic voices).",
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of everything random.")
-def command(output: Path, data: Path | None, weights: str | None, seed: int) -> None:
+def command(output: Path, data: Path | None, weights: str | None, backbone: str | None, seed: int) -> None:
     """Make voices, train a Matryoshka model in two stages, and show the error rate at every dimension."""
     from mrl.demo import run_demo
     from mrl.evaluation import summary_table
 
-    result = run_demo(output, data=data, weights=weights, seed=seed)
+    result = run_demo(output, data=data, weights=weights, backbone=backbone, seed=seed)  # type: ignore[arg-type]
     Console().print(summary_table(result.evaluation))
     trials = result.evaluation.trial_list
     click.echo(f"{trials.trials:,} trials of {trials.speakers} speakers that were never seen; intervals are in the report.")
@@ -32,6 +38,6 @@ def command(output: Path, data: Path | None, weights: str | None, seed: int) -> 
     click.echo(f"Report:  {result.report / 'report.json'}")
     click.echo("Next, on real data:")
     click.echo("  make demo MRL_DATA=FOLDER                the same on your recordings, one subfolder per speaker")
-    click.echo("  mrl pretrained download b2               a released network, to start from instead of the tiny one")
+    click.echo("  mrl pretrained download b2               a released network, to start from instead of a small one")
     click.echo("  mrl train --config config.yaml           both stages with every setting in one file")
     click.echo(f"  mrl verify A.wav B.wav --model {result.model} --dim 64")

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from mrl.cli.options import device_option, model_option, weights_option
+from mrl.cli.options import depth_option, device_option, model_option, weights_option
 
 
 @click.command()
@@ -22,6 +22,7 @@ from mrl.cli.options import device_option, model_option, weights_option
 @model_option
 @weights_option
 @click.option("--dim", type=int, help="Length of the embeddings; all dimensions by default.")
+@depth_option
 @click.option("--batch-seconds", type=float, default=60.0, show_default=True, help="Most audio per forward pass, in seconds.")
 @click.option("--max-seconds", type=float, help="Use only the first so many seconds of each recording.")
 @click.option("--num-workers", type=int, default=2, show_default=True, help="Threads that decode ahead.")
@@ -36,6 +37,7 @@ def command(
     model: str,
     weights: str | None,
     dim: int | None,
+    depth: int | None,
     batch_seconds: float,
     max_seconds: float | None,
     num_workers: int,
@@ -57,7 +59,7 @@ def command(
     into_folder = means_folder(output, shard_size=shard_size, shard_format=shard_format)
     with Processes.from_environment().together() as processes:
         recordings = [str(path) for path in collect_recordings(inputs)]  # of very many names, text takes the least memory
-        network = open_model(model, weights=weights, device=processes.device(device))
+        network = open_model(model, weights=weights, device=processes.device(device), depth=depth)
         settings: dict[str, Any] = {
             "model_name": model,
             "target_dim": dim,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mrl.cli.options import device_option, weights_option
+from mrl.cli.options import depth_option, device_option, weights_option
 
 if TYPE_CHECKING:
     from mrl.evaluation.evaluation_calibration import CalibrateOn
@@ -59,6 +59,7 @@ class NameList(click.ParamType):  # type: ignore[type-arg]
 )
 @weights_option
 @click.option("--dims", type=DimList(), help="Prefix lengths, such as 16,64,192; the models' own by default.")
+@depth_option
 @click.option("--output", type=click.Path(path_type=Path), help="Folder for report.html, report.json, table.md, table.csv, plot.")
 @click.option(
     "--bootstrap", type=int, default=1000, show_default=True, help="Resamples of the speakers for intervals; 0 for none."
@@ -124,6 +125,7 @@ def command(
     root: Path | None,
     weights: str | None,
     dims: tuple[int, ...] | None,
+    depth: int | None,
     output: Path | None,
     bootstrap: int,
     seed: int,
@@ -152,9 +154,9 @@ def command(
 ) -> None:
     """Measure the error rate at every dimension on a trial list, of one system or of several side by side.
 
-    Each MODEL is a model folder, an official .pt checkpoint or a released name (then prefixes of the raw embedding are measured),
-    or a file of embeddings (.npz, .parquet, .safetensors, Kaldi's .ark and .scp) whose ids are the list's paths. The unmodified
-    backbone is always one of the systems, unless --no-backbone is given.
+    Each MODEL is a model folder or mrl-b0-demo, an official .pt checkpoint or a released name (then prefixes of the raw embedding
+    are measured), or a file of embeddings (.npz, .parquet, .safetensors, Kaldi's .ark and .scp) whose ids are the list's paths.
+    The unmodified backbone is always one of the systems, unless --no-backbone is given.
     """
     from rich.console import Console
 
@@ -191,6 +193,7 @@ def command(
         root,
         weights=weights,
         dims=dims,
+        depth=depth,
         own_backbone=backbone,
         baseline=baseline,
         bootstrap=bootstrap,

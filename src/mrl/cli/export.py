@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from mrl.cli.options import weights_option
+from mrl.cli.options import depth_option, weights_option
 
 
 @click.command()
@@ -14,6 +14,7 @@ from mrl.cli.options import weights_option
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="File to write: .onnx, .xml (OpenVINO) or .pt2.")
 @click.option("--check", type=click.Path(path_type=Path), help="Run the self-test of this exported file instead.")
 @weights_option
+@depth_option
 @click.option(
     "--input",
     "kind",
@@ -38,6 +39,7 @@ def command(
     output: Path | None,
     check: Path | None,
     weights: str | None,
+    depth: int | None,
     kind: str,
     precision: str,
     calibration_audio: Path | None,
@@ -47,8 +49,8 @@ def command(
 ) -> None:
     """Write a model as one file that runs without this package.
 
-    MODEL is a model folder, an official .pt checkpoint, or a released name. The file is compared with the PyTorch network before
-    it is put in place. OUTPUT.json beside it says what it is; mrl export --check OUTPUT tests it on any machine.
+    MODEL is a model folder, an official .pt checkpoint, a released name or mrl-b0-demo. The file is compared with the PyTorch
+    network before it is put in place. OUTPUT.json beside it says what it is; mrl export --check OUTPUT tests it on any machine.
     """
     from mrl.deployment import check_export, export_model
     from mrl.deployment.printing import export_lines
@@ -69,6 +71,7 @@ def command(
         model,
         output,
         weights=weights,
+        depth=depth,
         kind=kind,  # type: ignore[arg-type]
         precision=precision,  # type: ignore[arg-type]
         calibration_audio=calibration_audio,

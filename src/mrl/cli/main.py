@@ -37,6 +37,7 @@ VERBS: dict[str, str] = {
     "calibrate": "Calibrate a model folder: log-likelihood ratios and thresholds.",
     "quantise-report": "Measure what storing voices in fewer bytes costs.",
     "export": "Write a model for ONNX Runtime, OpenVINO or torch.export.",
+    "fit-exits": "Give a model early exits: faster embeddings from its first stages.",
     "fit-projection": "Fit a Matryoshka head to embeddings from any toolkit.",
     "reproduce": "Measure released checkpoints and compare with the published figures.",
     "demo": "Do the whole job in minutes, on synthetic voices or your own recordings.",

@@ -1,4 +1,4 @@
-"""``mrl pretrained``: list, describe, download and check the released checkpoints."""
+"""``mrl pretrained``: list, describe, download and check the released checkpoints; describe and copy the package's own model."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from mrl.pretrained.bundled import BundledModel, bundled_models, copy_bundled, find_bundled
 from mrl.pretrained.registry import PretrainedCheckpoint, VoxCeleb1EER, find_by_name, list_pretrained
 
 _NAME_HELP = "NAME is like b2-vox2-ft_lm; a model name alone (b2, M) means its fine-tuned version."
+_LISTED_DIM = 64
 
 
 @click.group()
@@ -24,11 +26,18 @@ def command() -> None:
 @command.command("list")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON with everything that is known.")
 def list_command(as_json: bool) -> None:
-    """List all released checkpoints with their published error rates."""
+    """List all released checkpoints with their published error rates, and what comes with the package."""
     checkpoints = list_pretrained()
     if as_json:
         _print_json([_as_dict(checkpoint) for checkpoint in checkpoints])
         return
+    _print_released(checkpoints)
+    # Not a row of the table, whose columns are published figures on lists that these models were not measured on.
+    for model in bundled_models():
+        click.echo(_bundled_line(model), err=True)
+
+
+def _print_released(checkpoints: tuple[PretrainedCheckpoint, ...]) -> None:
     rows = [
         (
             checkpoint.name,
@@ -60,7 +69,11 @@ def list_command(as_json: bool) -> None:
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info_command(name: str, as_json: bool) -> None:
-    """Tell everything that is known about one checkpoint."""
+    """Tell everything that is known about one checkpoint, or about the package's own model."""
+    bundled = find_bundled(name)
+    if bundled is not None:
+        _print_json(_bundled_as_dict(bundled)) if as_json else _print_facts(_bundled_facts(bundled))
+        return
     checkpoint = find_by_name(name)
     if as_json:
         _print_json(_as_dict(checkpoint))
@@ -135,6 +148,17 @@ def verify_command(name_or_file: str) -> None:
     )
 
 
+@command.command("copy")
+@click.argument("model")
+@click.argument("folder", type=click.Path(path_type=Path))
+def copy_command(model: str, folder: Path) -> None:
+    """Copy a model that comes with the package into a new folder, such as to calibrate it there.
+
+    MODEL is mrl-b0-demo.
+    """
+    click.echo(str(copy_bundled(model, folder)))
+
+
 def _looks_like_path(text: str) -> bool:
     return "/" in text or "\\" in text
 
@@ -143,6 +167,37 @@ def _as_dict(checkpoint: PretrainedCheckpoint) -> dict[str, Any]:
     values = asdict(checkpoint)
     values["other_eers"] = dict(checkpoint.other_eers)
     return {"name": checkpoint.name, "file_name": checkpoint.file_name, "url": checkpoint.url, **values}
+
+
+def _bundled_as_dict(model: BundledModel) -> dict[str, Any]:
+    return {"embed_dim": model.embed_dim, "mrl_dims": model.mrl_dims, "folder": str(model.folder), **model.release.to_dict()}
+
+
+def _bundled_line(model: BundledModel) -> str:
+    dims = [dim for dim in (_LISTED_DIM, model.embed_dim) if dim in model.mrl_dims]
+    measured = "; ".join(
+        f"EER % at {' / '.join(map(str, dims))} on {result.trial_list} "
+        + " / ".join(f"{100 * model.release.rate(result.trial_list, dim).equal_error_rate:.2f}" for dim in dims)
+        for result in model.release.results
+    )
+    return f"In the package, for trying things out: {model.name} ({model.release.licence}; {measured})"
+
+
+def _bundled_facts(model: BundledModel) -> dict[str, str]:
+    release = model.release
+    return {
+        "name": model.name,
+        "what it is": release.notice,
+        "licence of the weights": release.licence,
+        "parameters": f"{release.num_parameters:,}",
+        "training speakers": f"{release.training_speakers:,}",
+        "lengths": ", ".join(map(str, model.mrl_dims)),
+        **{
+            f"EER % {result.trial_list}": ", ".join(f"{rate.dim}: {100 * rate.equal_error_rate:.2f}" for rate in result.model)
+            for result in release.results
+        },
+        "in the package": str(model.folder),
+    }
 
 
 def _print_json(value: Any) -> None:

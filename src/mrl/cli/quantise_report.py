@@ -50,9 +50,9 @@ def command(
 ) -> None:
     """Measure what storing voices in fewer bytes costs: float32, float16, int8 and binary at every prefix length.
 
-    MODEL is a model folder, an official .pt checkpoint, an exported .onnx file or a released name, or a file of embeddings
-    (.npz, .parquet, .safetensors, Kaldi's .ark and .scp) whose ids are the list's paths. Besides the error rates on the list,
-    one utterance of each speaker is enrolled and all others are identified.
+    MODEL is a model folder, an official .pt checkpoint, an exported .onnx file, a released name or mrl-b0-demo, or a file of
+    embeddings (.npz, .parquet, .safetensors, Kaldi's .ark and .scp) whose ids are the list's paths. Besides the error rates on
+    the list, one utterance of each speaker is enrolled and all others are identified.
     """
     from rich.console import Console
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from mrl.cli.options import device_option, model_option, store_option, weights_option
+from mrl.cli.options import depth_option, device_option, model_option, store_option, weights_option
 
 
 @click.command()
@@ -15,6 +15,7 @@ from mrl.cli.options import device_option, model_option, store_option, weights_o
 @model_option
 @weights_option
 @click.option("--dim", type=int, help="Compare prefixes of this length; all dimensions by default.")
+@depth_option
 @click.option(
     "--threshold", type=click.FloatRange(-1.0, 1.0), help="Accept from this raw cosine on; without it no decision is made."
 )
@@ -28,6 +29,7 @@ def command(
     model: str,
     weights: str | None,
     dim: int | None,
+    depth: int | None,
     threshold: float | None,
     prior: float | None,
     max_far: float | None,
@@ -47,6 +49,8 @@ def command(
 
     name = enrolled_name(first, store)
     if name is not None:
+        if depth is not None:
+            raise click.UsageError("--depth is for two recordings; voices are enrolled and verified by the whole network")
         found = verify_enrolled(
             model,
             name,
@@ -66,6 +70,7 @@ def command(
             second,
             weights=weights,
             dim=dim,
+            depth=depth,
             threshold=threshold,
             prior=prior,
             max_false_accept=max_far,

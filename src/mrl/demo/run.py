@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 from mrl.demo.corpus import DemoCorpus, split_corpus, synthetic_voices
+from mrl.errors import CheckpointError, InputError
 from mrl.evaluation import UNMODIFIED_BACKBONE, EvaluationResult, evaluate_model, read_trials, write_report
 from mrl.matryoshka import ReDimNetMRL
-from mrl.pretrained import load_pretrained_redimnet
+from mrl.pretrained import bundled_models, load_pretrained_redimnet, write_official_checkpoint
 from mrl.training import TrainConfig, run_training
 
 _LOG = logging.getLogger(__name__)
@@ -19,6 +21,11 @@ _LOG = logging.getLogger(__name__)
 _SPEAKERS = 80
 _UTTERANCES_PER_SPEAKER = 12
 _DIMS = [8, 16, 32, 64, 128, 192, 256]
+_BACKBONE, _MATRYOSHKA = "backbone", "matryoshka"  # the folders of the two runs
+_FEW_DRAWS = 8  # crops per speaker and epoch where the network is no tiny one, so that minutes suffice
+
+BackboneKind: TypeAlias = Literal["bundled", "tiny"]
+"""The network of the model that comes with the package, or a tiny one trained on the spot."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +54,7 @@ def run_demo(
     *,
     data: Path | None = None,
     weights: str | None = None,
+    backbone: BackboneKind | None = None,
     seed: int = 0,
     num_speakers: int = _SPEAKERS,
     backbone_epochs: int = 5,
@@ -58,7 +66,9 @@ def run_demo(
     Args:
         output: folder for everything that is written; what an earlier demonstration left there is replaced.
         data: a folder with one subfolder per speaker; None makes synthetic voices.
-        weights: an official ReDimNet checkpoint as the backbone; None trains a tiny one from scratch first.
+        weights: an official ReDimNet checkpoint as the backbone.
+        backbone: which one to take without ``weights``; by default the bundled one for recordings of one's own, and for synthetic
+            voices a tiny one, which learns them from scratch.
         seed: of voices, split, training and bootstrap.
         num_speakers: how many synthetic voices.
         backbone_epochs: epochs of the tiny backbone.
@@ -67,8 +77,14 @@ def run_demo(
     Raises:
         DataError: too few speakers or recordings in ``data``.
         CheckpointError: ``weights`` cannot be used.
+        InputError: both ``weights`` and ``backbone``.
     """
     started = time.monotonic()
+    if weights is not None and backbone is not None:
+        raise InputError(f"weights are the backbone already; leave out backbone (found {backbone!r})")
+    kind: BackboneKind = backbone or ("tiny" if data is None else "bundled")
+    for name in (_BACKBONE, _MATRYOSHKA):
+        _forget_run(output / name)
     if data is None:
         _LOG.info("Making %d synthetic voices with %d utterances each", num_speakers, _UTTERANCES_PER_SPEAKER)
         data = synthetic_voices(
@@ -77,12 +93,16 @@ def run_demo(
     corpus = split_corpus(data, output, seed=seed)
     for part, (speakers, utterances) in corpus.counts.items():
         _LOG.info("%s: %d speakers, %d utterances", part, speakers, utterances)
-    if weights is None:
+    draws_per_speaker = None
+    if weights is None and kind == "tiny":
         _LOG.info("Training a tiny backbone from scratch, to stand in for a released checkpoint")
-        backbone_run = run_training(_backbone_config(corpus, output / "backbone", seed, backbone_epochs)).run_folder
+        backbone_run = run_training(_backbone_config(corpus, output / _BACKBONE, seed, backbone_epochs)).run_folder
         weights = str(backbone_run / "best" / "official.pt")
+    elif weights is None:
+        weights = str(_write_bundled_backbone(output / _BACKBONE))
+        draws_per_speaker = _FEW_DRAWS
     _LOG.info("Training the Matryoshka model on %s", weights)
-    config = _matryoshka_config(corpus, output / "matryoshka", seed, weights, stage_1_epochs, stage_2_epochs)
+    config = _matryoshka_config(corpus, output / _MATRYOSHKA, seed, weights, stage_1_epochs, stage_2_epochs, draws_per_speaker)
     model_folder = run_training(config).run_folder / "best"
     _LOG.info("Measuring on speakers that were never seen")
     evaluation = evaluate_model(
@@ -101,6 +121,24 @@ def run_demo(
     report = output / "report"
     write_report(evaluation, report)
     return DemoResult(output, model_folder, report, evaluation, corpus, time.monotonic() - started)
+
+
+def _forget_run(folder: Path) -> None:
+    """Remove the run that an earlier demonstration left, over which a new one could not begin; nothing else."""
+    if (folder / "config.yaml").is_file() and (folder / "checkpoints").is_dir():
+        shutil.rmtree(folder)
+
+
+def _write_bundled_backbone(folder: Path) -> Path:
+    """Write the network inside the bundled model as an official checkpoint, which training starts from; return the file."""
+    bundled = next(iter(bundled_models()), None)
+    if bundled is None:
+        raise CheckpointError("this installation of the package has no model in it; give --weights or --backbone tiny")
+    _LOG.info("The backbone is that of %s, which comes with the package. %s", bundled.name, bundled.release.notice)
+    checkpoint = folder / f"{bundled.name}.pt"
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    write_official_checkpoint(checkpoint, *ReDimNetMRL.from_pretrained(bundled.folder).backbone.to_official())
+    return checkpoint
 
 
 def _common(corpus: DemoCorpus, folder: Path, seed: int) -> dict[str, dict[str, Any]]:
@@ -124,9 +162,16 @@ def _backbone_config(corpus: DemoCorpus, folder: Path, seed: int, epochs: int) -
 
 
 def _matryoshka_config(
-    corpus: DemoCorpus, folder: Path, seed: int, weights: str, stage_1_epochs: int, stage_2_epochs: int
+    corpus: DemoCorpus,
+    folder: Path,
+    seed: int,
+    weights: str,
+    stage_1_epochs: int,
+    stage_2_epochs: int,
+    draws_per_speaker: int | None,
 ) -> TrainConfig:
     settings = _common(corpus, folder, seed)
+    settings["data"]["draws_per_speaker"] = draws_per_speaker
     settings["model"] = {"embed_dim": 256, "mrl_dims": _DIMS}
     settings["training"] |= {
         "num_epochs": stage_1_epochs + stage_2_epochs,

@@ -10,6 +10,7 @@ from mrl.deployment.front_end import front_end_facts
 from mrl.deployment.network import InputKind, Model, backbone_of
 from mrl.deployment.precision import Precision
 from mrl.embeddings import weights_sha256
+from mrl.embeddings.encoders import cut_of
 from mrl.evaluation.calibration_files import load_calibration
 from mrl.matryoshka import ReDimNetMRL
 from mrl.runtime.description import Description
@@ -23,6 +24,7 @@ def describe(
     backbone = backbone_of(model)
     source = _shareable(backbone.pretrained_source)
     sha256 = weights_sha256(model)
+    cut = cut_of(model)
     return Description(
         version=__version__,
         kind="matryoshka" if isinstance(model, ReDimNetMRL) else "backbone",
@@ -40,6 +42,7 @@ def describe(
         licence=str((source or {}).get("licence") or "not stated"),
         calibration=calibration,
         opset=opset,
+        cut=None if cut is None else dict(cut),
     )
 
 

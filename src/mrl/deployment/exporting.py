@@ -32,6 +32,7 @@ from mrl.deployment.runners import Runner, open_runner
 from mrl.deployment.self_test import write_self_test
 from mrl.deployment.writing import GraphBuilder
 from mrl.embeddings import open_model
+from mrl.embeddings.encoders import cut_of
 from mrl.errors import InputError
 from mrl.evaluation.hardware import hardware_line
 from mrl.evaluation.trials import TrialList
@@ -76,6 +77,7 @@ def export_model(
     output: PathLike,
     *,
     weights: PathLike | None = None,
+    depth: int | None = None,
     kind: InputKind = "waveform",
     precision: Precision = "fp32",
     calibration_audio: PathLike | None = None,
@@ -95,6 +97,8 @@ def export_model(
         spec: a model folder, an official checkpoint, or the name of a released model.
         output: the file to write.
         weights: for a released name, where its file is.
+        depth: leave a model folder's network after so many stages: the exit is exported as a network of its own, without the
+            folder's calibration, which is of the whole one.
         kind: "waveform" with the front end inside, or "features" for toolkits with their own.
         precision: "fp32", "fp16" (weights stored in 16 bit), "int8-dynamic" or "int8-static".
         calibration_audio: folder with recordings like those to come, for "int8-static".
@@ -114,9 +118,10 @@ def export_model(
     target = Path(output).expanduser()
     format_name = format_of(target)
     _check_arguments(format_name, kind, precision, calibration_audio, trials, root)
-    model = _open(spec, weights)
+    model = _open(spec, weights, depth)
+    left_early = depth is not None and cut_of(model) is not None
     reference = Reference(model, kind)
-    description = describe(model, kind, "fp32", opset=None, calibration=calibration_of_folder(spec))
+    description = describe(model, kind, "fp32", opset=None, calibration=None if left_early else calibration_of_folder(spec))
     speech = [] if calibration_audio is None else calibration_waveforms(Path(calibration_audio), description.minimum_samples)
     builder = GraphBuilder(reference, description, speech)
     data = None
@@ -174,8 +179,8 @@ def _check_arguments(
         raise InputError("a trial list (--trials) and the folder of its recordings (--root) go together; found only one")
 
 
-def _open(spec: PathLike, weights: PathLike | None) -> Model:
-    model = open_model(spec, weights=weights)
+def _open(spec: PathLike, weights: PathLike | None, depth: int | None) -> Model:
+    model = open_model(spec, weights=weights, depth=depth)
     if not isinstance(model, (ReDimNet, ReDimNetMRL)):
         raise InputError(f"{os.fspath(spec)} is an exported file already; export the model folder or checkpoint it was made from")
     return model

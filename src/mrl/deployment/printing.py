@@ -12,6 +12,8 @@ def export_lines(report: ExportReport) -> Iterator[str]:
     """Yield what the command line tells about an export."""
     about = report.description
     yield f"{report.path}: {about.kind}, {about.input} in, {about.embed_dim} numbers out, {about.precision}"
+    if about.cut is not None:
+        yield f"the first {about.cut['depth']} of {about.cut['stages']} stages, by an early exit"
     yield f"{report.num_bytes:,} bytes"
     seconds = [point.seconds for point in report.points]
     lengths = f"{min(seconds):g} s to {max(seconds):g} s"

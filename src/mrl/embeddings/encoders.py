@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, cast
 
 from torch import Tensor, nn
 
@@ -12,7 +12,11 @@ from mrl.runtime import OnnxEmbedder
 from mrl.runtime.embedder import Matrix, unit_prefix
 
 if TYPE_CHECKING:
+    from typing import TypeGuard
+
     from typing_extensions import TypeIs
+
+    from mrl.matryoshka.cutting import Cut
 
 
 class Backbone(Protocol):
@@ -68,6 +72,11 @@ class ExportedEncoder:
         return self.embedder.model_hash
 
     @property
+    def cut(self) -> Cut | None:
+        """Where it ends if it is the first stages of another network; None for a whole one."""
+        return cast("Cut | None", self.embedder.description.cut)
+
+    @property
     def unit_length(self) -> bool:
         """Whether :meth:`embed` gives embeddings of unit length."""
         return False
@@ -100,6 +109,17 @@ Encoder: TypeAlias = "Backbone | MatryoshkaEncoder | ExportedEncoder"
 def is_matryoshka(model: Encoder) -> TypeIs[MatryoshkaEncoder]:
     """Return whether a network has a Matryoshka head and a backbone to compare it with."""
     return hasattr(model, "mrl_dims") and hasattr(model, "project")
+
+
+def has_own_backbone(model: Encoder) -> TypeGuard[MatryoshkaEncoder]:
+    """Return whether the backbone in a network has an embedding of its own to compare with: not where it was cut off early."""
+    return is_matryoshka(model) and cut_of(model) is None
+
+
+def cut_of(model: Encoder) -> Cut | None:
+    """Return where a network ends that is the first stages of another one; None for a whole one."""
+    cut: Cut | None = getattr(model, "cut", None)
+    return cut
 
 
 def gives_unit_length(model: Encoder) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mrl.embeddings.encoders import Encoder, gives_unit_length
+from mrl.embeddings.encoders import Encoder, cut_of, gives_unit_length
 from mrl.embeddings.extract import EmbeddedFiles, embed_files
 from mrl.embeddings.formats import check_suffix, save_embeddings
 from mrl.embeddings.mapping import failure_summary
@@ -62,8 +62,12 @@ def embed_to_file(
 
 
 def describe_embeddings(model: Encoder, model_name: str, dim: int, max_seconds: float | None) -> dict[str, Any]:
-    """Return the metadata of a file of embeddings: what they were made with."""
-    return {
+    """Return the metadata of a file of embeddings: what they were made with.
+
+    ``model_sha256`` is of the very network that made them. Where it was left early, ``depth`` says after how many stages, and
+    ``whole_model_sha256`` is of the whole network, with whose embeddings they may be compared.
+    """
+    facts = {
         "model": model_name,
         "model_sha256": weights_sha256(model),
         "dim": dim,
@@ -71,6 +75,8 @@ def describe_embeddings(model: Encoder, model_name: str, dim: int, max_seconds: 
         "max_seconds": max_seconds,
         "package": f"redimnet-mrl {__version__}",
     }
+    cut = cut_of(model)
+    return facts if cut is None else {**facts, "depth": cut["depth"], "whole_model_sha256": cut["whole_sha256"]}
 
 
 def score_files(

@@ -59,8 +59,15 @@ def calibrate_model(
     """
     from mrl.embeddings import embed_files, open_model
     from mrl.matryoshka.saving import read_model_config
+    from mrl.pretrained import find_bundled
 
     if not Path(folder).is_dir():
+        bundled = find_bundled(folder)
+        if bundled is not None:
+            raise InputError(
+                f"{bundled.name} belongs to the package, and a calibration is kept inside the model folder; make a copy of your "
+                f"own (mrl pretrained copy {bundled.name} FOLDER) and calibrate that"
+            )
         raise InputError(
             f"{os.fspath(folder)} is not a model folder, and a calibration is kept inside one; "
             "write the model with save_pretrained (or train one) and calibrate the folder"

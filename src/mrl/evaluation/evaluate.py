@@ -242,7 +242,7 @@ def evaluate_model(
         DataError: missing or unreadable files (all of them counted), or as :func:`evaluate_systems`.
         InputError: unusable arguments.
     """
-    from mrl.embeddings.encoders import is_matryoshka
+    from mrl.embeddings.encoders import has_own_backbone, is_matryoshka
     from mrl.evaluation.embedding import embed_utterances
 
     if dims is None:
@@ -264,7 +264,7 @@ def evaluate_model(
         "show_progress": show_progress,
     }
     model_name = name or ("matryoshka" if is_matryoshka(model) else "backbone")
-    own = baseline == "own" and is_matryoshka(model)
+    own = baseline == "own" and has_own_backbone(model)
     matrices = embed_utterances(model, trials, root, own_backbone=own, **settings)
     systems = [SystemEmbeddings(model_name, matrices[0], chosen)]
     if own:

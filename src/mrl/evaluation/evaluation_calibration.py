@@ -22,19 +22,22 @@ CALIBRATE_ON: tuple[CalibrateOn, ...] = ("model", "held-out", "none")
 _PRIOR = 0.01
 
 
-def calibration_of(spec: str, *, plain: bool) -> tuple[Calibration | None, str]:
+def calibration_of(spec: str, *, plain: bool, depth: int | None = None) -> tuple[Calibration | None, str]:
     """Return the calibration of a model folder, and what a reader should know where there is one that cannot be used.
 
     Args:
         spec: what the user called the system.
         plain: whether scores are raw cosines of whole recordings; a calibration holds for nothing else.
+        depth: after so many stages the folder's network is left; a calibration holds for all of them only.
 
     Raises:
         CheckpointError: the calibration is damaged or belongs to other weights.
     """
     found = load_calibration(spec) if Path(spec).is_dir() else None
-    if found is None or plain:
+    if found is None or (plain and depth is None):
         return found, ""
+    if depth is not None:
+        return None, f"The calibration of {Path(spec).name} is not used: it holds for the whole network, not for depth {depth}."
     return None, f"The calibration of {Path(spec).name} is not used: it holds for raw cosines of whole recordings."
 
 

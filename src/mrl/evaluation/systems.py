@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mrl.embeddings.encoders import is_matryoshka
+from mrl.embeddings.encoders import cut_of, has_own_backbone, is_matryoshka
 from mrl.embeddings.formats import READABLE_SUFFIXES, EmbeddingTable, load_embeddings
 from mrl.embeddings.models import CHECKPOINT_SUFFIXES, open_model, weights_sha256
 from mrl.embeddings.sharded import embeddings_sha256, holds_embeddings
@@ -40,6 +40,12 @@ class NetworkSystem:
     sha256: str
     own_name: str | None = None
     own_dims: tuple[int, ...] = ()
+
+    @property
+    def depth(self) -> int | None:
+        """After so many stages the network ends, if it is the first stages of another one; None for a whole network."""
+        cut = cut_of(self.model)
+        return None if cut is None else cut["depth"]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -84,6 +90,7 @@ def open_lineup(
     *,
     weights: str | None = None,
     dims: Sequence[int] | None = None,
+    depth: int | None = None,
     own_backbone: bool = True,
     baseline: str | None = None,
     device: str = "cpu",
@@ -98,6 +105,7 @@ def open_lineup(
         weights: for a released name, where its file is.
         dims: prefix lengths; by default each model's own, and those of the Matryoshka models for everything else beside them. A
             system shorter than a length is measured whole instead.
+        depth: leave every network in ``specs`` after so many stages, but not the baseline; these have no own backbone to measure.
         own_backbone: measure the backbone inside each Matryoshka model, too (each different one once), unless ``baseline`` is
             given.
         baseline: one more network to compare with.
@@ -114,11 +122,12 @@ def open_lineup(
     for option, value in (("weights", weights), ("baseline", baseline)):
         if value is not None and len(tables) == len(specs):
             raise InputError(f"{option} does not go with a file of embeddings ({specs[0]}); leave it out")
-    names = short_names(specs)
-    opened = {name: _open(spec, weights, device) for name, spec in zip(names, specs, strict=True)}
+    at_depth = "" if depth is None else f" (depth {depth})"
+    names = tuple(f"{name}{at_depth}" for name in short_names(specs))
+    opened = {name: _open(spec, weights, device, depth) for name, spec in zip(names, specs, strict=True)}
     if len(specs) == 1 and not tables:  # beside its own backbone, a single model needs no name of its own
         model = opened.pop(names[0])
-        names = ("matryoshka" if hasattr(model, "mrl_dims") else "backbone",)
+        names = (("matryoshka" if hasattr(model, "mrl_dims") else "backbone") + at_depth,)
         opened[names[0]] = model
     common = sorted({dim for model in opened.values() if hasattr(model, "mrl_dims") for dim in model.mrl_dims})
     wanted = tuple(dims) if dims is not None else tuple(common) or None
@@ -164,12 +173,14 @@ def _candidates(spec: str) -> list[str]:
     return [*short, *("/".join(parts[-count:]) for count in range(1, len(parts) + 1)), spec]
 
 
-def _open(spec: str, weights: str | None, device: str) -> Any:
+def _open(spec: str, weights: str | None, device: str, depth: int | None) -> Any:
     path = Path(spec)
     if holds_embeddings(path):
+        if depth is not None:
+            raise InputError(f"depth does not go with a file of embeddings ({spec}); make it with mrl embed --depth {depth}")
         return load_embeddings(path)
     has_weights = path.is_dir() or path.suffix.lower() in CHECKPOINT_SUFFIXES
-    return open_model(spec, weights=None if has_weights and weights is None else weights, device=device)
+    return open_model(spec, weights=None if has_weights and weights is None else weights, device=device, depth=depth)
 
 
 def _width(model: Any) -> int:
@@ -192,7 +203,7 @@ def _with_own_backbones(systems: Sequence[System]) -> list[System]:
     known = {system.sha256 for system in systems if isinstance(system, NetworkSystem) and not is_matryoshka(system.model)}
     found: list[tuple[int, bool]] = []
     for place, system in enumerate(systems):
-        if isinstance(system, NetworkSystem) and is_matryoshka(system.model):
+        if isinstance(system, NetworkSystem) and has_own_backbone(system.model):
             backbone = weights_sha256(system.model.backbone)
             if backbone not in known:
                 known.add(backbone)

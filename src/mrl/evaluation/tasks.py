@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from mrl.embeddings.encoders import cut_of
 from mrl.embeddings.sharded import holds_embeddings
 from mrl.errors import DataError, InputError
 from mrl.evaluation.bootstrap import SpeakerResamples
@@ -29,7 +30,7 @@ from mrl.evaluation.protocol import Protocol
 from mrl.evaluation.result import EvaluationResult, ProtocolFacts
 from mrl.evaluation.speakers import speakers_of_trials
 from mrl.evaluation.strata import figures_of_strata, read_column, strata_of_column
-from mrl.evaluation.systems import Lineup, NetworkSystem, TableSystem, open_lineup
+from mrl.evaluation.systems import Lineup, NetworkSystem, System, TableSystem, open_lineup
 from mrl.evaluation.trials import TrialList
 
 __all__ = ["Extraction", "evaluate_spec", "evaluate_specs", "report_folders"]
@@ -77,6 +78,7 @@ def evaluate_specs(
     *,
     weights: str | None = None,
     dims: Sequence[int] | None = None,
+    depth: int | None = None,
     own_backbone: bool = True,
     baseline: str | None = None,
     bootstrap: int = 1000,
@@ -101,6 +103,7 @@ def evaluate_specs(
         root: the data root; needed for models, refused where there are only embedding files and no strata.
         weights: for a released name, where its file is.
         dims: prefix lengths.
+        depth: leave the networks of ``specs`` (model folders with exits) after so many stages; the baseline is a whole network.
         own_backbone: measure the unmodified backbone inside a Matryoshka model beside it, unless ``baseline`` is given.
         baseline: another network to compare with.
         bootstrap: resamples of the speakers for 95 % intervals and tests; 0 for none.
@@ -130,9 +133,11 @@ def evaluate_specs(
     cohort = None if protocol.cohort is None else open_cohort(protocol.cohort, speakers=speakers)
     if cohort is not None:
         cohort.require_speakers(protocol.as_norm_top)
-    lineup = open_lineup(specs, weights=weights, dims=dims, own_backbone=own_backbone, baseline=baseline, device=how.device)
+    lineup = open_lineup(
+        specs, weights=weights, dims=dims, depth=depth, own_backbone=own_backbone, baseline=baseline, device=how.device
+    )
     _check_cohort(cohort, lineup)
-    calibrations, warnings = _calibrations(lineup, protocol, calibrate_on)
+    calibrations, warnings = _calibrations(lineup, protocol, calibrate_on, left_early=depth is not None)
     for trials in lists:  # what is wrong with a list should show before hours of work
         trials.require_both_classes()
         if calibrate_on == "held-out":
@@ -254,13 +259,13 @@ def _check_cohort(cohort: Cohort | None, lineup: Lineup) -> None:
 
 
 def _calibrations(
-    lineup: Lineup, protocol: Protocol, calibrate_on: CalibrateOn
+    lineup: Lineup, protocol: Protocol, calibrate_on: CalibrateOn, *, left_early: bool
 ) -> tuple[dict[str, Calibration], tuple[str, ...]]:
     """The calibrations of model folders by system, and what a reader should know about those left out."""
     found: dict[str, Calibration] = {}
     warnings = []
     for system in lineup.networks if calibrate_on == "model" else ():
-        calibration, warning = calibration_of(system.spec, plain=protocol.is_plain)
+        calibration, warning = calibration_of(system.spec, plain=protocol.is_plain, depth=system.depth if left_early else None)
         if calibration is not None:
             found[system.name] = calibration
         if warning:
@@ -326,11 +331,21 @@ def _provenance(
         facts |= {"embeddings_sha256": first.sha256, "embeddings_metadata": first.table.metadata}
     else:
         facts["model_sha256"] = first.sha256
+        cut = cut_of(first.model)
+        if cut is not None:
+            facts |= {"depth": f"{cut['depth']} of {cut['stages']} stages", "whole_model_sha256": cut["whole_sha256"]}
     if baseline is not None:
         facts |= {"baseline": baseline, "baseline_sha256": lineup.systems[-1].sha256}
-    facts["systems"] = [{"name": system.name, "given_as": system.spec, "sha256": system.sha256} for system in lineup.systems]
+    facts["systems"] = [_system_facts(system) for system in lineup.systems]
     if lineup.networks:
         facts |= {"data_root": str(root), "max_seconds": how.max_seconds}
+    return facts
+
+
+def _system_facts(system: System) -> dict[str, Any]:
+    facts: dict[str, Any] = {"name": system.name, "given_as": system.spec, "sha256": system.sha256}
+    if isinstance(system, NetworkSystem) and system.depth is not None:
+        facts["depth"] = system.depth
     return facts
 
 

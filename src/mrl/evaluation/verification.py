@@ -26,7 +26,7 @@ class Verification:
         same_speaker: the decision; None for none.
         prior: that the threshold stands for; None if it stands for something else.
         max_false_accept: likewise a false accept rate on the calibration trials.
-        calibrated_dims: the dims that the model's calibration covers; empty without one.
+        calibrated_dims: the dims that the model's calibration covers; empty without one, and where the network was left early.
     """
 
     score: float
@@ -46,6 +46,7 @@ def verify_files(
     *,
     weights: str | None = None,
     dim: int | None = None,
+    depth: int | None = None,
     threshold: float | None = None,
     prior: float | None = None,
     max_false_accept: float | None = None,
@@ -62,6 +63,7 @@ def verify_files(
         first, second: the recordings.
         weights: for a released name, where its file is.
         dim: compare prefixes of this length; all dimensions by default.
+        depth: leave a model folder's network after so many stages; the calibration, which is of the whole one, is then left out.
         threshold: accept from this raw cosine on.
         prior: decide at this probability of a same-speaker trial; the calibration's own by default.
         max_false_accept: decide at this false accept rate of the calibration trials instead.
@@ -75,12 +77,13 @@ def verify_files(
     given = [value is not None for value in (threshold, prior, max_false_accept)]
     if sum(given) > 1:
         raise InputError("give one of threshold (a raw cosine), prior and max-far, not several")
-    calibration, network = _open(model, weights, device, with_calibration=threshold is None)
+    calibration, network = _open(model, weights, device, depth, with_calibration=threshold is None)
     known = () if calibration is None else tuple(sorted(calibration.dims))
     chosen = network.embed_dim if dim is None else dim
     calibrated = calibration is not None and chosen in known
     if (prior is not None or max_false_accept is not None) and not calibrated:
         covered = f"its calibration covers the dims {', '.join(map(str, known))}" if known else "it has no calibration"
+        covered = f"a calibration is of the whole network, not of depth {depth}" if network.left_early else covered
         raise InputError(
             f"{os.fspath(model)} gives no log-likelihood ratio at dim {chosen}: {covered}; "
             "make one with mrl calibrate, or give a raw-cosine threshold"
@@ -107,20 +110,23 @@ def verify_files(
 class _Network:
     embed_dim: int
     score: Callable[[str | os.PathLike[str], str | os.PathLike[str], int | None], float]
+    left_early: bool = False
 
 
 def _open(
-    model: str | os.PathLike[str], weights: str | None, device: str, *, with_calibration: bool
+    model: str | os.PathLike[str], weights: str | None, device: str, depth: int | None, *, with_calibration: bool
 ) -> tuple[Calibration | None, _Network]:
     path = Path(model).expanduser()
-    if path.suffix.lower() == ".onnx" and weights is None and device == "cpu":
+    if path.suffix.lower() == ".onnx" and weights is None and device == "cpu" and depth is None:
         return _open_exported(path, with_calibration)
     from mrl.embeddings import open_model, score_files
+    from mrl.embeddings.encoders import cut_of
 
-    calibration = load_calibration(model) if with_calibration and path.is_dir() else None
-    network = open_model(model, weights=weights, device=device)
+    network = open_model(model, weights=weights, device=device, depth=depth)
+    left_early = depth is not None and cut_of(network) is not None
+    calibration = load_calibration(model) if with_calibration and path.is_dir() and not left_early else None
     return calibration, _Network(
-        int(network.embed_dim), lambda first, second, dim: score_files(network, first, second, target_dim=dim)
+        int(network.embed_dim), lambda first, second, dim: score_files(network, first, second, target_dim=dim), left_early
     )
 
 

@@ -42,7 +42,8 @@ def create_mrl_from_pretrained(
     """Load a released ReDimNet and turn it into a Matryoshka model that scores exactly like it.
 
     The head starts as the pretrained embedding, rotated so that its energy comes first: at 192 and more dimensions all cosines
-    are those of the pretrained model, and shorter prefixes are good before any training.
+    are those of the pretrained model, and shorter prefixes are good before any training. Of the heads that need no recordings it
+    won the accuracy study (docs/accuracy-study.md); what to do with recordings stands there, too.
 
     Args:
         model_name: ``b0`` to ``b6``, ``S`` or ``M``.
@@ -94,6 +95,7 @@ def get_model_info(model: ReDimNet | ReDimNetMRL) -> dict[str, Any]:
     if isinstance(model, ReDimNetMRL):
         info |= {
             "mrl_dims": list(model.mrl_dims),
+            "depths": list(model.depths),
             "backbone_parameters": sum(parameter.numel() for parameter in backbone.parameters()),
             "projection_parameters": sum(parameter.numel() for parameter in model.projection.parameters()),
             "backbone_frozen": model.backbone_frozen,

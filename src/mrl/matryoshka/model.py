@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, overload
@@ -11,12 +12,17 @@ from torch import Tensor, nn
 
 from mrl.backbone import Audio, ReDimNet, ReDimNetConfig
 from mrl.backbone.inference_copy import fold_norm, refuse_copy
+from mrl.backbone.state_hash import state_sha256
 from mrl.backbone.waveforms import as_batch
-from mrl.errors import CheckpointError, InputError, MRLError
+from mrl.errors import CheckpointError, InputError, MRLError, TrainingError
 from mrl.matryoshka.affine import AffineMap, pretrained_map
 from mrl.matryoshka.closed_form import Method, fit_projection
+from mrl.matryoshka.cutting import Cut, cut_backbone, read_cut
+from mrl.matryoshka.exits import EarlyExit, checked_exit_depth
+from mrl.matryoshka.half_precision import in_half_precision
 from mrl.matryoshka.projection import MatryoshkaProjection
 from mrl.matryoshka.saving import read_model_folder, write_model_folder
+from mrl.pretrained import Release, model_folder
 
 BatchNormStatistics = Literal["frozen", "update"]
 
@@ -41,10 +47,12 @@ class ReDimNetMRL(nn.Module):
         self.backbone = backbone
         self.projection = MatryoshkaProjection(backbone.pooled_dim, embed_dim)
         self.mrl_dims = checked_dims(mrl_dims, embed_dim)
+        self.exits = nn.ModuleDict()  # EarlyExit by depth, as text
         self.backbone_frozen = False
         self.batch_norm_statistics: BatchNormStatistics = "frozen"
         # Whether the backbone still is the pretrained one, and its own embedding the baseline to compare with.
         self.backbone_is_unmodified = True
+        self.cut: Cut | None = None  # of which model this is the beginning; None for a whole one
         self._let_backbone_train()
         self.to(backbone.device)
 
@@ -68,6 +76,11 @@ class ReDimNetMRL(nn.Module):
         """Where the model lies."""
         return self.projection.weight.device
 
+    @property
+    def depths(self) -> tuple[int, ...]:
+        """After how many stages an embedding can be had, ascending; the last is the whole network."""
+        return (*sorted(int(depth) for depth in self.exits), len(self.backbone.config.stages))
+
     @overload
     def __call__(
         self,
@@ -76,6 +89,7 @@ class ReDimNetMRL(nn.Module):
         target_dim: int | None = None,
         *,
         return_all_dims: Literal[True],
+        depth: int | None = None,
     ) -> dict[int, Tensor]: ...
 
     @overload
@@ -85,6 +99,7 @@ class ReDimNetMRL(nn.Module):
         lengths: Tensor | Sequence[int] | None = None,
         target_dim: int | None = None,
         return_all_dims: Literal[False] = False,
+        depth: int | None = None,
     ) -> Tensor: ...
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -96,33 +111,41 @@ class ReDimNetMRL(nn.Module):
         lengths: Tensor | Sequence[int] | None = None,
         target_dim: int | None = None,
         return_all_dims: bool = False,
+        depth: int | None = None,
     ) -> Tensor | dict[int, Tensor]:
         """Return speaker embeddings of unit length.
 
-        The network runs in full whatever the length asked for: a short prefix saves storage and search, not encoding time.
+        The network runs in full whatever the length asked for: a short prefix saves storage and search, not encoding time. That
+        is what ``depth`` is for.
 
         Args:
             audio: a path, a waveform ``(samples,)``, ``(batch, samples)``, ``(batch, 1, samples)``, or a list of waveforms.
             lengths: ``(batch,)`` samples per item of a padded batch.
             target_dim: prefix length, any from 1 to :attr:`embed_dim`; None for the full embedding.
             return_all_dims: return every length of :attr:`mrl_dims` instead.
+            depth: stop after so many stages, one of :attr:`depths`; None for the whole network. Others than the whole are there
+                after :func:`mrl.fit_exits` only.
 
         Returns:
             ``(batch, target_dim)``, or ``(target_dim,)`` for a path or a single waveform; with ``return_all_dims`` a dictionary
             from length to such a tensor.
 
         Raises:
-            InputError: unusable audio, or a length that the model does not have.
+            InputError: unusable audio, or a length or depth that the model does not have.
             AudioLoadingError: a path that cannot be decoded.
         """
         if return_all_dims and target_dim is not None:
             raise InputError(f"target_dim={target_dim} and return_all_dims=True exclude each other; give one of them")
         if target_dim is not None:
             self.projection.check_dim(target_dim)
+        early = None if depth is None or (type(depth) is int and depth == self.depths[-1]) else self._exit(depth)
         waveform, counts, single = as_batch(
             audio, lengths, sample_rate=self.sample_rate, minimum_samples=self.backbone.minimum_samples, device=self.device
         )
-        raw = self.project(self.backbone.pooled_statistics(waveform, counts), target_dim)
+        if early is None:
+            raw = self.project(self.backbone.pooled_statistics(waveform, counts), target_dim)
+        else:
+            raw = early(*self.backbone.early_statistics(waveform, counts, sums=[early.weighted_sum]), target_dim)
         if single:
             raw = raw.squeeze(0)
         if return_all_dims:
@@ -137,6 +160,59 @@ class ReDimNetMRL(nn.Module):
         """Map pooled statistics ``(batch, pooled_dim)`` to raw embeddings ``(batch, target_dim)``, not of unit length."""
         raw: Tensor = self.projection(self.backbone.normalise_pooled(pooled), target_dim)
         return raw
+
+    def add_exits(self, depths: Iterable[int]) -> None:
+        """Make room for an exit after each of so many stages; :func:`mrl.fit_exits` does so and fits them.
+
+        An exit that is there already is made anew. The model goes into eval mode: with exits it cannot be trained.
+
+        Raises:
+            InputError: a depth that is not from 1 to one less than the stages of the network.
+            TrainingError: this model is an inference copy.
+        """
+        refuse_copy(self.backbone, "given exits")
+        for depth in [checked_exit_depth(one, len(self.backbone.config.stages)) for one in depths]:
+            self.exits[str(depth)] = EarlyExit(self.backbone, depth, self.embed_dim)
+        if self.exits:
+            self.eval()
+
+    def remove_exits(self) -> None:
+        """Leave the whole network alone, which may then be trained."""
+        self.exits = nn.ModuleDict()
+
+    @torch.no_grad()
+    def at_depth(self, depth: int) -> ReDimNetMRL:
+        """Return the first stages as a smaller model of its own (a copy), with the results of ``depth``.
+
+        It holds no later stages and no exits, and goes wherever a whole model goes: it is saved, exported and optimised for
+        inference like one. :attr:`cut` says where it comes from. The whole depth gives a copy without exits.
+
+        Raises:
+            InputError: a depth that the model does not have.
+            TrainingError: this model is an inference copy; cut first.
+        """
+        refuse_copy(self.backbone, "cut")
+        if type(depth) is int and depth == self.depths[-1]:
+            whole = copy.deepcopy(self)
+            whole.remove_exits()
+            return whole.eval()
+        early = self._exit(depth)
+        result = ReDimNetMRL(cut_backbone(self.backbone, early), self.embed_dim, self.mrl_dims)
+        result.projection.load_state_dict(early.projection.state_dict())
+        result.backbone_is_unmodified = False  # its own embedding is the exit's, not the pretrained one
+        whole_sha256 = state_sha256(self, without="exits.") if self.cut is None else self.cut["whole_sha256"]
+        stages = self.depths[-1] if self.cut is None else self.cut["stages"]
+        result.cut = Cut(depth=depth, stages=stages, whole_sha256=whole_sha256)
+        return result.eval()
+
+    def _exit(self, depth: int) -> EarlyExit:
+        found = self.exits[str(depth)] if type(depth) is int and str(depth) in self.exits else None
+        if not isinstance(found, EarlyExit):
+            raise InputError(
+                f"depth={depth!r} is not available; this model has {', '.join(map(str, self.depths))} "
+                f"({self.depths[-1]} is the whole network); mrl fit-exits, or mrl.fit_exits, adds others"
+            )
+        return found
 
     def freeze_backbone(self) -> None:
         """Keep every parameter and buffer of the backbone as it is, whatever ``train()`` says, until it is unfrozen."""
@@ -162,6 +238,11 @@ class ReDimNetMRL(nn.Module):
         """Switch between training and evaluation; what is frozen stays in evaluation mode."""
         if mode:
             refuse_copy(self.backbone, "trained")
+            if self.exits:
+                raise TrainingError(
+                    "a model with exits cannot be trained: they were fitted to the network as it is; call remove_exits(), train, "
+                    "and fit them again"
+                )
         super().train(mode)
         if self.backbone_frozen:
             self.backbone.eval()
@@ -195,8 +276,17 @@ class ReDimNetMRL(nn.Module):
         """Set the head in closed form from pooled statistics ``(utterances, pooled_dim)`` and speaker labels ``(utterances,)``.
 
         See :func:`mrl.matryoshka.fit_projection` for methods and options.
+
+        Raises:
+            InputError: unusable statistics, labels or options.
+            TrainingError: the model has exits, which would go on following the old head, or is an inference copy.
         """
         refuse_copy(self.backbone, "fitted")
+        if self.exits:
+            raise TrainingError(
+                "the head of a model with exits cannot be fitted: they follow the head as it is; call remove_exits(), fit the "
+                "head, and fit them again"
+            )
         features = self.backbone.normalise_pooled(pooled.to(self.device)).double().cpu()
         options.setdefault("embed_dim", self.embed_dim)
         options.setdefault("base", pretrained_map(self.backbone))
@@ -222,8 +312,11 @@ class ReDimNetMRL(nn.Module):
         weight, bias = fold_norm(self.projection.weight, self.projection.bias, self.backbone.pooled_norm)
         result.projection.weight.copy_(weight)
         result.projection.bias.copy_(bias)
+        for depth in self.depths[:-1]:
+            result.exits[str(depth)] = self._exit(depth).inference_copy(self.backbone, result.backbone)
         result.backbone_frozen = True
         result.backbone_is_unmodified = self.backbone_is_unmodified
+        result.cut = self.cut
         result.projection.requires_grad_(False)
         return result.eval()
 
@@ -247,37 +340,66 @@ class ReDimNetMRL(nn.Module):
         result.load_state_dict(kept)
         return result.eval()
 
-    def save_pretrained(self, folder: str | os.PathLike[str], *, training: dict[str, Any] | None = None) -> None:
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        training: dict[str, Any] | None = None,
+        release: Release | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         """Write ``model.safetensors``, ``config.json`` and a model card ``README.md`` into ``folder``, each atomically.
 
         Args:
             folder: made if absent.
             training: facts on the training (data, measured error rates) for the model card and ``config.json``.
+            release: what is stated to others about the model, for both.
+            dtype: of the weights in the file: float32, or float16 for half the size, see
+                :func:`mrl.matryoshka.half_precision.in_half_precision`. The model that is loaded again computes in float32.
+
+        Raises:
+            InputError: another ``dtype``.
         """
         refuse_copy(self.backbone, "saved")
+        if dtype not in (torch.float32, torch.float16):
+            raise InputError(f"dtype={dtype} cannot be saved; expected torch.float32 or torch.float16")
+        tensors: dict[str, Tensor] = self.state_dict()
+        if dtype == torch.float16:
+            tensors = in_half_precision(tensors, {name for name, _ in self.named_buffers()})
         description = {
             "embed_dim": self.embed_dim,
             "mrl_dims": list(self.mrl_dims),
             "sample_rate": self.sample_rate,
+            "weights_dtype": str(dtype).removeprefix("torch."),
+            "exits": list(self.depths[:-1]),
+            "cut": self.cut,
             "backbone_is_unmodified": self.backbone_is_unmodified,
             "pretrained_source": self.backbone.pretrained_source,
             "model_config": self.backbone.config.to_model_config(),
             "training": training,
+            "release": None if release is None else release.to_dict(),
         }
-        write_model_folder(folder, self.state_dict(), description)
+        write_model_folder(folder, tensors, description)
 
     @classmethod
     def from_pretrained(cls, folder: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> ReDimNetMRL:
-        """Load a model that :meth:`save_pretrained` wrote, in eval mode.
+        """Load a model that :meth:`save_pretrained` wrote, or one that comes with the package, in eval mode.
+
+        Args:
+            folder: a model folder, or a name of :func:`mrl.bundled_models` such as ``"mrl-b0-demo"``. A folder that exists wins
+                over a name.
+            device: where the model goes.
 
         Raises:
-            CheckpointError: the folder or a file in it is absent, damaged or of another kind.
+            CheckpointError: no such folder or name, or the folder or a file in it is damaged or of another kind.
         """
-        config, tensors = read_model_folder(folder)
+        config, tensors = read_model_folder(model_folder(folder))
         try:
             backbone = ReDimNet(ReDimNetConfig.from_model_config(config["model_config"]))
             model = cls(backbone, config["embed_dim"], config["mrl_dims"])
-            model.load_state_dict(tensors, strict=True)
+            model.add_exits(config.get("exits", ()))  # absent in folders of earlier versions
+            model.cut = read_cut(config.get("cut"), model.depths[-1])
+            model.load_state_dict(tensors, strict=True)  # float16 weights are copied into float32 parameters
         except (RuntimeError, MRLError) as error:
             detail = " ".join(str(error).split())
             raise CheckpointError(f"{folder} does not hold the model that its config.json describes: {detail}") from error

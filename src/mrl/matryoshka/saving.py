@@ -15,6 +15,7 @@ from torch import Tensor
 from mrl.errors import CheckpointError
 from mrl.files import atomic_path, sha256_of, write_json, write_text
 from mrl.matryoshka.model_card import model_card
+from mrl.pretrained import bundled_names
 from mrl.version import __version__
 
 FORMAT = "redimnet-mrl/1"
@@ -83,8 +84,9 @@ def read_model_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
     """
     path = Path(folder) / CONFIG
     if not path.is_file():
-        what = "is not a folder" if not Path(folder).is_dir() else f"has no {CONFIG}"
-        raise CheckpointError(f"{folder} {what}; expected a model folder as save_pretrained writes it")
+        bundled = f" and no model of the package ({', '.join(bundled_names()) or 'there is none'})"
+        what = f"is not a folder{bundled}" if not Path(folder).is_dir() else f"has no {CONFIG}"
+        raise CheckpointError(f"{folder} {what}; expected a model folder as save_pretrained writes it ({CONFIG} and {WEIGHTS})")
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

@@ -1,4 +1,4 @@
-"""Released ReDimNet checkpoints: what there is, fetching and verifying a file, and loading it exactly.
+"""Released ReDimNet checkpoints and the models of the package: what there is, fetching and verifying a file, loading it exactly.
 
 The registry needs no torch; the other names are imported when first used, so that listing checkpoints stays instant.
 """
@@ -8,7 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mrl.lazy import lazy_attributes
+from mrl.pretrained.bundled import BundledModel, bundled_models, bundled_names, copy_bundled, find_bundled, model_folder
 from mrl.pretrained.registry import PretrainedCheckpoint, VoxCeleb1EER, find_by_name, find_checkpoint, list_pretrained
+from mrl.pretrained.release import Release, ReleaseCorpus, ReleaseRate, ReleaseResult
 
 if TYPE_CHECKING:
     from mrl.pretrained.checkpoint import OfficialCheckpoint, read_official_checkpoint, write_official_checkpoint
@@ -35,6 +37,16 @@ __all__ = [
     "list_pretrained",
     "find_checkpoint",
     "find_by_name",
+    "BundledModel",
+    "bundled_models",
+    "bundled_names",
+    "copy_bundled",
+    "find_bundled",
+    "model_folder",
+    "Release",
+    "ReleaseCorpus",
+    "ReleaseRate",
+    "ReleaseResult",
     "load_pretrained_redimnet",
     "verify_checkpoint",
     "CheckpointReport",

@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 
 from mrl.errors import CheckpointError, DownloadError, InputError
 from mrl.files import sha256_of
+from mrl.pretrained.bundled import bundled_names
 from mrl.pretrained.cache import CacheRecord, checkpoint_folder, read_record, record_path, write_record
 from mrl.pretrained.registry import PretrainedCheckpoint, find_by_file_name, find_by_sha256
 from mrl.pretrained.transfer import TransferSettings, discard_partial, fetch_url, is_http_url
@@ -244,8 +245,13 @@ def _how_to_go_on(wanted: _Wanted) -> str:
         return f"Without a network: fetch {wanted.source} by other means and pass weights=FILE"
     return (
         f"Without a network: fetch {wanted.checkpoint.url} by other means and put it at {wanted.path}, "
-        f"or pass weights=FILE, or set {MIRROR_VARIABLE} to a folder that holds {wanted.file_name}"
+        f"or pass weights=FILE, or set {MIRROR_VARIABLE} to a folder that holds {wanted.file_name}{_what_needs_no_network()}"
     )
+
+
+def _what_needs_no_network() -> str:
+    names = bundled_names()
+    return f". A small model to try things out comes with the package: {names[0]}" if names else ""
 
 
 @contextlib.contextmanager

@@ -36,6 +36,8 @@ class Description:
         licence: of the weights.
         calibration: as in a model folder's ``calibration.json``; None without one. It was made with the fp32 network.
         opset: of ONNX; None for other formats.
+        cut: for the first stages of another network: ``depth`` (after how many), ``stages`` (how many that one has) and
+            ``whole_sha256`` (the hash of its weights); None for a whole network.
     """
 
     version: str
@@ -54,6 +56,7 @@ class Description:
     licence: str
     calibration: Json | None
     opset: int | None
+    cut: Json | None = None
 
     def to_dict(self) -> Json:
         """Return JSON values, the format first."""
@@ -71,10 +74,12 @@ class Description:
                 f"{where} is of the format {values.get('format')!r}; this version reads {FORMAT!r}; write it with mrl export"
             )
         names = [field.name for field in dataclasses.fields(cls)]
-        missing = [name for name in names if name not in values]
+        # Files of earlier versions say nothing where there is a default.
+        optional = {field.name for field in dataclasses.fields(cls) if field.default is not dataclasses.MISSING}
+        missing = [name for name in names if name not in values and name not in optional]
         if missing:
             raise CheckpointError(f"{where} does not say its {', '.join(missing)}; write the file again with mrl export")
-        known = {name: values[name] for name in names}
+        known = {name: values[name] for name in names if name in values}
         return cls(**{**known, "mrl_dims": tuple(int(dim) for dim in values["mrl_dims"])})
 
     def to_properties(self) -> dict[str, str]:

@@ -12,6 +12,7 @@ from mrl.lazy import lazy_attributes
 if TYPE_CHECKING:
     from mrl.training.config import TrainConfig
     from mrl.training.config_loading import load_config, save_config
+    from mrl.training.exits import fit_exits
     from mrl.training.interruption import EXIT_INTERRUPTED
     from mrl.training.plan import RunPlan, plan_run
     from mrl.training.simple import History, train_full_model, train_projection_head
@@ -21,6 +22,7 @@ _LATER = {
     "TrainConfig": "config",
     "load_config": "config_loading",
     "save_config": "config_loading",
+    "fit_exits": "exits",
     "EXIT_INTERRUPTED": "interruption",
     "RunPlan": "plan",
     "plan_run": "plan",
@@ -42,6 +44,7 @@ __all__ = [
     "EXIT_INTERRUPTED",
     "train_projection_head",
     "train_full_model",
+    "fit_exits",
     "History",
 ]
 
