@@ -16,6 +16,7 @@ import dataclasses
 import hashlib
 import json
 import logging
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -188,10 +189,13 @@ class BackboneFacts:
     configs: tuple[str, ...]
 
     @property
+    def cores(self) -> str:
+        return "one CPU core" if self.threads == 1 else f"{self.threads} CPU cores"
+
+    @property
     def effort(self) -> str:
-        cores = "one CPU core" if self.threads == 1 else f"{self.threads} CPU cores"
         length = f"{self.epochs} epochs" if self.minutes is None else f"{self.minutes:.0f} minutes"
-        return f"for {length} on {cores}"
+        return f"for {length} on {self.cores}"
 
 
 def backbone_facts(models: Sequence[Path], minutes: float | None) -> BackboneFacts:
@@ -222,7 +226,7 @@ def head_facts(config: TrainConfig, trained: TrainingResult, cosine: float) -> d
         "seed": config.training.seed,
         "hardware": hardware_line(),
         "commit": _commit(),
-        "command": "python benchmarks/build_demo_model.py",
+        "command": shlex.join(["python", "benchmarks/build_demo_model.py", *sys.argv[1:]]).replace(f"{PROJECT}/", ""),
     }
 
 
@@ -259,7 +263,7 @@ def make_release(
         ),
         making={
             "backbone": f"ReDimNet b0 from random weights, {backbone.epochs} epochs ({backbone.steps:,} optimizer steps) "
-            f"{backbone.effort} ({', then '.join(backbone.configs)})",
+            f"{f'on {backbone.cores}' if backbone.minutes is None else backbone.effort} ({', then '.join(backbone.configs)})",
             **head,
         },
     )

@@ -28,7 +28,7 @@ from mrl.matryoshka import ReDimNetMRL
 from mrl.pretrained import load_pretrained_redimnet
 from mrl.training import load_config, run_training
 
-STAGE_1_EPOCHS = 10
+STAGE_1_EPOCHS = 18
 VARIANTS: dict[str, tuple[str, ...]] = {
     "as configured (backbone rate 0.1, BatchNorm frozen, EMA)": (),
     "backbone rate 0.01": ("advanced.backbone_learning_rate_ratio=0.01",),
