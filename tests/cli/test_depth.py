@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from mrl.cli.main import run
+from mrl.deployment import exporting
 from mrl.embeddings import embed_files, load_embeddings, open_model, weights_sha256
 from mrl.evaluation import evaluate_model, read_trials
 from mrl.evaluation.calibration_files import load_calibration
@@ -70,6 +71,15 @@ def test_fit_exits(place: Path, model: ReDimNetMRL, tmp_path: Path, capsys: pyte
     assert "fitted to 18 recordings; depths: 1, 2 (2 is the whole network)" in out and f"{size:,} bytes of weights" in out
     again = ReDimNetMRL.from_pretrained(tmp_path / "new")
     assert (again._exit(1).projection.weight - model._exit(1).projection.weight).abs().max() > 1e-4  # heard less
+
+
+def test_the_card_of_a_released_model_with_exits(place: Path, tmp_path: Path) -> None:
+    """Data and licence go along, and the example loads this folder, not the package's model without exits."""
+    voices = [*_recordings(place), "--max-seconds", "0.5", "--depths", "1"]
+    assert run(["fit-exits", "mrl-b0-demo", *voices, "-o", str(tmp_path / "demo")]) == 0
+    card = (tmp_path / "demo" / "README.md").read_text()
+    assert "CC-BY-4.0" in card and 'from_pretrained("THIS_FOLDER")' in card and "after 1 of 5 stages" in card
+    assert weights_sha256(open_model(tmp_path / "demo")) == weights_sha256(open_model("mrl-b0-demo"))
 
 
 def test_weights_in_half_precision_stay_so(place: Path, tmp_path: Path) -> None:
@@ -187,7 +197,10 @@ def test_wrong_depths(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert {path.name for path in tmp_path.iterdir()} == {"fake.onnx", "e.npz"}
 
 
-def test_an_exported_exit(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_exported_exit(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(exporting, "CHECKED_SHAPES", ((1, 0.3), (3, 1.0)))
     output = tmp_path / "early.onnx"
     assert run(["export", str(place / "exits"), "-o", str(output), "--depth", "1"]) == 0
     out = capsys.readouterr().out

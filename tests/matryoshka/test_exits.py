@@ -190,9 +190,10 @@ def test_saved_and_loaded(model: ReDimNetMRL, waveforms: torch.Tensor, tmp_path:
         for depth in model.depths:
             assert torch.equal(loaded(waveforms, depth=depth), model(waveforms, depth=depth))
     config = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps({**config, "exits": [1]}))
-    with pytest.raises(CheckpointError, match="does not hold the model"):
-        ReDimNetMRL.from_pretrained(tmp_path)
+    for wrong in ([1], [7], None, 2, {"1": 2}):
+        (tmp_path / "config.json").write_text(json.dumps({**config, "exits": wrong}))
+        with pytest.raises(CheckpointError, match="does not hold the model"):
+            ReDimNetMRL.from_pretrained(tmp_path)
 
 
 def test_folders_from_before_there_were_exits(backbone: ReDimNet, tmp_path: Path) -> None:

@@ -32,6 +32,7 @@ class WeightedSum(nn.Module):
 
     @property
     def num_inputs(self) -> int:
+        """How many outputs it weighs: that of the stem, and one for each stage."""
         return self.logits.shape[0]
 
     def forward(self, outputs: Sequence[Tensor]) -> Tensor:

@@ -41,6 +41,7 @@ class InferenceWeightedSum(nn.Module):
 
     @property
     def num_inputs(self) -> int:
+        """How many outputs it weighs: that of the stem, and one for each stage."""
         return self.weights.shape[0]
 
     def forward(self, outputs: Sequence[Tensor]) -> Tensor:

@@ -22,6 +22,7 @@ from mrl.backbone.pooling import Pooling, build_pooling
 from mrl.backbone.waveforms import Audio, as_batch
 
 StageSum = WeightedSum | InferenceWeightedSum
+"""A weighted sum of the outputs of stem and stages, of a network or of its inference copy."""
 
 
 class ReDimNet(nn.Module):

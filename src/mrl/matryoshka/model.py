@@ -301,6 +301,7 @@ class ReDimNetMRL(nn.Module):
         """Return a faster copy for inference with the same results; this model stays as it is.
 
         See :meth:`ReDimNet.optimize_for_inference` for what is done and for the arguments. The copy cannot be trained or saved.
+        With ``compile`` only the whole network is compiled; early exits stay as they are.
 
         Raises:
             InputError: a ``dtype`` that is not available on this processor.
@@ -400,7 +401,7 @@ class ReDimNetMRL(nn.Module):
             model.add_exits(config.get("exits", ()))  # absent in folders of earlier versions
             model.cut = read_cut(config.get("cut"), model.depths[-1])
             model.load_state_dict(tensors, strict=True)  # float16 weights are copied into float32 parameters
-        except (RuntimeError, MRLError) as error:
+        except (RuntimeError, TypeError, MRLError) as error:  # TypeError: a value in it is of another kind
             detail = " ".join(str(error).split())
             raise CheckpointError(f"{folder} does not hold the model that its config.json describes: {detail}") from error
         backbone.pretrained_source = config["pretrained_source"]

@@ -14,6 +14,7 @@ def model_card(config: dict[str, Any]) -> str:
     source = config["pretrained_source"] or {}
     licence = source.get("licence") or "not stated"
     release = Release.from_dict(config["release"]) if config.get("release") else None
+    changed = bool(config.get("exits") or config.get("cut"))  # then the name would load another model
     lines = [
         "---",
         "library_name: redimnet-mrl",
@@ -30,7 +31,7 @@ def model_card(config: dict[str, Any]) -> str:
         "```python",
         "from mrl import ReDimNetMRL",
         "",
-        f'model = ReDimNetMRL.from_pretrained("{"THIS_FOLDER" if release is None else release.name}")',
+        f'model = ReDimNetMRL.from_pretrained("{"THIS_FOLDER" if changed or release is None else release.name}")',
         'score = model("a.wav", target_dim=64) @ model("b.wav", target_dim=64)  # cosine, from -1 to 1',
         "```",
         "",
