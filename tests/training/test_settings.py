@@ -143,7 +143,7 @@ def test_a_manifest_with_its_own_root_and_a_choice_of_rows(voices: Path, tmp_pat
 
 
 ROOT = Path(__file__).resolve().parents[2]
-ON_SHARED = ("demo-model", "from-scratch-b0", "real-speech")
+ON_SHARED = ("demo-model", "from-scratch-b0", "from-scratch-b0-round-2", "real-speech")
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs").glob("*.yaml")), ids=lambda path: path.stem)
