@@ -163,7 +163,8 @@ def test_ready_configs_plan_a_run(
     config = load_config([path], overrides)
     plan = plan_run(config)
     stages = [(1, 0, config.stage_1_epochs)] if config.stage_1_epochs else []
-    stages.append((2, config.stage_1_epochs, config.training.num_epochs))
+    if config.training.num_epochs > config.stage_1_epochs:
+        stages.append((2, config.stage_1_epochs, config.training.num_epochs))
     assert [(one.stage.number, one.stage.first_epoch, one.stage.end_epoch) for one in plan.stages] == stages
     assert plan.validation_trials > 0 and plan.chance_level is not None and plan.chance_level > 0
     copies = 1 + len(config.data.speeds)
