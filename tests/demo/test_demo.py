@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,18 @@ def test_whole_job_on_own_recordings(voices: Path, tmp_path: Path) -> None:
     model = ReDimNetMRL.from_pretrained(result.model)
     recording = next(path for path in sorted(voices.rglob("*.flac")))
     assert model(recording, target_dim=32).norm().item() == pytest.approx(1.0, abs=1e-5)
+
+
+@pytest.mark.slow
+def test_few_speakers_are_measured_without_intervals(voices: Path, tmp_path: Path) -> None:
+    """Twelve speakers are promised to be enough; three of them are tested, too few to resample."""
+    few = tmp_path / "few"
+    for speaker in sorted(folder for folder in voices.iterdir() if folder.is_dir())[:12]:
+        shutil.copytree(speaker, few / speaker.name)
+    result = run_demo(tmp_path / "demo", data=few, backbone="tiny", backbone_epochs=1, stage_1_epochs=1, stage_2_epochs=0)
+    figures = result.evaluation.systems[0].figures[-1]
+    assert 0.0 <= figures.equal_error_rate <= 1.0 and figures.equal_error_rate_interval is None
+    assert (result.report / "report.json").is_file() and (result.report / "table.md").is_file()
 
 
 @pytest.mark.slow

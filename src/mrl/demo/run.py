@@ -12,6 +12,7 @@ from typing import Any, Literal, TypeAlias
 from mrl.demo.corpus import DemoCorpus, split_corpus, synthetic_voices
 from mrl.errors import CheckpointError, InputError
 from mrl.evaluation import UNMODIFIED_BACKBONE, EvaluationResult, evaluate_model, read_trials, write_report
+from mrl.evaluation.bootstrap import MINIMUM_SPEAKERS
 from mrl.matryoshka import ReDimNetMRL
 from mrl.pretrained import bundled_models, load_pretrained_redimnet, write_official_checkpoint
 from mrl.training import TrainConfig, run_training
@@ -20,6 +21,7 @@ _LOG = logging.getLogger(__name__)
 
 _SPEAKERS = 80
 _UTTERANCES_PER_SPEAKER = 12
+_RESAMPLES = 500
 _DIMS = [8, 16, 32, 64, 128, 192, 256]
 _BACKBONE, _MATRYOSHKA = "backbone", "matryoshka"  # the folders of the two runs
 _FEW_DRAWS = 8  # crops per speaker and epoch where the network is no tiny one, so that minutes suffice
@@ -105,6 +107,11 @@ def run_demo(
     config = _matryoshka_config(corpus, output / _MATRYOSHKA, seed, weights, stage_1_epochs, stage_2_epochs, draws_per_speaker)
     model_folder = run_training(config).run_folder / "best"
     _LOG.info("Measuring on speakers that were never seen")
+    enough = corpus.counts["test"][0] >= MINIMUM_SPEAKERS
+    if not enough:
+        _LOG.info(
+            "Without intervals: they need at least %d such speakers, there are %d", MINIMUM_SPEAKERS, corpus.counts["test"][0]
+        )
     evaluation = evaluate_model(
         ReDimNetMRL.from_pretrained(model_folder),
         read_trials(corpus.trials["test"]),
@@ -112,7 +119,7 @@ def run_demo(
         baseline=load_pretrained_redimnet(weights=weights),
         speakers=corpus.speakers,
         seed=seed,
-        bootstrap=500,
+        bootstrap=_RESAMPLES if enough else 0,
         max_seconds=20.0,
         name="matryoshka",
         baseline_name=UNMODIFIED_BACKBONE,
