@@ -31,7 +31,9 @@ def command(output: Path, data: Path | None, weights: str | None, backbone: str 
     result = run_demo(output, data=data, weights=weights, backbone=backbone, seed=seed)  # type: ignore[arg-type]
     Console().print(summary_table(result.evaluation))
     trials = result.evaluation.trial_list
-    click.echo(f"{trials.trials:,} trials of {trials.speakers} speakers that were never seen; intervals are in the report.")
+    speakers, _ = result.corpus.counts["test"]
+    where = "intervals are in the report" if trials.speakers is not None else "too few speakers for intervals"
+    click.echo(f"{trials.trials:,} trials of {speakers} speakers that were never seen; {where}.")
     click.echo(f"Finished in {result.seconds:.0f} s.")
     click.echo(f"Model:   {result.model}")
     click.echo(f"Picture: {result.report / 'eer_by_dim.png'}")
