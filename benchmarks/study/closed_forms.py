@@ -32,7 +32,8 @@ def random_rotation(size: int, seed: int) -> torch.Tensor:
     """Return an orthogonal matrix, uniformly distributed."""
     gaussian = torch.randn(size, size, dtype=torch.float64, generator=torch.Generator().manual_seed(seed))
     q, r = torch.linalg.qr(gaussian)
-    return q * r.diagonal().sign()
+    rotation: torch.Tensor = q * r.diagonal().sign()
+    return rotation
 
 
 def whitened_pca(data: StudyData) -> AffineMap:

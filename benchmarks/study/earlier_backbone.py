@@ -18,20 +18,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from benchmarks.study.closed_forms import SEEDS
 from benchmarks.study.data import DIMS, LISTS, StudyData, load_study_data
 from benchmarks.study.heads import train_head
 from benchmarks.study.measuring import Bench
+from benchmarks.study.provenance import provenance
 from benchmarks.study.variants import earlier_attempt
 
 from mrl.backbone import ReDimNet
 from mrl.data import Corpus, CropDataset, SpeakerBalancedSampler, load_batches
-from mrl.evaluation.hardware import hardware_line
-from mrl.files import sha256_of, write_json
+from mrl.files import write_json
 from mrl.matryoshka import AffineMap
 from mrl.pretrained import load_pretrained_redimnet
 from mrl.progress import progress_bar
 
-SEEDS = (0, 1, 2)
 BATCHES, BATCH_SIZE, CROP_SECONDS = 60, 32, 3.0
 REBUILT_CHANNELS = 512
 
@@ -58,12 +58,7 @@ def main() -> int:
     write_json(
         arguments.output / "earlier-backbone.json",
         {
-            "command": ["python", "-m", "benchmarks.study.earlier_backbone", *sys.argv[1:]],
-            "weights": weights.name,
-            "weights_sha256": sha256_of(weights),
-            "seeds": list(SEEDS),
-            "resamples": arguments.resamples,
-            "hardware": hardware_line(),
+            **provenance("earlier_backbone", weights, seeds=SEEDS, resamples=arguments.resamples),
             "systems": systems,
         },
     )

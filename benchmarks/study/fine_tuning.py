@@ -20,10 +20,10 @@ import numpy.typing as npt
 import torch
 from benchmarks.study.data import LISTS, StudyData, load_study_data
 from benchmarks.study.measuring import Bench
+from benchmarks.study.provenance import provenance
 
 from mrl.embeddings import map_files
-from mrl.evaluation.hardware import hardware_line
-from mrl.files import sha256_of, write_json
+from mrl.files import write_json
 from mrl.matryoshka import ReDimNetMRL
 from mrl.pretrained import load_pretrained_redimnet
 from mrl.training import load_config, run_training
@@ -70,12 +70,7 @@ def main() -> int:
         write_json(
             place,
             {
-                "command": ["python", "-m", "benchmarks.study.fine_tuning", *sys.argv[1:]],
-                "weights": weights.name,
-                "weights_sha256": sha256_of(weights),
-                "seeds": arguments.seeds,
-                "resamples": arguments.resamples,
-                "hardware": hardware_line(),
+                **provenance("fine_tuning", weights, seeds=arguments.seeds, resamples=arguments.resamples),
                 "systems": systems,
             },
         )

@@ -22,11 +22,11 @@ from benchmarks.study.data import StudyData, load_study_data
 from benchmarks.study.heads import train_head
 from benchmarks.study.measuring import Bench
 from benchmarks.study.plots import plot_study
+from benchmarks.study.provenance import provenance
 from benchmarks.study.variants import CAREFUL, RECIPE, amounts, ceilings, earlier_attempt, trained_variants
 
 from mrl.embeddings.compact import EMBEDDING_FORMATS, bytes_per_embedding
-from mrl.evaluation.hardware import hardware_line
-from mrl.files import sha256_of, write_json
+from mrl.files import write_json
 from mrl.matryoshka import fit_projection
 from mrl.pretrained import load_pretrained_redimnet
 from mrl.progress import progress_bar
@@ -51,16 +51,9 @@ def main() -> int:
     if todo:
         data = load_study_data(load_pretrained_redimnet(weights=weights), corpora, arguments.cache)
         bench = Bench(data, resamples=arguments.resamples)
-        provenance = {
-            "command": ["python", "-m", "benchmarks.study.run", *sys.argv[1:]],
-            "weights": weights.name,
-            "weights_sha256": sha256_of(weights),
-            "seeds": list(SEEDS),
-            "resamples": arguments.resamples,
-            "hardware": hardware_line(),
-        }
+        origin = provenance("run", weights, seeds=SEEDS, resamples=arguments.resamples)
         for part in todo:
-            write_json(arguments.output / f"{part}.json", {**provenance, "systems": PARTS[part](data, bench)})
+            write_json(arguments.output / f"{part}.json", {**origin, "systems": PARTS[part](data, bench)})
     plot_study(arguments.output)
     return 0
 
