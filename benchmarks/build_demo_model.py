@@ -28,7 +28,7 @@ from typing import Any
 import torch
 
 from mrl.errors import CheckpointError
-from mrl.evaluation import DimFigures, EvaluationResult, SystemResult, evaluate_model, read_trials
+from mrl.evaluation import DimFigures, EvaluationResult, SystemResult, evaluate_model
 from mrl.evaluation.hardware import hardware_line
 from mrl.files import sha256_of
 from mrl.matryoshka import ReDimNetMRL, get_model_info
@@ -36,6 +36,7 @@ from mrl.matryoshka.saving import read_model_config
 from mrl.pretrained import Release, ReleaseCorpus, ReleaseRate, ReleaseResult, write_official_checkpoint
 from mrl.training import TrainConfig, TrainingResult, load_config, run_training
 from mrl.training.atomic_folders import atomic_folder
+from mrl.trials import read_trials
 
 PROJECT = Path(__file__).resolve().parents[1]
 NAME = "mrl-b0-demo"

@@ -20,10 +20,11 @@ import torch
 from mrl.backbone import ReDimNet
 from mrl.data import read_manifest
 from mrl.embeddings import map_files
-from mrl.evaluation import DimFigures, EvaluationResult, SystemEmbeddings, evaluate_systems, read_trials, write_report
+from mrl.evaluation import DimFigures, EvaluationResult, SystemEmbeddings, evaluate_systems, write_report
 from mrl.files import atomic_path, sha256_of, write_text
 from mrl.matryoshka import AffineMap, ReDimNetMRL, data_free_rotation, fit_projection, pretrained_map
 from mrl.pretrained import load_pretrained_redimnet
+from mrl.trials import read_trials
 
 Matrix = npt.NDArray[np.float32]
 DIMS = (8, 16, 32, 64, 128, 192, 256)

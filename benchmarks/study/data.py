@@ -14,9 +14,9 @@ from mrl.backbone import ReDimNet
 from mrl.data import Corpus, read_manifest
 from mrl.embeddings import map_files
 from mrl.embeddings.models import weights_sha256
-from mrl.evaluation import TrialList, read_trials
 from mrl.files import atomic_path
 from mrl.matryoshka import AffineMap, pretrained_map
+from mrl.trials import TrialList, read_trials
 
 DIMS = (8, 16, 32, 64, 96, 128, 192, 256)
 CHOOSING = "so762-child"

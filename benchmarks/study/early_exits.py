@@ -29,10 +29,11 @@ from benchmarks.study.measuring import Bench
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from mrl.evaluation import TrialList, equal_error_rate
+from mrl.evaluation import equal_error_rate
 from mrl.evaluation.hardware import hardware_line
 from mrl.files import sha256_of, write_json
 from mrl.matryoshka import AffineMap, ReDimNetMRL
+from mrl.trials import TrialList
 
 WHOLE = "whole network"
 TIMED_DIMS = (64, 192, 256)

@@ -12,10 +12,11 @@ import torch
 from benchmarks.study.data import DIMS, LISTS, StudyData
 
 from mrl.embeddings.compact import EmbeddingFormat, encode_embeddings
-from mrl.evaluation import TrialList, equal_error_rate, score_prefixes
+from mrl.evaluation import equal_error_rate, score_prefixes
 from mrl.evaluation.bootstrap import SpeakerResamples, bootstrap_metrics, interval_of, paired_difference
 from mrl.evaluation.quantised_scores import score_encoded
 from mrl.matryoshka import AffineMap
+from mrl.trials import TrialList
 
 REFERENCE_DIM = 192
 Rates = npt.NDArray[np.float64]

@@ -14,9 +14,10 @@ import torch
 from mrl.cli.main import run
 from mrl.deployment import exporting
 from mrl.embeddings import embed_files, load_embeddings, open_model, weights_sha256
-from mrl.evaluation import evaluate_model, read_trials
+from mrl.evaluation import evaluate_model
 from mrl.evaluation.calibration_files import load_calibration
 from mrl.matryoshka import ReDimNetMRL
+from mrl.trials import read_trials
 from tests.embeddings.fakes import all_pairs
 from tests.embeddings.tiny import write_models, write_voices
 

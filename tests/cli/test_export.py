@@ -15,8 +15,8 @@ import pytest
 from mrl.cli.main import run
 from mrl.deployment.onnx_graph import describe_in
 from mrl.evaluation.calibration_files import calibrate_model
-from mrl.evaluation.trials import TrialList
 from mrl.runtime import Description
+from mrl.trials.lists import TrialList
 from tests.deployment.conftest import model, model_folder, traced  # noqa: F401 - fixtures
 from tests.embeddings.tiny import write_voices
 from tests.runtime.golden.record import EXPORTED
@@ -88,7 +88,7 @@ def test_a_calibration_travels_with_the_file(
 ) -> None:
     folder = tmp_path / "calibrated"
     shutil.copytree(model_folder, folder)
-    from mrl.evaluation.trials import read_trials
+    from mrl.trials.lists import read_trials
 
     trials: TrialList = read_trials(voices / "trials.txt")
     calibration = calibrate_model(folder, trials, voices, dims=[8], show_progress=False)

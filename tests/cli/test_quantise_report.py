@@ -9,7 +9,8 @@ import pytest
 
 from mrl.cli.main import run
 from mrl.embeddings import open_model, weights_sha256
-from mrl.evaluation import evaluate_model, read_trials
+from mrl.evaluation import evaluate_model
+from mrl.trials import read_trials
 from tests.embeddings.fakes import all_pairs
 from tests.embeddings.tiny import write_models, write_voices
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mrl.cli.main import run
-from mrl.evaluation import read_trials
+from mrl.trials import read_trials
 from tests.embeddings.fakes import write_corpus
 from tests.evaluation.test_voxceleb_lists import content
 from tests.pretrained.servers import Answers, serving

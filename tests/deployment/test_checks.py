@@ -25,9 +25,9 @@ from mrl.deployment.precision import MINIMUM_COSINE, PRECISIONS, precisions_of
 from mrl.deployment.reference import Reference, calibration_waveforms, synthetic_speech
 from mrl.deployment.runners import Outputs
 from mrl.errors import CheckpointError, ExportError, InputError
-from mrl.evaluation.trials import TrialList
 from mrl.files import sha256_of
 from mrl.matryoshka import ReDimNetMRL
+from mrl.trials.lists import TrialList
 from tests.runtime.golden.record import EXPORTED
 
 

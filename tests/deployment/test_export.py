@@ -23,9 +23,9 @@ from mrl.deployment.reference import Reference, synthetic_speech
 from mrl.deployment.runners import Outputs
 from mrl.embeddings import embed_files, weights_sha256
 from mrl.errors import CheckpointError, DataError, ExportError, InputError
-from mrl.evaluation.trials import TrialList
 from mrl.matryoshka import ReDimNetMRL
 from mrl.runtime import OnnxEmbedder
+from mrl.trials.lists import TrialList
 from tests.backbone.networks import filled_network, small_model_config
 from tests.embeddings.tiny import write_voices
 
@@ -274,7 +274,7 @@ def test_describing_keeps_no_path_of_the_machine(model: ReDimNetMRL) -> None:
 @pytest.mark.slow
 def test_a_real_network_on_real_speech(shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """b0, traced, on recordings of so762: the same error rates from both."""
-    from mrl.evaluation.trials import read_trials
+    from mrl.trials.lists import read_trials
 
     monkeypatch.setattr(exporting, "CHECKED_SHAPES", ((1, 0.3), (8, 1.0), (1, 10.0)))
     everything = read_trials(shared / "corpora/trials/so762-adult.txt.gz")

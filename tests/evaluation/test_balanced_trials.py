@@ -13,10 +13,8 @@ from hypothesis import strategies as st
 
 from mrl.audio import write_synthetic_corpus
 from mrl.errors import DataError, InputError
-from mrl.evaluation import TrialList
-from mrl.evaluation.balanced_trials import make_balanced_trials
-from mrl.evaluation.numbered_pairs import NumberedPairs, equal_shares, unrank_pairs
-from mrl.evaluation.trial_sources import make_trials_from
+from mrl.trials import TrialList
+from mrl.trials.making import NumberedPairs, equal_shares, make_balanced_trials, make_trials_from, unrank_pairs
 
 Pair = tuple[bool, str, str]
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
 from mrl.errors import CheckpointError, DataError, InputError
-from mrl.evaluation import TrialList, actual_dcf, cllr
+from mrl.evaluation import actual_dcf, cllr
 from mrl.evaluation.calibration import (
     PENALTY,
     Calibration,
@@ -21,6 +21,7 @@ from mrl.evaluation.calibration import (
     duration_measures,
     fit_calibration,
 )
+from mrl.trials import TrialList
 
 
 def made_trials(targets: int, nontargets: int, utterances: int, seed: int = 0) -> TrialList:

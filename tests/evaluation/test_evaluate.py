@@ -13,7 +13,6 @@ from mrl.embeddings import embed_files
 from mrl.errors import DataError, InputError
 from mrl.evaluation import (
     SystemEmbeddings,
-    TrialList,
     equal_error_rate,
     evaluate_embeddings,
     evaluate_model,
@@ -21,6 +20,7 @@ from mrl.evaluation import (
     minimum_dcf,
     score_prefixes,
 )
+from mrl.trials import TrialList
 from tests.embeddings.fakes import SpectrumBackbone, SpectrumMatryoshka, all_pairs, write_corpus
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mrl.errors import DataError, InputError
-from mrl.evaluation import TrialList, normalisation, score_prefixes
+from mrl.evaluation import normalisation, score_prefixes
 from mrl.evaluation.normalisation import (
     CohortStatistics,
     adaptive_symmetric_norm,
@@ -17,6 +17,7 @@ from mrl.evaluation.normalisation import (
     speaker_means,
     symmetric_norm,
 )
+from mrl.trials import TrialList
 
 DIMS = (3, 8, 16)
 

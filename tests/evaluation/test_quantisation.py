@@ -17,7 +17,6 @@ from mrl.embeddings.compact import EMBEDDING_FORMATS, EmbeddingFormat, bytes_per
 from mrl.errors import DataError, InputError
 from mrl.evaluation import (
     QuantisationResult,
-    TrialList,
     equal_error_rate,
     evaluate_embeddings,
     measure_formats,
@@ -28,6 +27,7 @@ from mrl.evaluation import (
     write_quantisation_report,
 )
 from mrl.evaluation.quantised_scores import score_encoded
+from mrl.trials import TrialList
 from tests.embeddings.fakes import all_pairs
 
 DIMS = (8, 20, 64)

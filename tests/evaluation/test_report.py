@@ -17,7 +17,6 @@ from mrl.errors import InputError, MissingDependencyError
 from mrl.evaluation import (
     EvaluationResult,
     SystemEmbeddings,
-    TrialList,
     csv_table,
     evaluate_systems,
     markdown_table,
@@ -26,6 +25,7 @@ from mrl.evaluation import (
     summary_table,
     write_report,
 )
+from mrl.trials import TrialList
 from tests.embeddings.fakes import all_pairs
 
 

@@ -15,16 +15,15 @@ from mrl.embeddings import embed_files, open_model
 from mrl.errors import DataError, InputError
 from mrl.evaluation import (
     Extraction,
-    TrialList,
     adaptive_symmetric_norm,
     equal_error_rate,
     evaluate_embeddings,
-    read_trials,
     reproduce_voxceleb,
     score_prefixes,
     speaker_means,
 )
 from mrl.pretrained import find_checkpoint
+from mrl.trials import TrialList, read_trials
 from tests.pretrained.small import write_small_checkpoint
 
 QUIET = Extraction(num_workers=0, show_progress=False)

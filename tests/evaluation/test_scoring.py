@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mrl.errors import DataError, InputError
-from mrl.evaluation import TrialList, score_prefixes
+from mrl.evaluation import score_prefixes
+from mrl.trials import TrialList
 
 
 def _random_trials(num_utterances: int, num_trials: int, seed: int = 0) -> TrialList:

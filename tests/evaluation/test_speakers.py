@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from mrl.errors import DataError
-from mrl.evaluation import TrialList, read_speakers, speaker_of
-from mrl.evaluation.speakers import speakers_of_trials
+from mrl.trials import TrialList, read_speakers, speaker_of
+from mrl.trials.speakers import speakers_of_trials
 
 
 @pytest.mark.parametrize(

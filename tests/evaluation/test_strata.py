@@ -11,7 +11,6 @@ from mrl.errors import DataError
 from mrl.evaluation import (
     EvaluationResult,
     SystemEmbeddings,
-    TrialList,
     equal_error_rate,
     evaluate_systems,
     figures_of_strata,
@@ -19,6 +18,7 @@ from mrl.evaluation import (
     strata_of_column,
 )
 from mrl.evaluation.strata import figures_of_condition, read_column, with_changed_test_side
+from mrl.trials import TrialList
 from tests.embeddings.fakes import all_pairs
 
 NAMES = [f"s{speaker:02d}/{number}" for speaker in range(16) for number in range(4)]

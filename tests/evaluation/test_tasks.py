@@ -12,7 +12,6 @@ from mrl.embeddings import embed_files, open_model, save_embeddings
 from mrl.errors import DataError, InputError
 from mrl.evaluation import (
     Extraction,
-    TrialList,
     equal_error_rate,
     evaluate_spec,
     evaluate_specs,
@@ -22,6 +21,7 @@ from mrl.evaluation import (
 )
 from mrl.evaluation.conditions import Cut
 from mrl.evaluation.strata import with_changed_test_side
+from mrl.trials import TrialList
 from tests.embeddings.fakes import all_pairs, write_tone
 from tests.embeddings.tiny import write_models, write_voices
 

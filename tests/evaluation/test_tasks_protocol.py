@@ -12,12 +12,10 @@ from mrl.audio import write_synthetic_corpus
 from mrl.embeddings import embed_files, open_model, save_embeddings
 from mrl.errors import DataError, InputError
 from mrl.evaluation import (
-    EnrolmentMap,
     EvaluationResult,
     Extraction,
     Protocol,
     SystemScores,
-    TrialList,
     actual_dcf,
     adaptive_symmetric_norm,
     calibrate_model,
@@ -34,6 +32,7 @@ from mrl.evaluation import (
     score_prefixes,
     speaker_means,
 )
+from mrl.trials import EnrolmentMap, TrialList
 from tests.embeddings.fakes import all_pairs
 from tests.embeddings.tiny import write_models, write_voices
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from mrl.errors import DataError
-from mrl.evaluation import TrialList
-from mrl.evaluation.enrolment import EnrolmentMap
-from mrl.evaluation.trial_checking import TrialListCheck, check_trials
+from mrl.trials import TrialList
+from mrl.trials.checking import TrialListCheck, check_trials
+from mrl.trials.enrolment import EnrolmentMap
 from tests.embeddings.fakes import all_pairs, write_corpus
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mrl.errors import DataError
-from mrl.evaluation import make_trials, read_trials, write_trials
+from mrl.trials import make_trials, read_trials, write_trials
 
 
 def recordings(*counts: int) -> dict[str, list[str]]:

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mrl.errors import DataError
-from mrl.evaluation import TrialList, read_trials
+from mrl.trials import TrialList, read_trials
 
 PLAIN = b"1 a/1.wav a/2.wav\n0 a/1.wav b/1.wav\n\n0\ta/2.wav   b/1.wav\r\n"
 KALDI = b"a/1.wav a/2.wav target\na/1.wav b/1.wav nontarget\n a/2.wav b/1.wav nontarget"

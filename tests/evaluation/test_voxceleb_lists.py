@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from mrl.errors import DataError, DownloadError, InputError
-from mrl.evaluation import read_trials, voxceleb_lists
-from mrl.evaluation.voxceleb_lists import OFFICIAL_LISTS, SOURCES, fetch_official_list, find_official_list
 from mrl.pretrained import TransferSettings
+from mrl.trials import read_trials
+from mrl.trials import voxceleb as voxceleb_lists
+from mrl.trials.voxceleb import OFFICIAL_LISTS, SOURCES, fetch_official_list, find_official_list
 from tests.pretrained.servers import Answers, serving
 
 HASTY = TransferSettings(attempts=2, timeout_seconds=5.0, first_delay_seconds=0.01)

@@ -12,9 +12,9 @@ from safetensors.torch import load_file
 
 from mrl.backbone import ReDimNet
 from mrl.errors import InputError
-from mrl.evaluation import read_trials
 from mrl.matryoshka import ReDimNetMRL, create_mrl, create_mrl_from_pretrained
 from mrl.matryoshka.half_precision import in_half_precision
+from mrl.trials import read_trials
 
 
 def test_what_stays_in_full_precision() -> None:

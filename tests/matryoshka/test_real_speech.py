@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from mrl.evaluation import evaluate_model, read_trials
+from mrl.evaluation import evaluate_model
 from mrl.matryoshka import create_mrl_from_pretrained
+from mrl.trials import read_trials
 
 
 @pytest.mark.shared

@@ -13,12 +13,13 @@ import pytest
 import torch
 
 from mrl.errors import CheckpointError, InputError
-from mrl.evaluation import equal_error_rate, read_trials, score_prefixes
-from mrl.evaluation.trials import TrialList
+from mrl.evaluation import equal_error_rate, score_prefixes
 from mrl.files import sha256_of
 from mrl.matryoshka import ReDimNetMRL, get_model_info
 from mrl.matryoshka.model_card import model_card
 from mrl.pretrained import BundledModel, bundled_models, bundled_names, copy_bundled, find_bundled, model_folder
+from mrl.trials import read_trials
+from mrl.trials.lists import TrialList
 
 ROOT = Path(__file__).resolve().parents[2]
 NAME = "mrl-b0-demo"

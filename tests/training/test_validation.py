@@ -9,11 +9,12 @@ import pytest
 
 from mrl.data import Corpus, Utterance, scan_speaker_folders
 from mrl.errors import DataError
-from mrl.evaluation import TrialList, equal_error_rate, score_prefixes
+from mrl.evaluation import equal_error_rate, score_prefixes
 from mrl.matryoshka import ReDimNetMRL
 from mrl.training.config import ValidationConfig
 from mrl.training.progress_state import Progress
 from mrl.training.validation import ValidationResult, Validator, all_pairs, read_validation
+from mrl.trials import TrialList
 
 
 def _result(*eers: float, targets: int = 1000) -> ValidationResult:

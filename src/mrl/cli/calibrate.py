@@ -49,9 +49,9 @@ def command(
     """
     from rich.console import Console
 
-    from mrl.evaluation import read_speakers, read_trials
     from mrl.evaluation.calibration_files import CALIBRATION, calibrate_model
     from mrl.evaluation.calibration_report import calibration_table, threshold_table
+    from mrl.trials import read_speakers, read_trials
 
     calibration = calibrate_model(
         model,

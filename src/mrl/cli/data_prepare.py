@@ -79,7 +79,7 @@ def command(
     from mrl.data.corpora import find_recordings
     from mrl.data.faults import FAULTS, Limits
     from mrl.data.preparing import prepare_manifest
-    from mrl.evaluation import read_trials
+    from mrl.trials import read_trials
 
     evaluated = [name for trials in eval_trials for name in read_trials(trials).utterances]
     limits = Limits(min_seconds, silence_db, max_clipped)

@@ -168,13 +168,12 @@ def command(
         evaluate_specs,
         make_conditions,
         make_protocol,
-        read_speakers,
-        read_trials,
         report_folders,
         rich_table,
         strata_tables,
         write_report,
     )
+    from mrl.trials import read_speakers, read_trials
 
     protocol = make_protocol(
         centre=centre,

@@ -65,7 +65,7 @@ def command(
         return
     if model is None or output is None:
         raise click.UsageError("give MODEL and --output FILE, or --check FILE")
-    from mrl.evaluation import read_trials
+    from mrl.trials import read_trials
 
     report = export_model(
         model,

@@ -57,14 +57,8 @@ def command(
     from rich.console import Console
 
     from mrl.embeddings import Processes
-    from mrl.evaluation import (
-        Extraction,
-        quantisation_table,
-        quantise_spec,
-        read_speakers,
-        read_trials,
-        write_quantisation_report,
-    )
+    from mrl.evaluation import Extraction, quantisation_table, quantise_spec, write_quantisation_report
+    from mrl.trials import read_speakers, read_trials
 
     processes = Processes.from_environment()
     result = quantise_spec(

@@ -26,7 +26,7 @@ def fetch(names: tuple[str, ...], output: Path, source: str | None, force_reload
 
     NAMES are voxceleb1-o, -e and -h, each also with -cleaned (voxceleb1-o-cleaned), or all.
     """
-    from mrl.evaluation.voxceleb_lists import OFFICIAL_LISTS, fetch_official_list, find_official_list
+    from mrl.trials.voxceleb import OFFICIAL_LISTS, fetch_official_list, find_official_list
 
     wanted = [one.name for one in OFFICIAL_LISTS] if names == ("all",) else list(names)
     for known in [find_official_list(name) for name in wanted]:
@@ -62,8 +62,7 @@ def make(
     SOURCE is a manifest (.csv, .tsv, .jsonl, .parquet) with the columns path and speaker, or a folder with one subfolder per
     speaker.
     """
-    from mrl.evaluation.trial_making import write_trials
-    from mrl.evaluation.trial_sources import make_trials_from
+    from mrl.trials.making import make_trials_from, write_trials
 
     trials = make_trials_from(
         source,
@@ -103,9 +102,9 @@ def check(
     decode: bool,
 ) -> None:
     """Find everything that is wrong with a trial list; the exit status is 2 if anything is."""
-    from mrl.evaluation import read_speakers, read_trials
-    from mrl.evaluation.enrolment import read_enrolment_map
-    from mrl.evaluation.trial_checking import check_trials
+    from mrl.trials import read_speakers, read_trials
+    from mrl.trials.checking import check_trials
+    from mrl.trials.enrolment import read_enrolment_map
 
     found = check_trials(
         read_trials(trial_list),

@@ -1,7 +1,5 @@
 """The whole job in minutes: voices, a backbone, a Matryoshka model in two stages, error rates at every dimension."""
 
-from __future__ import annotations
+import lazy_loader
 
-from mrl.demo.run import DemoResult, run_demo
-
-__all__ = ["DemoResult", "run_demo"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

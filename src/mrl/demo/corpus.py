@@ -13,8 +13,8 @@ import numpy as np
 from mrl.audio.synthetic import write_synthetic_corpus
 from mrl.data import Corpus, scan_speaker_folders
 from mrl.errors import DataError
-from mrl.evaluation import make_trials, write_trials
 from mrl.files import write_text
+from mrl.trials import make_trials, write_trials
 
 PARTS = ("train", "validation", "test")
 _SHARES = (0.6, 0.15, 0.25)

@@ -22,7 +22,7 @@ from mrl.deployment.reference import Reference, synthetic_speech
 from mrl.deployment.runners import Runner, open_runner
 from mrl.deployment.writing import GraphBuilder
 from mrl.errors import ExportError
-from mrl.evaluation.trials import TrialList
+from mrl.trials.lists import TrialList
 
 logger = logging.getLogger(__name__)
 

@@ -35,11 +35,11 @@ from mrl.embeddings import open_model
 from mrl.embeddings.encoders import cut_of
 from mrl.errors import InputError
 from mrl.evaluation.hardware import hardware_line
-from mrl.evaluation.trials import TrialList
 from mrl.files import atomic_path, sha256_of, write_json
 from mrl.matryoshka import ReDimNetMRL
 from mrl.progress import progress_bar
 from mrl.runtime.description import Description
+from mrl.trials.lists import TrialList
 
 logger = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from mrl.embeddings.mapping import map_files
 from mrl.errors import DataError, ExportError
 from mrl.evaluation.metrics import equal_error_rate
 from mrl.evaluation.scoring import score_prefixes
-from mrl.evaluation.trials import TrialList
+from mrl.trials.lists import TrialList
 
 Matrix = npt.NDArray[np.float32]
 

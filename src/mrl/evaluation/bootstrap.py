@@ -23,8 +23,8 @@ import numpy.typing as npt
 
 from mrl.errors import DataError, InputError
 from mrl.evaluation.metrics import cost_weights, crossing_of, error_curve
-from mrl.evaluation.speakers import speakers_of_trials
-from mrl.evaluation.trials import TrialList
+from mrl.trials.lists import TrialList
+from mrl.trials.speakers import speakers_of_trials
 
 MINIMUM_SPEAKERS = 5
 """Below this number of speakers the resamples are too few and too coarse for an interval to mean anything."""
@@ -86,7 +86,7 @@ class SpeakerResamples:
             trials: the list.
             num_resamples: at least 100; 1000 is the usual number for a 95 % interval.
             seed: of the draws; the same seed gives the same draws.
-            speakers: utterance -> speaker, where :func:`mrl.evaluation.speakers.speaker_of` cannot tell from the path.
+            speakers: utterance -> speaker, where :func:`mrl.trials.speakers.speaker_of` cannot tell from the path.
 
         Raises:
             DataError: fewer than ``MINIMUM_SPEAKERS`` speakers, or speakers that contradict the labels.

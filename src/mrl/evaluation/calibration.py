@@ -30,7 +30,7 @@ import numpy.typing as npt
 from mrl.errors import CheckpointError, DataError, InputError
 from mrl.evaluation.logistic import fit_logistic
 from mrl.evaluation.metrics import actual_dcf, cllr, error_curve
-from mrl.evaluation.trials import TrialList
+from mrl.trials.lists import TrialList
 
 FloatVector = npt.NDArray[np.float64]
 

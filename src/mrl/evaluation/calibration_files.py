@@ -15,9 +15,9 @@ from mrl.audio import audio_info
 from mrl.errors import CheckpointError, DataError, InputError
 from mrl.evaluation.calibration import Calibration, Quality, fit_calibration
 from mrl.evaluation.scoring import check_dims, score_prefixes
-from mrl.evaluation.speakers import speakers_of_trials
-from mrl.evaluation.trials import TrialList
 from mrl.files import write_json
+from mrl.trials.lists import TrialList
+from mrl.trials.speakers import speakers_of_trials
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from mrl.data.manifest import MANIFEST_SUFFIXES, read_manifest
 from mrl.embeddings.formats import READABLE_SUFFIXES, load_embeddings
 from mrl.embeddings.sharded import holds_embeddings
 from mrl.errors import DataError, InputError
-from mrl.evaluation.speakers import speaker_of
+from mrl.trials.speakers import speaker_of
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,7 +22,7 @@ from mrl.embeddings import Encoder, FileFailure, Processes, evaluation_mode, map
 from mrl.embeddings.extract import check_target_dim, embedding_function
 from mrl.errors import InputError
 from mrl.evaluation.scoring import check_dims, prefix_norms
-from mrl.evaluation.trials import TrialList
+from mrl.trials.lists import TrialList
 
 _BLOCK_NUMBERS = 1 << 18
 

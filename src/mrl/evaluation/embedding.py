@@ -20,7 +20,7 @@ from mrl.embeddings.processes import Processes
 from mrl.errors import DataError
 from mrl.evaluation.conditions import Condition, Waveform
 from mrl.evaluation.embedding_cache import EmbeddingCache, Shelf
-from mrl.evaluation.trials import TrialList
+from mrl.trials.lists import TrialList
 
 # Recordings that a process embeds between two writes to the cache: what is lost at most when the process is killed.
 _PART = 128

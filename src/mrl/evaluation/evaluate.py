@@ -22,7 +22,7 @@ from mrl.evaluation.hardware import hardware_line
 from mrl.evaluation.metrics import actual_dcf, cllr, error_curve
 from mrl.evaluation.result import CalibratedFigures, DimFigures, EvaluationResult, ListFacts, ProtocolFacts, SystemResult
 from mrl.evaluation.scoring import check_dims, score_prefixes
-from mrl.evaluation.trials import TrialList
+from mrl.trials.lists import TrialList
 from mrl.version import __version__
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def evaluate_systems(
         trials: the list.
         bootstrap: resamples of the speakers for 95 % intervals; 0 for none.
         seed: of the resamples.
-        speakers: utterance -> speaker, where paths do not tell (see :func:`mrl.evaluation.speakers.speaker_of`).
+        speakers: utterance -> speaker, where paths do not tell (see :func:`mrl.trials.speakers.speaker_of`).
         reference: (name, dim) that all others are compared with, pairwise over the same resamples.
         provenance: what reports should say about where this came from.
         protocol: how the scores were made, where they are given; whole recordings and raw cosines by default.

@@ -13,8 +13,8 @@ from mrl.errors import DataError, InputError
 from mrl.evaluation.calibration import Calibration, can_hold_out, held_out_ratios
 from mrl.evaluation.calibration_files import load_calibration
 from mrl.evaluation.evaluate import SystemScores
-from mrl.evaluation.speakers import speakers_of_trials
-from mrl.evaluation.trials import TrialList
+from mrl.trials.lists import TrialList
+from mrl.trials.speakers import speakers_of_trials
 
 CalibrateOn = Literal["model", "held-out", "none"]
 CALIBRATE_ON: tuple[CalibrateOn, ...] = ("model", "held-out", "none")

@@ -24,7 +24,7 @@ from mrl.evaluation.protocol import Protocol, score_by_protocol
 from mrl.evaluation.result import EvaluationResult, StratumFigures
 from mrl.evaluation.strata import figures_of_condition_scores
 from mrl.evaluation.systems import Lineup, NetworkSystem, TableSystem
-from mrl.evaluation.trials import TrialList
+from mrl.trials.lists import TrialList
 
 _Matrices = dict[str, npt.NDArray[np.float32]]
 

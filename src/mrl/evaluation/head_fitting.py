@@ -7,8 +7,8 @@ from collections.abc import Sequence
 
 from mrl.embeddings.formats import check_suffix, load_embeddings, save_embeddings
 from mrl.embeddings.head import check_head_suffix, fit_head, project_embeddings, save_head
-from mrl.evaluation.speakers import read_speakers
 from mrl.matryoshka.closed_form import Method
+from mrl.trials.speakers import read_speakers
 
 PathLike = str | os.PathLike[str]
 

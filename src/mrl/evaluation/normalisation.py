@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from mrl.errors import DataError, InputError
 from mrl.evaluation.scoring import check_dims, prefix_norms, segments
-from mrl.evaluation.trials import TrialList
+from mrl.trials.lists import TrialList
 
 FloatMatrix = npt.NDArray[np.float32]
 FloatVector = npt.NDArray[np.float64]

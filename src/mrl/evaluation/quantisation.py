@@ -17,8 +17,8 @@ from mrl.evaluation.evaluate import SystemScores, evaluate_systems
 from mrl.evaluation.quantised_scores import score_encoded
 from mrl.evaluation.result import DimFigures, EvaluationResult
 from mrl.evaluation.scoring import check_dims, prefix_norms
-from mrl.evaluation.speakers import speakers_of_trials
-from mrl.evaluation.trials import TrialList
+from mrl.trials.lists import TrialList
+from mrl.trials.speakers import speakers_of_trials
 
 RANKS = (1, 10)
 """How many of the highest scores the right voice may be among."""

@@ -16,9 +16,9 @@ from mrl.evaluation.embedding_cache import EmbeddingCache
 from mrl.evaluation.gallery import Extraction
 from mrl.evaluation.hardware import hardware_line
 from mrl.evaluation.quantisation import QuantisationResult, measure_formats
-from mrl.evaluation.speakers import speakers_of_trials
 from mrl.evaluation.systems import NetworkSystem, TableSystem, open_lineup
-from mrl.evaluation.trials import TrialList
+from mrl.trials.lists import TrialList
+from mrl.trials.speakers import speakers_of_trials
 
 
 def quantise_spec(

@@ -24,9 +24,9 @@ from mrl.evaluation.gallery import Extraction
 from mrl.evaluation.normalisation import speaker_means
 from mrl.evaluation.protocol import Protocol, score_by_protocol
 from mrl.evaluation.result import EvaluationResult
-from mrl.evaluation.trials import TrialList, read_trials
-from mrl.evaluation.voxceleb_lists import OfficialList, fetch_official_list, find_official_list
 from mrl.pretrained import PretrainedCheckpoint, find_checkpoint
+from mrl.trials.lists import TrialList, read_trials
+from mrl.trials.voxceleb import OfficialList, fetch_official_list, find_official_list
 
 FloatMatrix = npt.NDArray[np.float32]
 

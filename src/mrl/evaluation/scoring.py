@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mrl.errors import DataError, InputError
-from mrl.evaluation.trials import TrialList
+from mrl.trials.lists import TrialList
 
 FloatMatrix = npt.NDArray[np.float32]
 

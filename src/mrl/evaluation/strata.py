@@ -15,7 +15,7 @@ from mrl.evaluation.bootstrap import MINIMUM_SPEAKERS, Interval, SpeakerResample
 from mrl.evaluation.metrics import equal_error_rate
 from mrl.evaluation.result import EvaluationResult, StratumFigures
 from mrl.evaluation.scoring import score_prefixes
-from mrl.evaluation.trials import TrialList
+from mrl.trials.lists import TrialList
 
 _ScoreKey = tuple[str, int]
 _Scores = Mapping[_ScoreKey, npt.NDArray[np.float32]]

@@ -28,10 +28,10 @@ from mrl.evaluation.gallery import Extraction, Gallery
 from mrl.evaluation.hardware import hardware_line
 from mrl.evaluation.protocol import Protocol
 from mrl.evaluation.result import EvaluationResult, ProtocolFacts
-from mrl.evaluation.speakers import speakers_of_trials
 from mrl.evaluation.strata import figures_of_strata, read_column, strata_of_column
 from mrl.evaluation.systems import Lineup, NetworkSystem, System, TableSystem, open_lineup
-from mrl.evaluation.trials import TrialList
+from mrl.trials.lists import TrialList
+from mrl.trials.speakers import speakers_of_trials
 
 __all__ = ["Extraction", "evaluate_spec", "evaluate_specs", "report_folders"]
 

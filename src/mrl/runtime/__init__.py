@@ -1,6 +1,5 @@
 """Exported models without torch: recordings in, speaker embeddings out, through ONNX Runtime."""
 
-from mrl.runtime.description import Description
-from mrl.runtime.embedder import OnnxEmbedder
+import lazy_loader
 
-__all__ = ["Description", "OnnxEmbedder"]
+__getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)

@@ -22,12 +22,13 @@ from mrl.data.loading import group_by_seconds
 from mrl.data.pooled_cache import pooled_in_batches
 from mrl.embeddings.processes import split_by_length
 from mrl.errors import DataError
-from mrl.evaluation import TrialList, read_trials, score_prefixes
+from mrl.evaluation import score_prefixes
 from mrl.evaluation.metrics import error_curve
 from mrl.matryoshka import ReDimNetMRL
 from mrl.progress import progress_bar
 from mrl.training.config import ValidationConfig
 from mrl.training.distribution import Processes
+from mrl.trials import TrialList, read_trials
 
 _P_TARGET = 0.01
 _MOST_RECORDINGS = 3000  # about 4.5 million pairs

@@ -20,15 +20,18 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from mrl.errors import DataError, DownloadError, InputError
-from mrl.evaluation.trials import TrialList, read_trials
 from mrl.files import write_json
 from mrl.pretrained.transfer import TransferSettings, discard_partial, fetch_url, is_http_url
+from mrl.trials.lists import TrialList, read_trials
 
 SOURCES = (
     "https://www.robots.ox.ac.uk/~vgg/data/voxceleb/meta/",
     "https://mm.kaist.ac.kr/datasets/voxceleb/meta/",
 )
+
+
 """Where the lists are; each is tried in turn."""
+
 
 _LOCK_SECONDS = 600.0
 

@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from mrl.audio import audio_info, load_audio
 from mrl.errors import AudioLoadingError, DataError
-from mrl.evaluation.enrolment import EnrolmentMap
-from mrl.evaluation.speakers import speaker_of
-from mrl.evaluation.trials import TrialList
+from mrl.trials.enrolment import EnrolmentMap
+from mrl.trials.lists import TrialList
+from mrl.trials.speakers import speaker_of
 
 _EXAMPLES = 5
 

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mrl.errors import DataError
-from mrl.evaluation.trials import TrialList
+from mrl.trials.lists import TrialList
 
 _VOXCELEB_SPEAKER = re.compile(r"id\d{5}")
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import os
+import zlib
 from array import array
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -14,7 +16,32 @@ import numpy as np
 import numpy.typing as npt
 
 from mrl.errors import DataError
-from mrl.evaluation.text_files import text_lines
+
+# Lines of a text file, plain or compressed by gzip.
+
+
+_GZIP_MAGIC = b"\x1f\x8b"
+
+
+def text_lines(file: Path, what: str) -> Iterator[bytes]:
+    """Yield the lines of ``file`` with their ends; gzip is recognised by content, not by name.
+
+    Raises:
+        DataError: the file is missing, unreadable or damaged; ``what`` (such as "trial list") says what it was to be.
+    """
+    try:
+        with file.open("rb") as raw:
+            compressed = raw.read(2) == _GZIP_MAGIC
+            raw.seek(0)
+            if compressed:
+                with gzip.GzipFile(fileobj=raw) as stream:
+                    yield from stream
+            else:
+                yield from raw
+    except FileNotFoundError:
+        raise DataError(f"{what} {file} does not exist") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{what} {file} cannot be read: {error}") from error
 
 
 class _Layout(NamedTuple):

@@ -16,8 +16,7 @@ import numpy.typing as npt
 
 from mrl.errors import DataError, InputError
 from mrl.evaluation.scoring import check_dims, prefix_norms, score_prefixes
-from mrl.evaluation.text_files import text_lines
-from mrl.evaluation.trials import TrialList
+from mrl.trials.lists import TrialList, text_lines
 
 FloatMatrix = npt.NDArray[np.float32]
 

@@ -1,0 +1,15 @@
+from .affine import AffineMap as AffineMap
+from .affine import pretrained_map as pretrained_map
+from .closed_form import data_free_rotation as data_free_rotation
+from .closed_form import fit_projection as fit_projection
+from .creation import create_mrl as create_mrl
+from .creation import create_mrl_from_pretrained as create_mrl_from_pretrained
+from .creation import freeze_backbone as freeze_backbone
+from .creation import get_model_info as get_model_info
+from .creation import unfreeze_backbone as unfreeze_backbone
+from .losses import MatryoshkaLoss as MatryoshkaLoss
+from .losses import MatryoshkaLossOutput as MatryoshkaLossOutput
+from .model import ReDimNetMRL as ReDimNetMRL
+from .no_class_loss import NoClassLoss as NoClassLoss
+from .projection import MatryoshkaProjection as MatryoshkaProjection
+from .similarity_preservation import SimilarityPreservationLoss as SimilarityPreservationLoss

@@ -1,0 +1,2 @@
+from .description import Description as Description
+from .embedder import OnnxEmbedder as OnnxEmbedder
