@@ -12,10 +12,10 @@ import torch
 from benchmarks.study.data import DIMS, LISTS, StudyData
 
 from mrl.embeddings.compact import EmbeddingFormat, encode_embeddings
-from mrl.evaluation import equal_error_rate, score_prefixes
-from mrl.evaluation.bootstrap import SpeakerResamples, bootstrap_metrics, interval_of, paired_difference
 from mrl.evaluation.quantised_scores import score_encoded
 from mrl.matryoshka import AffineMap
+from mrl.scoring import equal_error_rate, score_prefixes
+from mrl.scoring.bootstrap import SpeakerResamples, bootstrap_metrics, interval_of, paired_difference
 from mrl.trials import TrialList
 
 REFERENCE_DIM = 192

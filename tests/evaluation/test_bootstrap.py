@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mrl.errors import DataError, InputError
-from mrl.evaluation import SpeakerResamples, bootstrap_metrics, equal_error_rate, interval_of, minimum_dcf, paired_difference
+from mrl.scoring import SpeakerResamples, bootstrap_metrics, equal_error_rate, interval_of, minimum_dcf, paired_difference
 from mrl.trials import TrialList
 from tests.embeddings.fakes import all_pairs
 

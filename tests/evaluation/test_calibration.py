@@ -13,14 +13,8 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
 from mrl.errors import CheckpointError, DataError, InputError
-from mrl.evaluation import actual_dcf, cllr
-from mrl.evaluation.calibration import (
-    PENALTY,
-    Calibration,
-    bayes_threshold,
-    duration_measures,
-    fit_calibration,
-)
+from mrl.scoring import actual_dcf, cllr
+from mrl.scoring.calibration import PENALTY, Calibration, bayes_threshold, duration_measures, fit_calibration
 from mrl.trials import TrialList
 
 

@@ -14,11 +14,11 @@ import torch
 from mrl.audio import audio_info
 from mrl.embeddings import embed_files, open_model, score_files
 from mrl.errors import CheckpointError, DataError, InputError
-from mrl.evaluation import score_prefixes
-from mrl.evaluation.calibration import fit_calibration
 from mrl.evaluation.calibration_files import CALIBRATION, calibrate_model, load_calibration
 from mrl.evaluation.verification import verify_files
 from mrl.matryoshka import ReDimNetMRL
+from mrl.scoring import score_prefixes
+from mrl.scoring.calibration import fit_calibration
 from mrl.trials import TrialList
 from tests.embeddings.fakes import all_pairs
 from tests.embeddings.tiny import write_models, write_voices

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from mrl.errors import DataError, InputError
-from mrl.evaluation import score_prefixes
+from mrl.scoring import score_prefixes
 from mrl.trials import TrialList, read_trials
 from mrl.trials.enrolment import EnrolmentMap, read_enrolment_map, score_enrolled
 

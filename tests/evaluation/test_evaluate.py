@@ -11,15 +11,8 @@ import pytest
 from mrl.audio import load_audio
 from mrl.embeddings import embed_files
 from mrl.errors import DataError, InputError
-from mrl.evaluation import (
-    SystemEmbeddings,
-    equal_error_rate,
-    evaluate_embeddings,
-    evaluate_model,
-    evaluate_systems,
-    minimum_dcf,
-    score_prefixes,
-)
+from mrl.evaluation import SystemEmbeddings, evaluate_embeddings, evaluate_model, evaluate_systems
+from mrl.scoring import equal_error_rate, minimum_dcf, score_prefixes
 from mrl.trials import TrialList
 from tests.embeddings.fakes import SpectrumBackbone, SpectrumMatryoshka, all_pairs, write_corpus
 

@@ -13,7 +13,7 @@ from sklearn.isotonic import IsotonicRegression
 from sklearn.metrics import log_loss, roc_curve
 
 from mrl.errors import DataError, InputError
-from mrl.evaluation import (
+from mrl.scoring import (
     actual_dcf,
     cllr,
     convex_hull_equal_error_rate,
@@ -121,7 +121,7 @@ def test_against_scikit_learn(decimals: int) -> None:
 
 
 def test_hull_of_many_points_is_that_of_the_plain_stack() -> None:
-    from mrl.evaluation.convex_hull import lower_left_hull
+    from mrl.scoring.metrics import lower_left_hull
 
     random = np.random.default_rng(3)
     for size in (10, 500, 20_000):

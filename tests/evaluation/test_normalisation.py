@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mrl.errors import DataError, InputError
-from mrl.evaluation import normalisation, score_prefixes
-from mrl.evaluation.normalisation import (
+from mrl.scoring import normalisation, score_prefixes
+from mrl.scoring.normalisation import (
     CohortStatistics,
     adaptive_symmetric_norm,
     centre,

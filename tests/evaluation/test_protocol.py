@@ -7,7 +7,8 @@ import numpy.typing as npt
 import pytest
 
 from mrl.errors import InputError
-from mrl.evaluation import Protocol, make_protocol, score_by_protocol, score_prefixes, speaker_means
+from mrl.evaluation import Protocol, make_protocol, score_by_protocol
+from mrl.scoring import score_prefixes, speaker_means
 from mrl.trials import EnrolmentMap, TrialList
 
 Vector = npt.NDArray[np.float64]

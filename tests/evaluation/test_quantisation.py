@@ -17,7 +17,6 @@ from mrl.embeddings.compact import EMBEDDING_FORMATS, EmbeddingFormat, bytes_per
 from mrl.errors import DataError, InputError
 from mrl.evaluation import (
     QuantisationResult,
-    equal_error_rate,
     evaluate_embeddings,
     measure_formats,
     quantisation_csv,
@@ -27,6 +26,7 @@ from mrl.evaluation import (
     write_quantisation_report,
 )
 from mrl.evaluation.quantised_scores import score_encoded
+from mrl.scoring import equal_error_rate
 from mrl.trials import TrialList
 from tests.embeddings.fakes import all_pairs
 

@@ -13,16 +13,9 @@ import torch
 from mrl.audio import write_synthetic_corpus
 from mrl.embeddings import embed_files, open_model
 from mrl.errors import DataError, InputError
-from mrl.evaluation import (
-    Extraction,
-    adaptive_symmetric_norm,
-    equal_error_rate,
-    evaluate_embeddings,
-    reproduce_voxceleb,
-    score_prefixes,
-    speaker_means,
-)
+from mrl.evaluation import Extraction, evaluate_embeddings, reproduce_voxceleb
 from mrl.pretrained import find_checkpoint
+from mrl.scoring import adaptive_symmetric_norm, equal_error_rate, score_prefixes, speaker_means
 from mrl.trials import TrialList, read_trials
 from tests.pretrained.small import write_small_checkpoint
 

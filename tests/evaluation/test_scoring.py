@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mrl.errors import DataError, InputError
-from mrl.evaluation import score_prefixes
+from mrl.scoring import score_prefixes
 from mrl.trials import TrialList
 
 
@@ -43,7 +43,7 @@ def test_equals_one_by_one_in_double_precision(num_utterances: int, num_trials: 
 
 
 def test_many_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    from mrl.evaluation import scoring
+    from mrl.scoring import cosine as scoring
 
     monkeypatch.setattr(scoring, "_BLOCK_NUMBERS", 1)  # 256 trials per block, the least
     embeddings = np.random.default_rng(1).standard_normal((50, 8)).astype(np.float32)

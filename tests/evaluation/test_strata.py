@@ -8,16 +8,10 @@ import numpy as np
 import pytest
 
 from mrl.errors import DataError
-from mrl.evaluation import (
-    EvaluationResult,
-    SystemEmbeddings,
-    equal_error_rate,
-    evaluate_systems,
-    figures_of_strata,
-    score_prefixes,
-    strata_of_column,
-)
-from mrl.evaluation.strata import figures_of_condition, read_column, with_changed_test_side
+from mrl.evaluation import EvaluationResult, SystemEmbeddings, evaluate_systems, figures_of_strata, strata_of_column
+from mrl.evaluation.strata import figures_of_condition, read_column
+from mrl.scoring import equal_error_rate, score_prefixes
+from mrl.scoring.cosine import with_changed_test_side
 from mrl.trials import TrialList
 from tests.embeddings.fakes import all_pairs
 

@@ -10,17 +10,10 @@ import pytest
 
 from mrl.embeddings import embed_files, open_model, save_embeddings
 from mrl.errors import DataError, InputError
-from mrl.evaluation import (
-    Extraction,
-    equal_error_rate,
-    evaluate_spec,
-    evaluate_specs,
-    make_conditions,
-    report_folders,
-    score_prefixes,
-)
+from mrl.evaluation import Extraction, evaluate_spec, evaluate_specs, make_conditions, report_folders
 from mrl.evaluation.conditions import Cut
-from mrl.evaluation.strata import with_changed_test_side
+from mrl.scoring import equal_error_rate, score_prefixes
+from mrl.scoring.cosine import with_changed_test_side
 from mrl.trials import TrialList
 from tests.embeddings.fakes import all_pairs, write_tone
 from tests.embeddings.tiny import write_models, write_voices

@@ -16,19 +16,21 @@ from mrl.evaluation import (
     Extraction,
     Protocol,
     SystemScores,
-    actual_dcf,
-    adaptive_symmetric_norm,
     calibrate_model,
-    cllr,
     embed_crops,
-    equal_error_rate,
     evaluate_specs,
     evaluate_systems,
-    held_out_ratios,
     make_conditions,
-    minimum_cllr,
     score_by_protocol,
     score_crops,
+)
+from mrl.scoring import (
+    actual_dcf,
+    adaptive_symmetric_norm,
+    cllr,
+    equal_error_rate,
+    held_out_ratios,
+    minimum_cllr,
     score_prefixes,
     speaker_means,
 )
@@ -217,7 +219,7 @@ def test_calibration_held_out_by_speaker() -> None:
     ratios = held_out_ratios(scores, trials, speakers)
     assert ratios is not None
     # By hand for the trials between parts 0 and 1: fitted on the trials among parts 2, 3 and 4.
-    from mrl.evaluation import fit_calibration
+    from mrl.scoring import fit_calibration
 
     part = speakers % 5
     enrol, test = part[trials.enrol], part[trials.test]

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from mrl.errors import InputError
-from mrl.evaluation.calibration import Calibration, DimCalibration, FalseAcceptThreshold, fit_calibration
-from mrl.identification import decision_rule
 from mrl.identification.averages import voice_averages
+from mrl.scoring import decision_rule
+from mrl.scoring.calibration import Calibration, DimCalibration, FalseAcceptThreshold, fit_calibration
 from mrl.trials import TrialList
 from tests.identification.makers import unit
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from mrl.errors import DataError, InputError
-from mrl.evaluation.calibration import Calibration, DimCalibration
 from mrl.identification import EmbeddedRecording, VoiceEmbedder, VoiceStore, enrol, identify
 from mrl.identification.voices import StoredRecording, StoredVoice
+from mrl.scoring.calibration import Calibration, DimCalibration
 from tests.identification.makers import MODEL, speakers, unit
 
 _DIM = 8

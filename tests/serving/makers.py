@@ -15,8 +15,8 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from mrl.evaluation.calibration import Calibration, DimCalibration
 from mrl.identification import VoiceEmbedder, open_embedder
+from mrl.scoring.calibration import Calibration, DimCalibration
 from mrl.serving import Limits, VoiceService, create_app
 from mrl.serving.running import make_server
 from tests.runtime.golden.record import EXPORTED

@@ -9,8 +9,8 @@ import pytest
 
 from mrl.data import Corpus, Utterance, scan_speaker_folders
 from mrl.errors import DataError
-from mrl.evaluation import equal_error_rate, score_prefixes
 from mrl.matryoshka import ReDimNetMRL
+from mrl.scoring import equal_error_rate, score_prefixes
 from mrl.training.config import ValidationConfig
 from mrl.training.progress_state import Progress
 from mrl.training.validation import ValidationResult, Validator, all_pairs, read_validation

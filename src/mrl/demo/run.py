@@ -12,9 +12,9 @@ from typing import Any, Literal, TypeAlias
 from mrl.demo.corpus import DemoCorpus, split_corpus, synthetic_voices
 from mrl.errors import CheckpointError, InputError
 from mrl.evaluation import UNMODIFIED_BACKBONE, EvaluationResult, evaluate_model, write_report
-from mrl.evaluation.bootstrap import MINIMUM_SPEAKERS
 from mrl.matryoshka import ReDimNetMRL
 from mrl.pretrained import bundled_models, load_pretrained_redimnet, write_official_checkpoint
+from mrl.scoring.bootstrap import MINIMUM_SPEAKERS
 from mrl.training import TrainConfig, run_training
 from mrl.trials import read_trials
 

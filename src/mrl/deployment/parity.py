@@ -15,8 +15,8 @@ from mrl.deployment.reference import Reference, synthetic_speech
 from mrl.deployment.runners import Runner
 from mrl.embeddings.mapping import map_files
 from mrl.errors import DataError, ExportError
-from mrl.evaluation.metrics import equal_error_rate
-from mrl.evaluation.scoring import score_prefixes
+from mrl.scoring.cosine import score_prefixes
+from mrl.scoring.metrics import equal_error_rate
 from mrl.trials.lists import TrialList
 
 Matrix = npt.NDArray[np.float32]

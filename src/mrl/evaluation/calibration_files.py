@@ -13,9 +13,9 @@ import numpy.typing as npt
 
 from mrl.audio import audio_info
 from mrl.errors import CheckpointError, DataError, InputError
-from mrl.evaluation.calibration import Calibration, Quality, fit_calibration
-from mrl.evaluation.scoring import check_dims, score_prefixes
 from mrl.files import write_json
+from mrl.scoring.calibration import Calibration, Quality, fit_calibration
+from mrl.scoring.cosine import check_dims, score_prefixes
 from mrl.trials.lists import TrialList
 from mrl.trials.speakers import speakers_of_trials
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mrl.evaluation.calibration import Calibration
+from mrl.scoring.calibration import Calibration
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from mrl.embeddings.compact import EmbeddingFormat, Encoded, encoded_cosines
 from mrl.errors import DataError
-from mrl.evaluation.bootstrap import Interval, SpeakerResamples, interval_of
+from mrl.scoring.bootstrap import Interval, SpeakerResamples, interval_of
 
 # Query-voice pairs compared at a time: bounds the memory.
 _BLOCK_PAIRS = 1 << 22

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from mrl.evaluation.bootstrap import Interval, PairedDifference
 from mrl.evaluation.result import DimFigures, EvaluationResult
+from mrl.scoring.bootstrap import Interval, PairedDifference
 
 Rows = list[tuple[str, ...]]
 

@@ -21,7 +21,7 @@ from mrl.audio import SAMPLE_RATE
 from mrl.embeddings import Encoder, FileFailure, Processes, evaluation_mode, map_files
 from mrl.embeddings.extract import check_target_dim, embedding_function
 from mrl.errors import InputError
-from mrl.evaluation.scoring import check_dims, prefix_norms
+from mrl.scoring.cosine import check_dims, prefix_norms
 from mrl.trials.lists import TrialList
 
 _BLOCK_NUMBERS = 1 << 18

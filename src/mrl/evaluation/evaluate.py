@@ -11,17 +11,11 @@ import numpy as np
 import numpy.typing as npt
 
 from mrl.errors import DataError, InputError
-from mrl.evaluation.bootstrap import (
-    Replicates,
-    SpeakerResamples,
-    bootstrap_metrics,
-    interval_of,
-    paired_difference,
-)
 from mrl.evaluation.hardware import hardware_line
-from mrl.evaluation.metrics import actual_dcf, cllr, error_curve
 from mrl.evaluation.result import CalibratedFigures, DimFigures, EvaluationResult, ListFacts, ProtocolFacts, SystemResult
-from mrl.evaluation.scoring import check_dims, score_prefixes
+from mrl.scoring.bootstrap import Replicates, SpeakerResamples, bootstrap_metrics, interval_of, paired_difference
+from mrl.scoring.cosine import check_dims, score_prefixes
+from mrl.scoring.metrics import actual_dcf, cllr, error_curve
 from mrl.trials.lists import TrialList
 from mrl.version import __version__
 

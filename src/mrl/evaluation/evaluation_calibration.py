@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mrl.errors import DataError, InputError
-from mrl.evaluation.calibration import Calibration, can_hold_out, held_out_ratios
 from mrl.evaluation.calibration_files import load_calibration
 from mrl.evaluation.evaluate import SystemScores
+from mrl.scoring.calibration import Calibration, can_hold_out, held_out_ratios
 from mrl.trials.lists import TrialList
 from mrl.trials.speakers import speakers_of_trials
 
@@ -72,7 +72,7 @@ def with_held_out_calibration(system: SystemScores, trials: TrialList, speakers:
 
     Raises:
         DataError: speakers are not known or too few.
-        InputError: as :func:`mrl.evaluation.calibration.held_out_ratios`.
+        InputError: as :func:`mrl.scoring.calibration.held_out_ratios`.
     """
     require_held_out(trials, speakers)
     _, of_utterance = speakers_of_trials(trials, speakers)

@@ -19,11 +19,11 @@ from mrl.evaluation.conditions import Condition, Cut
 from mrl.evaluation.embedding import embed_recordings
 from mrl.evaluation.embedding_cache import EmbeddingCache
 from mrl.evaluation.evaluate import SystemScores
-from mrl.evaluation.normalisation import speaker_means
 from mrl.evaluation.protocol import Protocol, score_by_protocol
 from mrl.evaluation.result import EvaluationResult, StratumFigures
 from mrl.evaluation.strata import figures_of_condition_scores
 from mrl.evaluation.systems import Lineup, NetworkSystem, TableSystem
+from mrl.scoring.normalisation import speaker_means
 from mrl.trials.lists import TrialList
 
 _Matrices = dict[str, npt.NDArray[np.float32]]

@@ -13,9 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from mrl.errors import InputError, MissingDependencyError
-from mrl.evaluation.metrics import error_curve
 from mrl.evaluation.result import BYTES_PER_NUMBER, EvaluationResult, SystemResult
 from mrl.files import atomic_path
+from mrl.scoring.metrics import error_curve
 
 # Colours and markers of the lines in a plot, by their place.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")

@@ -13,10 +13,9 @@ import numpy.typing as npt
 
 from mrl.errors import InputError
 from mrl.evaluation.crop_protocol import score_crops
-from mrl.evaluation.normalisation import adaptive_symmetric_norm, centre
 from mrl.evaluation.result import ProtocolFacts
-from mrl.evaluation.scoring import prefix_norms, score_prefixes
-from mrl.evaluation.strata import score_changed_test_side
+from mrl.scoring.cosine import prefix_norms, score_changed_test_side, score_prefixes
+from mrl.scoring.normalisation import adaptive_symmetric_norm, centre
 from mrl.trials.enrolment import EnrolledTrials, EnrolmentMap, enrolled_pairs, enrolled_prefixes, read_enrolment_map
 from mrl.trials.lists import TrialList
 

@@ -11,12 +11,12 @@ import numpy.typing as npt
 
 from mrl.embeddings.compact import EMBEDDING_FORMATS, EmbeddingFormat, bytes_per_embedding, encode_embeddings
 from mrl.errors import DataError, InputError
-from mrl.evaluation.bootstrap import MINIMUM_SPEAKERS, SpeakerResamples
 from mrl.evaluation.closed_set import ClosedSet, Recall, recall_at
 from mrl.evaluation.evaluate import SystemScores, evaluate_systems
 from mrl.evaluation.quantised_scores import score_encoded
 from mrl.evaluation.result import DimFigures, EvaluationResult
-from mrl.evaluation.scoring import check_dims, prefix_norms
+from mrl.scoring.bootstrap import MINIMUM_SPEAKERS, SpeakerResamples
+from mrl.scoring.cosine import check_dims, prefix_norms
 from mrl.trials.lists import TrialList
 from mrl.trials.speakers import speakers_of_trials
 

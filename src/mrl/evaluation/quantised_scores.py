@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from mrl.embeddings.compact import EmbeddingFormat, Encoded, bytes_per_embedding, count_bits, decode_embeddings
 from mrl.errors import InputError
-from mrl.evaluation.scoring import score_prefixes
+from mrl.scoring.cosine import score_prefixes
 from mrl.trials.lists import TrialList
 
 # Trials compared at a time: bounds the memory.

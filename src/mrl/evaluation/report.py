@@ -11,7 +11,6 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from mrl.evaluation.bootstrap import Interval
 from mrl.evaluation.comparison import (
     Rows,
     calibrated_note,
@@ -24,6 +23,7 @@ from mrl.evaluation.comparison import (
 )
 from mrl.evaluation.result import BYTES_PER_NUMBER, DimFigures, EvaluationResult
 from mrl.files import write_json, write_text
+from mrl.scoring.bootstrap import Interval
 
 _HEADER = ("system", "dim", "bytes", "EER %", "minDCF 0.01", "minDCF 0.05")
 _SCORES = {

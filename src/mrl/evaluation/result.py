@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mrl.errors import InputError
-from mrl.evaluation.bootstrap import Interval, PairedDifference
+from mrl.scoring.bootstrap import Interval, PairedDifference
 
 BYTES_PER_NUMBER = 4
 """An embedding is stored as float32."""

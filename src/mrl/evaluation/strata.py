@@ -11,17 +11,22 @@ import numpy as np
 import numpy.typing as npt
 
 from mrl.errors import DataError
-from mrl.evaluation.bootstrap import MINIMUM_SPEAKERS, Interval, SpeakerResamples, bootstrap_metrics, interval_of
-from mrl.evaluation.metrics import equal_error_rate
 from mrl.evaluation.result import EvaluationResult, StratumFigures
-from mrl.evaluation.scoring import score_prefixes
+from mrl.scoring.bootstrap import MINIMUM_SPEAKERS, Interval, SpeakerResamples, bootstrap_metrics, interval_of
+from mrl.scoring.cosine import score_changed_test_side
+from mrl.scoring.metrics import equal_error_rate
 from mrl.trials.lists import TrialList
 
 _ScoreKey = tuple[str, int]
+
+
 _Scores = Mapping[_ScoreKey, npt.NDArray[np.float32]]
+
 
 # A column of numbers with more different values than this is divided into quarters.
 _MOST_VALUES = 12
+
+
 _DASH = "–"
 
 
@@ -165,30 +170,6 @@ def figures_of_condition_scores(
     everything = np.ones(len(trials), dtype=np.bool_)
     resamples = _resamples(result, trials, speakers)
     return tuple(_measure(result, group, name, scores, trials.labels, everything, resamples, note=note))
-
-
-def score_changed_test_side(
-    clean: npt.NDArray[np.float32], changed: npt.NDArray[np.float32], trials: TrialList, dims: Iterable[int]
-) -> dict[int, npt.NDArray[np.float32]]:
-    """Return the cosines of recordings as they are (enrolment) and changed ones (test) at every prefix length.
-
-    Args:
-        clean, changed: (utterances, dim); rows of ``changed`` that are on no test side are not looked at.
-        trials: the list.
-        dims: prefix lengths.
-    """
-    unused = np.setdiff1d(np.arange(len(trials.utterances)), trials.test)
-    filled = np.array(changed, dtype=np.float32)
-    filled[unused] = clean[unused]
-    return score_prefixes(np.concatenate([clean, filled]), with_changed_test_side(trials), dims)
-
-
-def with_changed_test_side(trials: TrialList) -> TrialList:
-    """Return the list over twice the utterances: first those as they are (enrolment), then the changed ones (test)."""
-    count = len(trials.utterances)
-    changed = tuple(f"{name} (changed)" for name in trials.utterances)
-    test = (trials.test + count).astype(np.int32)
-    return TrialList((*trials.utterances, *changed), trials.enrol, test, trials.labels, trials.source, trials.sha256)
 
 
 def _resamples(result: EvaluationResult, trials: TrialList, speakers: Mapping[str, str] | None) -> SpeakerResamples | None:

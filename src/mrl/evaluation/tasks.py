@@ -11,8 +11,6 @@ from typing import Any
 from mrl.embeddings.encoders import cut_of
 from mrl.embeddings.sharded import holds_embeddings
 from mrl.errors import DataError, InputError
-from mrl.evaluation.bootstrap import SpeakerResamples
-from mrl.evaluation.calibration import Calibration
 from mrl.evaluation.cohort import Cohort, open_cohort
 from mrl.evaluation.conditions import Condition
 from mrl.evaluation.evaluate import SystemScores, evaluate_systems
@@ -30,6 +28,8 @@ from mrl.evaluation.protocol import Protocol
 from mrl.evaluation.result import EvaluationResult, ProtocolFacts
 from mrl.evaluation.strata import figures_of_strata, read_column, strata_of_column
 from mrl.evaluation.systems import Lineup, NetworkSystem, System, TableSystem, open_lineup
+from mrl.scoring.bootstrap import SpeakerResamples
+from mrl.scoring.calibration import Calibration
 from mrl.trials.lists import TrialList
 from mrl.trials.speakers import speakers_of_trials
 

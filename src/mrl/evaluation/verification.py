@@ -9,8 +9,8 @@ from pathlib import Path
 
 from mrl.audio import audio_info
 from mrl.errors import AudioLoadingError, InputError
-from mrl.evaluation.calibration import Calibration
 from mrl.evaluation.calibration_files import load_calibration
+from mrl.scoring.calibration import Calibration
 
 
 @dataclass(frozen=True)

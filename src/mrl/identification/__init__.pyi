@@ -1,5 +1,3 @@
-from .decisions import DecisionRule as DecisionRule
-from .decisions import decision_rule as decision_rule
 from .embedder import EmbeddedRecording as EmbeddedRecording
 from .embedder import VoiceEmbedder as VoiceEmbedder
 from .embedder import open_embedder as open_embedder

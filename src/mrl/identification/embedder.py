@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from mrl.audio import SAMPLE_RATE, load_audio
 from mrl.errors import CheckpointError, InputError
-from mrl.evaluation.calibration import Calibration
+from mrl.scoring.calibration import Calibration
 
 logger = logging.getLogger(__name__)
 

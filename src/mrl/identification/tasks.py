@@ -13,15 +13,15 @@ import numpy as np
 
 from mrl.embeddings.compact import EmbeddingFormat
 from mrl.errors import DataError, InputError
-from mrl.evaluation.calibration import Calibration
 from mrl.evaluation.verification import Verification
-from mrl.identification.decisions import DecisionRule, decision_rule
 from mrl.identification.embedder import EmbeddedRecording, VoiceEmbedder, open_embedder
 from mrl.identification.funnel import FunnelSearch
 from mrl.identification.search import ExactSearch, VoiceSearch, hits, unit_queries
 from mrl.identification.store import VoiceStore
 from mrl.identification.voice_matrix import load_voices, voices_in_memory
 from mrl.identification.voices import Voice, clean_name
+from mrl.scoring.calibration import Calibration
+from mrl.scoring.decisions import DecisionRule, decision_rule
 
 logger = logging.getLogger(__name__)
 

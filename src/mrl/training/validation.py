@@ -22,10 +22,10 @@ from mrl.data.loading import group_by_seconds
 from mrl.data.pooled_cache import pooled_in_batches
 from mrl.embeddings.processes import split_by_length
 from mrl.errors import DataError
-from mrl.evaluation import score_prefixes
-from mrl.evaluation.metrics import error_curve
 from mrl.matryoshka import ReDimNetMRL
 from mrl.progress import progress_bar
+from mrl.scoring import score_prefixes
+from mrl.scoring.metrics import error_curve
 from mrl.training.config import ValidationConfig
 from mrl.training.distribution import Processes
 from mrl.trials import TrialList, read_trials

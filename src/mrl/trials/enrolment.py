@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mrl.errors import DataError, InputError
-from mrl.evaluation.scoring import check_dims, prefix_norms, score_prefixes
+from mrl.scoring.cosine import check_dims, prefix_norms, score_prefixes
 from mrl.trials.lists import TrialList, text_lines
 
 FloatMatrix = npt.NDArray[np.float32]

@@ -22,14 +22,19 @@ import numpy as np
 import numpy.typing as npt
 
 from mrl.errors import DataError, InputError
-from mrl.evaluation.metrics import cost_weights, crossing_of, error_curve
+from mrl.scoring.metrics import cost_weights, crossing_of, error_curve
 from mrl.trials.lists import TrialList
 from mrl.trials.speakers import speakers_of_trials
 
 MINIMUM_SPEAKERS = 5
+
+
 """Below this number of speakers the resamples are too few and too coarse for an interval to mean anything."""
 
+
 _CONFIDENCE = 0.95
+
+
 # More resamples than this without one kind of trial, and the list cannot carry an interval.
 _MOST_UNDEFINED = 0.05
 

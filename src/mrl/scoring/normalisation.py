@@ -16,14 +16,19 @@ import numpy as np
 import numpy.typing as npt
 
 from mrl.errors import DataError, InputError
-from mrl.evaluation.scoring import check_dims, prefix_norms, segments
+from mrl.scoring.cosine import check_dims, prefix_norms, segments
 from mrl.trials.lists import TrialList
 
 FloatMatrix = npt.NDArray[np.float32]
+
+
 FloatVector = npt.NDArray[np.float64]
+
 
 # Scores of a block of utterances against the whole cohort: bounds the memory to about four times as many bytes x 4.
 _BLOCK_SCORES = 1 << 22
+
+
 # Cosines are float32: dividing by a smaller spread than this would show their rounding (0.1 % at this limit).
 _SMALLEST_DEVIATION = 1e-4
 

@@ -20,9 +20,11 @@ import os
 from dataclasses import dataclass
 
 from mrl.errors import InputError
-from mrl.evaluation.calibration import Calibration, bayes_threshold
+from mrl.scoring.calibration import Calibration, bayes_threshold
 
 FEWEST_FALSE_ACCEPTS = 30
+
+
 """Of the calibration's trials, for a measured threshold to be relied on: the true rate then lies within some 30 % of the measured
 one at 90 % confidence, for independent trials (the "rule of 30", G. Doddington et al., "The NIST speaker recognition evaluation",
 2000). Few speakers make the trials less independent."""
