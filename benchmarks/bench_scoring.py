@@ -66,7 +66,7 @@ def _child(way: str, size: int, utterances: int, source: list[str]) -> dict[str,
 
 
 def _run(way: str, path: Path | None, size: int, utterances: int) -> dict[str, float]:
-    from mrl.evaluation.evaluate import SystemEmbeddings, evaluate_systems
+    from mrl.evaluation.measure import SystemEmbeddings, evaluate_systems
     from mrl.scoring.cosine import score_prefixes
     from mrl.trials.lists import TrialList, read_trials
 

@@ -12,7 +12,7 @@ import torch
 from benchmarks.study.data import DIMS, LISTS, StudyData
 
 from mrl.embeddings.compact import EmbeddingFormat, encode_embeddings
-from mrl.evaluation.quantised_scores import score_encoded
+from mrl.evaluation.storage import score_encoded
 from mrl.matryoshka import AffineMap
 from mrl.scoring import equal_error_rate, score_prefixes
 from mrl.scoring.bootstrap import SpeakerResamples, bootstrap_metrics, interval_of, paired_difference

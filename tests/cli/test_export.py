@@ -14,7 +14,7 @@ import pytest
 
 from mrl.cli.main import run
 from mrl.deployment.onnx_graph import describe_in
-from mrl.evaluation.calibration_files import calibrate_model
+from mrl.evaluation.calibrating import calibrate_model
 from mrl.runtime import Description
 from mrl.trials.lists import TrialList
 from tests.deployment.conftest import model, model_folder, traced  # noqa: F401 - fixtures

@@ -14,7 +14,7 @@ import torch
 from mrl.audio import audio_info
 from mrl.embeddings import embed_files, open_model, score_files
 from mrl.errors import CheckpointError, DataError, InputError
-from mrl.evaluation.calibration_files import CALIBRATION, calibrate_model, load_calibration
+from mrl.evaluation.calibrating import CALIBRATION, calibrate_model, load_calibration
 from mrl.evaluation.verification import verify_files
 from mrl.matryoshka import ReDimNetMRL
 from mrl.scoring import score_prefixes

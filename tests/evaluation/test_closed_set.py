@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mrl.embeddings.compact import EMBEDDING_FORMATS, EmbeddingFormat, encode_embeddings, encoded_cosines
 from mrl.errors import DataError
-from mrl.evaluation.closed_set import ClosedSet, recall_at
+from mrl.evaluation.storage import ClosedSet, recall_at
 from mrl.scoring import SpeakerResamples
 from mrl.trials import TrialList
 from tests.embeddings.fakes import all_pairs

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from mrl.audio import load_audio
 from mrl.embeddings import embed_files
 from mrl.errors import DataError, InputError
-from mrl.evaluation.crop_protocol import cut_crops, embed_crops, score_crops
+from mrl.evaluation.embedding import cut_crops, embed_crops
+from mrl.evaluation.protocol import score_crops
 from mrl.scoring import score_prefixes
 from mrl.trials import TrialList
 from tests.embeddings.fakes import SpectrumMatryoshka, write_corpus, write_tone

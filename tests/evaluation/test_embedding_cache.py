@@ -13,8 +13,7 @@ import torch
 from mrl.errors import DataError
 from mrl.evaluation import embedding
 from mrl.evaluation.conditions import Condition, Cut
-from mrl.evaluation.embedding import embed_recordings
-from mrl.evaluation.embedding_cache import EmbeddingCache
+from mrl.evaluation.embedding import EmbeddingCache, embed_recordings
 from tests.embeddings.fakes import SpectrumBackbone, SpectrumMatryoshka, write_corpus, write_tone
 
 

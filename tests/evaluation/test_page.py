@@ -15,8 +15,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from mrl.evaluation import EvaluationResult, SystemEmbeddings, evaluate_systems, html_report, write_report
 from mrl.evaluation.plots import det_figure, det_keys, eer_by_bytes_figure, eer_by_dim_figure, score_figure, strata_figure
-from mrl.evaluation.report import comparison_table, markdown_report, strata_tables
 from mrl.evaluation.strata import figures_of_condition, figures_of_strata, strata_of_column
+from mrl.evaluation.tables import comparison_table, markdown_report, strata_tables
 from mrl.trials import TrialList
 from tests.embeddings.fakes import all_pairs
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from mrl.embeddings import open_model
-from mrl.evaluation.cached_crops import crops_of_recordings
+from mrl.evaluation.embedding import crops_of_recordings
 from tests.embeddings.fakes import all_pairs
 from tests.embeddings.tiny import write_models, write_voices
 

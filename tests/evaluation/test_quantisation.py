@@ -25,7 +25,7 @@ from mrl.evaluation import (
     quantise_spec,
     write_quantisation_report,
 )
-from mrl.evaluation.quantised_scores import score_encoded
+from mrl.evaluation.storage import score_encoded
 from mrl.scoring import equal_error_rate
 from mrl.trials import TrialList
 from tests.embeddings.fakes import all_pairs

@@ -49,8 +49,7 @@ def command(
     """
     from rich.console import Console
 
-    from mrl.evaluation.calibration_files import CALIBRATION, calibrate_model
-    from mrl.evaluation.calibration_report import calibration_table, threshold_table
+    from mrl.evaluation.calibrating import CALIBRATION, calibrate_model, calibration_table, threshold_table
     from mrl.trials import read_speakers, read_trials
 
     calibration = calibrate_model(

@@ -12,7 +12,7 @@ import click
 from mrl.cli.options import depth_option, device_option, weights_option
 
 if TYPE_CHECKING:
-    from mrl.evaluation.evaluation_calibration import CalibrateOn
+    from mrl.evaluation.measure import CalibrateOn
 
 
 class NumberList(click.ParamType):  # type: ignore[type-arg]

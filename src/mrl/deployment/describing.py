@@ -11,7 +11,7 @@ from mrl.deployment.network import InputKind, Model, backbone_of
 from mrl.deployment.precision import Precision
 from mrl.embeddings import weights_sha256
 from mrl.embeddings.encoders import cut_of
-from mrl.evaluation.calibration_files import load_calibration
+from mrl.evaluation.calibrating import load_calibration
 from mrl.matryoshka import ReDimNetMRL
 from mrl.runtime.description import Description
 from mrl.version import __version__

@@ -9,18 +9,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mrl.evaluation.comparison import (
+from mrl.evaluation.plots import det_figure, eer_by_bytes_figure, eer_by_dim_figure, score_figure, strata_figure, svg_of
+from mrl.evaluation.result import EvaluationResult
+from mrl.evaluation.tables import (
     calibrated_note,
     calibrated_rows,
     comparison_rows,
+    notes,
     strata_groups,
     strata_notes,
     strata_rows,
     strata_summary,
+    table_rows,
 )
-from mrl.evaluation.plots import det_figure, eer_by_bytes_figure, eer_by_dim_figure, score_figure, strata_figure, svg_of
-from mrl.evaluation.report import notes, table_rows
-from mrl.evaluation.result import EvaluationResult
 
 _STYLE = """
 :root { color-scheme: light; }

@@ -15,13 +15,11 @@ from rich.text import Text
 from mrl.embeddings import Encoder
 from mrl.embeddings.models import open_model
 from mrl.errors import DataError, InputError
-from mrl.evaluation.cohort import Cohort, open_cohort
-from mrl.evaluation.embedding import embed_recordings
-from mrl.evaluation.embedding_cache import EmbeddingCache
-from mrl.evaluation.evaluate import SystemEmbeddings, SystemScores, evaluate_systems
-from mrl.evaluation.gallery import Extraction
-from mrl.evaluation.protocol import Protocol, score_by_protocol
+from mrl.evaluation.embedding import EmbeddingCache, embed_recordings
+from mrl.evaluation.measure import SystemEmbeddings, SystemScores, evaluate_systems
+from mrl.evaluation.protocol import Cohort, Protocol, open_cohort, score_by_protocol
 from mrl.evaluation.result import EvaluationResult
+from mrl.evaluation.run import Extraction
 from mrl.pretrained import PretrainedCheckpoint, find_checkpoint
 from mrl.scoring.bootstrap import Interval, SpeakerResamples
 from mrl.scoring.normalisation import speaker_means

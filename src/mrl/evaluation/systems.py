@@ -12,7 +12,7 @@ from mrl.embeddings.formats import READABLE_SUFFIXES, EmbeddingTable, load_embed
 from mrl.embeddings.models import CHECKPOINT_SUFFIXES, open_model, weights_sha256
 from mrl.embeddings.sharded import embeddings_sha256, holds_embeddings
 from mrl.errors import InputError
-from mrl.evaluation.evaluate import BASELINE, TRAINED_BACKBONE, UNMODIFIED_BACKBONE, default_dims
+from mrl.evaluation.measure import BASELINE, TRAINED_BACKBONE, UNMODIFIED_BACKBONE, default_dims
 from mrl.scoring.cosine import check_dims
 
 if TYPE_CHECKING:

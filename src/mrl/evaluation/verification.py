@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mrl.audio import audio_info
 from mrl.errors import AudioLoadingError, InputError
-from mrl.evaluation.calibration_files import load_calibration
+from mrl.evaluation.calibrating import load_calibration
 from mrl.scoring.calibration import Calibration
 
 

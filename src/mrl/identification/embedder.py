@@ -164,7 +164,7 @@ def _open_network(spec: str, weights: str | os.PathLike[str] | None, device: str
     import torch
 
     from mrl.embeddings import open_model, weights_sha256
-    from mrl.evaluation.calibration_files import load_calibration
+    from mrl.evaluation.calibrating import load_calibration
 
     calibration = load_calibration(spec) if Path(spec).is_dir() else None
     network: Any = open_model(spec, weights=weights, device=device)

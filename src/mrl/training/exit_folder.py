@@ -12,7 +12,7 @@ import torch
 
 from mrl.embeddings import collect_recordings, open_model
 from mrl.errors import InputError
-from mrl.evaluation.calibration_files import CALIBRATION, load_calibration
+from mrl.evaluation.calibrating import CALIBRATION, load_calibration
 from mrl.files import write_json
 from mrl.matryoshka import ReDimNetMRL
 from mrl.matryoshka.saving import WEIGHTS, read_model_config
