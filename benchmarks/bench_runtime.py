@@ -21,7 +21,7 @@ import numpy as np
 import soundfile
 
 from mrl.audio import SAMPLE_RATE, SyntheticVoice
-from mrl.evaluation.hardware import hardware_line
+from mrl.hardware import hardware_line
 
 PARTS = ("import", "open", "first embedding", "second embedding", "total until the first embedding", "peak memory, MB")
 

@@ -23,7 +23,7 @@ import torch
 from mrl.data import read_manifest
 from mrl.embeddings import map_files
 from mrl.evaluation import SystemEmbeddings, evaluate_systems
-from mrl.evaluation.hardware import hardware_line
+from mrl.hardware import hardware_line
 from mrl.matryoshka import ReDimNetMRL
 from mrl.training import load_config, run_training
 from mrl.trials import TrialList, read_trials

@@ -29,7 +29,7 @@ from torch import nn
 
 from bench_embedding import official_class, torchaudio_or_stand_in
 from mrl.backbone import ReDimNet, scratch_config
-from mrl.evaluation.hardware import hardware_line
+from mrl.hardware import hardware_line
 from mrl.matryoshka import MatryoshkaLoss, create_mrl
 from mrl.training.compilation import compiled
 from mrl.training.optimisation import build_optimizer, parameter_groups

@@ -29,8 +29,8 @@ import torch
 
 from mrl.errors import CheckpointError
 from mrl.evaluation import DimFigures, EvaluationResult, SystemResult, evaluate_model
-from mrl.evaluation.hardware import hardware_line
 from mrl.files import sha256_of
+from mrl.hardware import hardware_line
 from mrl.matryoshka import ReDimNetMRL, get_model_info
 from mrl.matryoshka.saving import read_model_config
 from mrl.pretrained import Release, ReleaseCorpus, ReleaseRate, ReleaseResult, write_official_checkpoint

@@ -29,8 +29,8 @@ from benchmarks.study.measuring import Bench
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from mrl.evaluation.hardware import hardware_line
 from mrl.files import sha256_of, write_json
+from mrl.hardware import hardware_line
 from mrl.matryoshka import AffineMap, ReDimNetMRL
 from mrl.scoring import equal_error_rate
 from mrl.trials import TrialList

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mrl.evaluation.hardware import hardware_line
 from mrl.files import sha256_of
+from mrl.hardware import hardware_line
 
 
 def provenance(script: str, weights: Path, *, seeds: Sequence[int], resamples: int) -> dict[str, Any]:

@@ -34,8 +34,8 @@ from mrl.deployment.writing import GraphBuilder
 from mrl.embeddings import open_model
 from mrl.embeddings.encoders import cut_of
 from mrl.errors import InputError
-from mrl.evaluation.hardware import hardware_line
 from mrl.files import atomic_path, sha256_of, write_json
+from mrl.hardware import hardware_line
 from mrl.matryoshka import ReDimNetMRL
 from mrl.progress import progress_bar
 from mrl.runtime.description import Description

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from mrl.errors import DataError, InputError
 from mrl.evaluation.calibrating import load_calibration
-from mrl.evaluation.hardware import hardware_line
 from mrl.evaluation.result import CalibratedFigures, DimFigures, EvaluationResult, ListFacts, ProtocolFacts, SystemResult
+from mrl.hardware import hardware_line
 from mrl.scoring.bootstrap import Replicates, SpeakerResamples, bootstrap_metrics, interval_of, paired_difference
 from mrl.scoring.calibration import Calibration, can_hold_out, held_out_ratios
 from mrl.scoring.cosine import check_dims, score_prefixes

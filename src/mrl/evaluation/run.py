@@ -18,7 +18,6 @@ from mrl.embeddings.sharded import holds_embeddings
 from mrl.errors import DataError, InputError
 from mrl.evaluation.conditions import Condition, Cut
 from mrl.evaluation.embedding import EmbeddingCache, crops_of_recordings, embed_recordings
-from mrl.evaluation.hardware import hardware_line
 from mrl.evaluation.measure import (
     CalibrateOn,
     SystemScores,
@@ -33,6 +32,7 @@ from mrl.evaluation.protocol import Cohort, Protocol, open_cohort, score_by_prot
 from mrl.evaluation.result import EvaluationResult, ProtocolFacts, StratumFigures
 from mrl.evaluation.strata import figures_of_condition_scores, figures_of_strata, read_column, strata_of_column
 from mrl.evaluation.systems import Lineup, NetworkSystem, System, TableSystem, open_lineup
+from mrl.hardware import hardware_line
 from mrl.scoring.bootstrap import SpeakerResamples
 from mrl.scoring.calibration import Calibration
 from mrl.scoring.normalisation import speaker_means

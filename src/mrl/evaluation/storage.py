@@ -23,11 +23,11 @@ from mrl.embeddings.compact import (
 )
 from mrl.errors import DataError, InputError
 from mrl.evaluation.embedding import EmbeddingCache, embed_recordings
-from mrl.evaluation.hardware import hardware_line
 from mrl.evaluation.measure import SystemScores, evaluate_systems
 from mrl.evaluation.result import DimFigures, EvaluationResult
 from mrl.evaluation.run import Extraction
 from mrl.evaluation.systems import NetworkSystem, TableSystem, open_lineup
+from mrl.hardware import hardware_line
 from mrl.scoring.bootstrap import MINIMUM_SPEAKERS, Interval, SpeakerResamples, interval_of
 from mrl.scoring.cosine import check_dims, prefix_norms, score_prefixes
 from mrl.trials.lists import TrialList

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from mrl.errors import CheckpointError
-from mrl.evaluation.hardware import hardware_line
 from mrl.files import atomic_path, write_json, write_text
+from mrl.hardware import hardware_line
 from mrl.version import __version__
 
 _LOG = logging.getLogger(__name__)
