@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from mrl.audio import Augmenter, Change, FileSlice, RoomSimulation, clipped_share, reverberation_time, simulate_rooms
-from mrl.audio.change_measures import log_spectral_correlation, measure, ratio_db, share_above_db
-from mrl.audio.noise import change_gain
+from mrl.audio.augment import log_spectral_correlation, measure, ratio_db, share_above_db
+from mrl.audio.changes import change_gain
+from mrl.audio.decoded import Waveform
 from mrl.audio.synthetic import SyntheticVoice
-from mrl.audio.windows import Waveform
 from mrl.errors import DataError, InputError, MissingDependencyError
 from tests.audio.sounds import tone, write_with_soundfile
 

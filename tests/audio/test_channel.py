@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mrl.audio.changes import power
 from mrl.audio.channel import CODECS, a_law, code_and_decode, g711, mu_law, narrowband, telephone, telephone_band
-from mrl.audio.noise import power
+from mrl.audio.decoded import Waveform
 from mrl.audio.synthetic import SyntheticVoice
-from mrl.audio.windows import Waveform
 from mrl.errors import InputError
 from tests.audio.sounds import tone
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mrl.audio import clip, clipped_share
-from mrl.audio.change_measures import ratio_db
+from mrl.audio.augment import ratio_db
 from mrl.errors import InputError
 from tests.audio.sounds import tone
 

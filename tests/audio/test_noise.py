@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mrl.audio import add_babble, add_noise, change_gain
-from mrl.audio.noise import loop_or_crop
+from mrl.audio.changes import loop_or_crop
 from mrl.errors import InputError
 from tests.audio.sounds import Waveform, tone
 

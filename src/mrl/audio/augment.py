@@ -5,31 +5,92 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
+import threading
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 
+from mrl.audio.changes import add_babble, add_noise, change_gain, clip, clipped_share, power, reverberate, reverberation_time
 from mrl.audio.channel import CODECS, code_and_decode, find_encoder, g711, narrowband, telephone_band
-from mrl.audio.clipping import clip
-from mrl.audio.folders import find_audio_files
-from mrl.audio.noise import add_babble, add_noise, change_gain
-from mrl.audio.reading import SAMPLE_RATE, load_audio
-from mrl.audio.rooms import reverberate
+from mrl.audio.decoded import Waveform
+from mrl.audio.reading import SAMPLE_RATE, audio_info, load_audio
 from mrl.audio.simulated_rooms import RoomSimulation, hash_of, simulate_rooms
-from mrl.audio.sources import FileSlice
-from mrl.audio.waveform_cache import AudioFile, WaveformCache
-from mrl.audio.windows import Waveform
+from mrl.audio.sources import FileSlice, find_audio_files
 from mrl.errors import DataError, InputError
 
+# Recordings of noise, voices and rooms kept in memory, so that augmentation does not read them anew for every crop.
+
+
+AudioFile: TypeAlias = Path | FileSlice
+
+
+"""A file of its own, or a recording inside a shard."""
+
+
+class WaveformCache:
+    """Recordings read lately, whole, up to a total size; safe to use from several threads, and empty after pickling."""
+
+    def __init__(self, sample_rate: int, megabytes: float) -> None:
+        self._sample_rate = sample_rate
+        self._megabytes = megabytes
+        self._seconds: dict[AudioFile, float] = {}
+        self._waveforms: OrderedDict[AudioFile, Waveform] = OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held now."""
+        return self._bytes
+
+    def seconds(self, path: AudioFile) -> float:
+        """Return the length of a recording, from its header the first time."""
+        if path not in self._seconds:
+            self._seconds[path] = audio_info(path).seconds
+        return self._seconds[path]
+
+    def read(self, path: AudioFile) -> Waveform:
+        """Return the recording, read-only, from the cache or from its file."""
+        with self._lock:
+            if path in self._waveforms:
+                self._waveforms.move_to_end(path)
+                return self._waveforms[path]
+        waveform = load_audio(path, sample_rate=self._sample_rate)
+        waveform.setflags(write=False)
+        with self._lock:
+            if path not in self._waveforms:
+                self._waveforms[path] = waveform
+                self._bytes += waveform.nbytes
+            while self._bytes > self._megabytes * 1e6 and self._waveforms:
+                self._bytes -= self._waveforms.popitem(last=False)[1].nbytes
+        return waveform
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"sample_rate": self._sample_rate, "megabytes": self._megabytes}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+
 BANDS = {"narrowband": narrowband, "telephone": telephone_band}
+
+
 """Bands that ``Augmenter.bands`` chooses from: up to 4 kHz, and 300 to 3400 Hz."""
 
+
 _LAWS = {"g711_mulaw": "mu", "g711_alaw": "a"}
+
+
 AUGMENTATION_CODECS = (*_LAWS, *CODECS)
+
+
 """Codecs that ``Augmenter.codecs`` chooses from; the lossy ones have a range in ``codec_kilobits``."""
+
 
 # Each kind has the random stream of its number for ever: a new kind takes the next one, and old results stay as they were.
 _STREAMS = {
@@ -43,13 +104,24 @@ _STREAMS = {
     "band": 7,
     "codec": 8,
 }
+
+
 # In the order in which sound meets them; before the line, the signal is brought down to full scale.
 _AT_THE_MICROPHONE = ("room", "simulated_room", "noise", "babble", "gain", "clipping")
+
+
 _ON_THE_LINE = ("band", "codec")
+
+
 KINDS = ("speed", *_AT_THE_MICROPHONE, *_ON_THE_LINE)
+
+
 """Kinds of change in the order in which they are made."""
 
+
 _LONG_FILE_SECONDS = 60.0  # longer noises are read in parts, shorter ones kept whole
+
+
 _DRAWS = 20  # parts of a file to try before it is called silent
 
 
@@ -358,3 +430,95 @@ def _as_json(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_as_json(item) for item in value]
     return str(value) if isinstance(value, Path | FileSlice) else value
+
+
+# What a change did to an utterance, measured and put in words.
+
+
+_FLOOR = 1e-12
+
+
+_WORDS = {
+    "snr_db": "asked for {:.2f} dB",
+    "gain_db": "asked for {:+.2f} dB",
+    "level": "at {:.2f} of the peak",
+    "kilobits": "{:.1f} kbit/s",
+    "voices": "{} voices",
+    "room": "number {}",
+}
+
+
+def ratio_db(signal: Waveform, error: Waveform) -> float:
+    """Power of ``signal`` over that of ``error``, both ``(samples,)``, in dB; at most 120."""
+    return 10.0 * float(np.log10(max(power(signal), _FLOOR) / max(power(error), _FLOOR * power(signal), _FLOOR**2)))
+
+
+def share_above_db(samples: Waveform, hertz: float, sample_rate: int = SAMPLE_RATE) -> float:
+    """Energy of ``(samples,)`` above a frequency over all of its energy, in dB; at least -120."""
+    energies = np.square(np.abs(np.fft.rfft(samples * np.hanning(len(samples)))))
+    above = energies[np.fft.rfftfreq(len(samples), 1.0 / sample_rate) > hertz].sum()
+    return 10.0 * float(np.log10(max(above / max(energies.sum(), _FLOOR), _FLOOR)))
+
+
+def log_spectral_correlation(one: Waveform, other: Waveform, sample_rate: int = SAMPLE_RATE) -> float:
+    """How well the rise and fall of ``other`` follows that of ``one`` between 300 and 3400 Hz, both ``(samples,)``.
+
+    The correlation of log energies in frames of 25 ms and bands of 80 Hz, each band without its mean over time, so that a filter
+    alone changes nothing: 1 for the same speech, about 0 for other speech. Frames more than 40 dB below the loudest are left out.
+
+    Raises:
+        InputError: the lengths differ, or are below two frames.
+    """
+    frame = sample_rate // 40
+    if len(one) != len(other) or len(one) < 2 * frame:
+        raise InputError(f"{len(one)} and {len(other)} samples cannot be compared, expected equal lengths of two frames or more")
+    first, second = (_band_energies(samples, frame, sample_rate) for samples in (one, other))
+    loud = first.sum(axis=1) > 1e-4 * first.sum(axis=1).max()
+    pair = [np.log(energies[loud] + 1e-6 * max(float(energies.max()), _FLOOR)) for energies in (first, second)]
+    followed = [(levels - levels.mean(axis=0)).ravel() for levels in pair]
+    strength = float(np.sqrt(np.dot(followed[0], followed[0]) * np.dot(followed[1], followed[1])))
+    return float(np.dot(*followed)) / max(strength, _FLOOR)
+
+
+def _band_energies(samples: Waveform, frame: int, sample_rate: int) -> npt.NDArray[np.float64]:
+    """Energies ``(frames, bands)`` of two neighbouring bins of the spectrum each, from 300 to 3400 Hz."""
+    frames = np.lib.stride_tricks.sliding_window_view(samples.astype(np.float64), frame)[:: frame // 2]
+    energies = np.square(np.abs(np.fft.rfft(frames * np.hanning(frame), axis=1)))
+    first, last = (round(hertz * frame / sample_rate) for hertz in (300, 3400))
+    inside = energies[:, first : first + (last - first) // 2 * 2]
+    summed: npt.NDArray[np.float64] = inside.reshape(len(inside), -1, 2).sum(axis=2)
+    return summed
+
+
+def measure(change: Change, sample_rate: int = SAMPLE_RATE) -> str:
+    """Return one line: the kind, what was drawn for it, and what was obtained."""
+    before, after = change.before, change.after
+    drawn = ", ".join(_in_words(name, value) for name, value in change.drawn.items())
+    kind = change.kind.replace("_", " ")
+    if change.kind in ("noise", "babble"):
+        return f"{kind}: {drawn}; measured {ratio_db(before, after - before):.2f} dB"
+    if change.kind == "gain":
+        return f"{kind}: {drawn}; measured {ratio_db(after, before):+.2f} dB"
+    if change.response is not None:
+        return f"{kind}: {drawn}; {_room_in_words(change.response, sample_rate)}"
+    if change.kind == "clipping":
+        return (
+            f"{kind}: {drawn}; {100 * clipped_share(after):.2f} % of the samples clipped, "
+            f"signal to distortion {ratio_db(before, after - before):.1f} dB"
+        )
+    return (
+        f"{kind}: {drawn}; {share_above_db(after, 4000.0, sample_rate):.0f} dB of the energy above 4 kHz "
+        f"(before: {share_above_db(before, 4000.0, sample_rate):.0f}), "
+        f"log-spectral correlation {log_spectral_correlation(before, after, sample_rate):.3f}"
+    )
+
+
+def _room_in_words(response: Waveform, sample_rate: int) -> str:
+    try:
+        return f"RT60 {reverberation_time(response, sample_rate):.2f} s"
+    except InputError:
+        return "RT60 unknown, the response falls by less than 35 dB"
+
+
+def _in_words(name: str, value: object) -> str:
+    return _WORDS.get(name, "{}").format(value.name if isinstance(value, Path) else value)

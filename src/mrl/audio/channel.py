@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from mrl.audio.decoded import Waveform, resample
 from mrl.audio.reading import SAMPLE_RATE
-from mrl.audio.windows import Waveform, resample
 from mrl.errors import InputError, MissingDependencyError
 
 TELEPHONE_RATE = 8000

@@ -15,9 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mrl.audio.decoded import AudioInfo, Decoded, Unreadable, cut_off, past_the_end
+from mrl.audio.decoded import AudioInfo, Decoded, Unreadable, Waveform, Window, cut_off, past_the_end
 from mrl.audio.sources import Recording
-from mrl.audio.windows import Waveform, Window
 
 if TYPE_CHECKING:
     from fractions import Fraction

@@ -7,10 +7,9 @@ import math
 import numpy as np
 
 from mrl.audio import ffmpeg_decoder, soundfile_decoder
-from mrl.audio.decoded import AudioInfo, Decoded, Unreadable
+from mrl.audio.decoded import AudioInfo, Decoded, Unreadable, Waveform, Window
 from mrl.audio.headers import HeaderFacts, inspect_header
 from mrl.audio.sources import AudioSource, Recording, find_recording
-from mrl.audio.windows import Waveform, Window
 from mrl.errors import AudioLoadingError, InputError
 
 SAMPLE_RATE = 16000

@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mrl.audio.decoded import AudioInfo, Decoded, Unreadable, cut_off, past_the_end
+from mrl.audio.decoded import AudioInfo, Decoded, Unreadable, Waveform, Window, cut_off, past_the_end
 from mrl.audio.sources import Recording
-from mrl.audio.windows import Waveform, Window
 
 if TYPE_CHECKING:
     import soundfile

@@ -19,8 +19,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from mrl.audio.decoded import Waveform
 from mrl.audio.reading import SAMPLE_RATE
-from mrl.audio.windows import Waveform
 from mrl.errors import InputError
 from mrl.files import atomic_path
 

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mrl.audio import SAMPLE_RATE, add_noise, find_audio_files
+from mrl.audio.augment import WaveformCache
 from mrl.audio.channel import CODECS, a_law, code_and_decode, mu_law, narrowband, telephone
-from mrl.audio.waveform_cache import WaveformCache
 from mrl.errors import DataError, InputError
 
 Waveform = npt.NDArray[np.float32]

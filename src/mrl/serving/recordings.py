@@ -7,7 +7,7 @@ So the first bytes must be those of a format known to hold its own audio, and th
 from __future__ import annotations
 
 from mrl.audio import SAMPLE_RATE, audio_info, load_audio
-from mrl.audio.windows import Waveform
+from mrl.audio.decoded import Waveform
 from mrl.errors import AudioLoadingError
 from mrl.serving.limits import Limits
 from mrl.serving.refusals import Refusal, one_line

@@ -11,9 +11,8 @@ from typing import Any
 import numpy as np
 
 from mrl.audio import SAMPLE_RATE, Augmenter, Change, find_audio_files
-from mrl.audio.augment import KINDS
-from mrl.audio.change_measures import measure
-from mrl.audio.windows import Waveform
+from mrl.audio.augment import KINDS, measure
+from mrl.audio.decoded import Waveform
 from mrl.data import Corpus, Utterance, read_manifest, read_shards
 from mrl.data.crops import augmented_crop
 from mrl.data.shard_index import holds_shards
