@@ -26,7 +26,7 @@ import numpy as np
 import soundfile
 
 from mrl.data import Corpus, CropDataset, Draw, ShardIndex, ShardSampler, UtteranceSampler, scan_speaker_folders, write_shards
-from mrl.data.shard_index import ROW, Shard, write_index
+from mrl.data.shards import ROW, Shard, write_index
 
 REPEATS = 3
 

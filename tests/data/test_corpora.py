@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mrl.data import find_recordings
-from mrl.data.speaker_names import public_name
+from mrl.data.corpora import public_name
 from mrl.errors import DataError, InputError
 
 VIDEO = "5r0dWxy17C8"

@@ -10,8 +10,7 @@ import soundfile
 import torch
 
 from mrl.data import Corpus, CropDataset, Draw, Utterance, WholeUtterances, load_batches
-from mrl.data.crops import fit_length
-from mrl.data.loading import group_by_seconds
+from mrl.data.crops import fit_length, group_by_seconds
 from mrl.errors import AudioLoadingError, InputError
 
 RATE = 16000

@@ -23,8 +23,7 @@ from hypothesis import strategies as st
 
 from mrl.audio import load_audio
 from mrl.data import Corpus, CropDataset, Draw, ShardIndex, Utterance, load_batches, read_shards, write_shards
-from mrl.data.shard_index import ROW, Shard, write_index
-from mrl.data.shard_tar import TarWriter, finished_bytes, member_bytes
+from mrl.data.shards import ROW, Shard, TarWriter, finished_bytes, member_bytes, write_index
 from mrl.errors import AudioLoadingError, DataError, InputError
 from tests.audio.sounds import sweep, write_with_ffmpeg
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mrl.data import Corpus, SpeakerBalancedSampler, Utterance, split_updates
-from mrl.data.speaker_groups import draw_groups
+from mrl.data.samplers import draw_groups
 from mrl.errors import InputError
 
 session_sizes = st.lists(st.integers(1, 6), min_size=1, max_size=6)

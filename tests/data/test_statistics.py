@@ -10,8 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mrl.data import manifest_statistics
-from mrl.data.statistics import quantiles, statistics_lines
-from mrl.data.statistics_plot import histogram, plot_statistics, statistics_figure
+from mrl.data.statistics import histogram, plot_statistics, quantiles, statistics_figure, statistics_lines
 from mrl.errors import DataError, InputError
 from tests.data.recordings import noise, write
 

@@ -34,8 +34,7 @@ def command(
     as_json: bool,
 ) -> None:
     """Decode every utterance of a manifest and list what is wrong; the exit status is 1 if anything is."""
-    from mrl.data.checking import check_manifest
-    from mrl.data.faults import Limits
+    from mrl.data.preparing import Limits, check_manifest
 
     found = check_manifest(
         manifest,

@@ -77,8 +77,7 @@ def command(
     listed in NAME.faults.tsv beside the manifest. When interrupted, the same command goes on where it stopped.
     """
     from mrl.data.corpora import find_recordings
-    from mrl.data.faults import FAULTS, Limits
-    from mrl.data.preparing import prepare_manifest
+    from mrl.data.preparing import FAULTS, Limits, prepare_manifest
     from mrl.trials import read_trials
 
     evaluated = [name for trials in eval_trials for name in read_trials(trials).utterances]

@@ -34,6 +34,6 @@ def command(
     found = manifest_statistics(manifest, root=root, where=row_filter(where), num_workers=num_workers)
     click.echo(json.dumps(found.to_dict(), indent=2) if as_json else "\n".join(statistics_lines(found)))
     if plot is not None:
-        from mrl.data.statistics_plot import plot_statistics
+        from mrl.data.statistics import plot_statistics
 
         plot_statistics(found, plot, title=manifest.name)

@@ -21,8 +21,16 @@ import numpy.typing as npt
 import torch
 
 from mrl.audio import SAMPLE_RATE
-from mrl.data.crops import AugmentFunction, Waveform, augmented_crop, read_whole, seconds_of
-from mrl.data.loading import Batch, group_by_seconds, load_batches
+from mrl.data.crops import (
+    AugmentFunction,
+    Batch,
+    Waveform,
+    augmented_crop,
+    group_by_seconds,
+    load_batches,
+    read_whole,
+    seconds_of,
+)
 from mrl.data.utterances import Corpus
 from mrl.errors import DataError, InputError
 from mrl.files import atomic_path, write_json

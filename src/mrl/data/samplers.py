@@ -3,14 +3,138 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 
 from mrl.data.crops import Draw
-from mrl.data.shard_sampler import ShardSampler
-from mrl.data.speaker_groups import draw_groups, members_by_session
 from mrl.data.utterances import Corpus
 from mrl.errors import InputError
+
+# The order for slow seeks: shard after shard, mixed within a window, the same for the same seed and epoch.
+
+
+_SHARDS, _WINDOW = 3, 4  # keep the streams of random numbers apart
+
+
+class ShardSampler:
+    """Every utterance once in each epoch, shard after shard: network storage and spinning disks are read almost in order.
+
+    The shards of an epoch come in random order, the utterances of each in the order of their bytes; then every utterance is put
+    off by a random number of places below ``shuffle_buffer``. As with a shuffle buffer, utterances that are drawn together lie
+    near each other on disk (none moves by ``shuffle_buffer`` places or more); unlike with one, every draw depends on seed, epoch
+    and position alone, so that the order is the same for any number of processes and workers, and after a resume.
+
+    Args:
+        corpus: what to draw from; utterances that are files of their own count as shards.
+        seed: seed of all random order.
+        shuffle_buffer: utterances; 1 leaves the order of the bytes.
+    """
+
+    def __init__(self, corpus: Corpus, *, seed: int = 0, shuffle_buffer: int = 4096) -> None:
+        if shuffle_buffer < 1:
+            raise InputError(f"shuffle_buffer must be 1 or more (found {shuffle_buffer})")
+        numbers: dict[Path, int] = {}
+        for one in sorted({one.file for one in corpus.utterances}):
+            numbers[one] = len(numbers)
+        self._shards = np.array([numbers[one.file] for one in corpus.utterances])
+        offsets = np.array([0 if one.slice is None else one.slice.offset for one in corpus.utterances])
+        self._by_place = np.lexsort((offsets, self._shards))
+        self._num_shards = len(numbers)
+        self._seed = seed
+        self.shuffle_buffer = shuffle_buffer
+
+    def __len__(self) -> int:
+        return len(self._shards)
+
+    def epoch(self, epoch: int) -> list[Draw]:
+        """Return all draws of one epoch in order."""
+        turn = np.random.default_rng((self._seed, epoch, _SHARDS)).permutation(self._num_shards)
+        in_turn = self._by_place[np.argsort(turn[self._shards[self._by_place]], kind="stable")]
+        put_off = np.random.default_rng((self._seed, epoch, _WINDOW)).random(len(in_turn)) * (self.shuffle_buffer - 1)
+        order = in_turn[np.argsort(np.arange(len(in_turn)) + put_off, kind="stable")]
+        return [Draw(utterance, epoch, position) for position, utterance in enumerate(order.tolist())]
+
+
+# Which utterances of one speaker stand together in a batch: different ones, of different sessions where there are enough.
+
+
+def members_by_session(corpus: Corpus, members: Sequence[int]) -> list[list[int]]:
+    """Return a speaker's utterances (positions in the corpus) by session; those without a known one count as one session."""
+    sessions: dict[str, list[int]] = {}
+    for member in members:
+        sessions.setdefault(corpus.utterances[member].session or "", []).append(member)
+    return [sessions[name] for name in sorted(sessions)]
+
+
+def draw_groups(sessions: Sequence[Sequence[int]], size: int, count: int, random: np.random.Generator) -> list[list[int]]:
+    """Return ``count`` groups of ``size`` utterances of one speaker, for one epoch.
+
+    A group takes one utterance of each of ``size`` different sessions; if the speaker has fewer, it takes each session as often
+    as the others, as far as its utterances go. It repeats an utterance only if the speaker has fewer than ``size``. Larger
+    sessions are chosen more often: the chance is proportional to the number of utterances, up to once per group. Within an epoch
+    the utterances of a session take turns, so that none is used twice before all are used once.
+
+    Args:
+        sessions: the speaker's utterances by session, none empty.
+        size: utterances per group.
+        count: number of groups.
+        random: decides everything that is left open.
+    """
+    orders = [random.permutation(np.asarray(session)).tolist() for session in sessions]
+    used = [0] * len(orders)
+    sizes = np.array([len(order) for order in orders])
+    groups = []
+    for _ in range(count):
+        group: list[int] = []
+        for session, take in enumerate(_takes(sizes, size, random)):
+            order = orders[session]
+            group.extend(order[(used[session] + step) % len(order)] for step in range(take))
+            used[session] += int(take)
+        random.shuffle(group)
+        groups.append(group)
+    return groups
+
+
+def _takes(sizes: npt.NDArray[np.int64], size: int, random: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Return how many utterances of each session (sessions,) a group of ``size`` takes."""
+    takes = np.zeros(len(sizes), dtype=np.int64)
+    room = sizes.copy()
+    left = size
+    while left:
+        if not room.any():
+            room = sizes.copy()  # fewer utterances than the group takes: from the beginning
+        free = np.flatnonzero(room)
+        chosen = free if len(free) <= left else free[_choose(sizes[free], left, random)]
+        takes[chosen] += 1
+        room[chosen] -= 1
+        left -= len(chosen)
+    return takes
+
+
+def _choose(weights: npt.NDArray[np.int64], count: int, random: np.random.Generator) -> npt.NDArray[np.int64]:
+    """Return ``count`` different indices, each with a chance proportional to its weight but at most 1 (systematic sampling)."""
+    order = random.permutation(len(weights))
+    chance = _chances(weights[order].astype(np.float64), count)
+    ends = np.cumsum(chance)
+    while True:
+        found = np.searchsorted(ends, random.random() + np.arange(count), side="right")
+        if found[-1] < len(order) and len(np.unique(found)) == count:  # else a mark fell into the rounding of an end
+            return np.asarray(order[found])
+
+
+def _chances(weights: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.float64]:
+    """Return chances proportional to the weights, none above 1, that sum to ``count`` (there are more weights than that)."""
+    certain = np.zeros(len(weights), dtype=bool)
+    while True:
+        chances = np.where(certain, 1.0, 0.0)
+        open_weights = np.where(certain, 0.0, weights)
+        chances += open_weights * (count - certain.sum()) / open_weights.sum()
+        above = (chances >= 1.0) & ~certain
+        if not above.any():
+            return chances
+        certain |= above
 
 
 class SpeakerBalancedSampler:
@@ -21,7 +145,7 @@ class SpeakerBalancedSampler:
     epoch to epoch, so that in the long run every utterance is used equally often among those of its speaker.
 
     With ``crops_per_speaker`` above 1 a round draws that many times from each speaker in turn, so that contrastive losses find
-    positives: see :func:`mrl.data.speaker_groups.draw_groups` for which utterances make up such a group.
+    positives: see :func:`mrl.data.samplers.draw_groups` for which utterances make up such a group.
 
     Args:
         corpus: what to draw from.
@@ -111,6 +235,7 @@ class UtteranceSampler:
 
 
 Sampler = SpeakerBalancedSampler | UtteranceSampler | ShardSampler
+
 
 _ORDER, _CYCLE, _GROUPS = 1, 2, 5  # keep the streams of random numbers apart
 

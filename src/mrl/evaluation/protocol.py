@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mrl.data.folders import scan_speaker_folders
+from mrl.data.corpora import scan_speaker_folders
 from mrl.data.manifest import MANIFEST_SUFFIXES, read_manifest
 from mrl.embeddings.formats import READABLE_SUFFIXES, load_embeddings
 from mrl.embeddings.sharded import holds_embeddings

@@ -15,7 +15,7 @@ from mrl.audio.augment import KINDS, measure
 from mrl.audio.decoded import Waveform
 from mrl.data import Corpus, Utterance, read_manifest, read_shards
 from mrl.data.crops import augmented_crop
-from mrl.data.shard_index import holds_shards
+from mrl.data.shards import holds_shards
 from mrl.errors import DataError, InputError, MissingDependencyError
 from mrl.files import atomic_path, write_text
 from mrl.progress import progress_bar

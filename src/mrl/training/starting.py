@@ -20,8 +20,7 @@ from mrl.data import (
     finish_pooled_cache,
     load_batches,
 )
-from mrl.data.crops import seconds_of
-from mrl.data.loading import group_by_seconds
+from mrl.data.crops import group_by_seconds, seconds_of
 from mrl.data.pooled_cache import pooled_in_batches
 from mrl.errors import DataError, InputError
 from mrl.matryoshka import ReDimNetMRL, data_free_rotation

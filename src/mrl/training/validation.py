@@ -17,8 +17,7 @@ import numpy.typing as npt
 import torch
 
 from mrl.data import Corpus, Utterance, WholeUtterances, load_batches, scan_speaker_folders
-from mrl.data.crops import seconds_of
-from mrl.data.loading import group_by_seconds
+from mrl.data.crops import group_by_seconds, seconds_of
 from mrl.data.pooled_cache import pooled_in_batches
 from mrl.embeddings.processes import split_by_length
 from mrl.errors import DataError
