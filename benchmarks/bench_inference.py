@@ -86,8 +86,8 @@ def _form(network: ReDimNet, name: str, folder: Path, threads: int) -> Run:
 
 def _exported(network: ReDimNet, folder: Path) -> Path:
     """Write ``model.onnx`` once, with the head of the network as Matryoshka head; both runtimes read it."""
-    from mrl.deployment.describing import describe
-    from mrl.deployment.reference import Reference
+    from mrl.deployment.checks import Reference
+    from mrl.deployment.export import describe
     from mrl.deployment.writing import GraphBuilder
 
     path = folder / "model.onnx"

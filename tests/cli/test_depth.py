@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from mrl.cli.main import run
-from mrl.deployment import exporting
+from mrl.deployment import export as exporting
 from mrl.embeddings import embed_files, load_embeddings, open_model, weights_sha256
 from mrl.evaluation import evaluate_model
 from mrl.evaluation.calibrating import load_calibration

@@ -9,7 +9,8 @@ from typing import Any
 import onnx
 import pytest
 
-from mrl.deployment import exporting, writing
+from mrl.deployment import export as exporting
+from mrl.deployment import writing
 from mrl.matryoshka import ReDimNetMRL
 from tests.runtime.golden.record import EXPORTED, golden_model
 

@@ -11,19 +11,21 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from mrl.deployment import check_export, open_runner
-from mrl.deployment.comparison import _verdict
-from mrl.deployment.parity import (
+from mrl.deployment.checks import (
     ParityPoint,
+    Reference,
     TrialParity,
+    calibration_waveforms,
     check_parity,
     compare_on_trials,
     require_cosine,
     require_same_rates,
     row_cosines,
+    synthetic_speech,
 )
-from mrl.deployment.precision import MINIMUM_COSINE, PRECISIONS, precisions_of
-from mrl.deployment.reference import Reference, calibration_waveforms, synthetic_speech
-from mrl.deployment.runners import Outputs
+from mrl.deployment.comparison import _verdict
+from mrl.deployment.formats import Outputs
+from mrl.deployment.onnx_graph import MINIMUM_COSINE, PRECISIONS, precisions_of
 from mrl.errors import CheckpointError, ExportError, InputError
 from mrl.files import sha256_of
 from mrl.matryoshka import ReDimNetMRL

@@ -14,13 +14,14 @@ import pytest
 
 from mrl.audio import write_synthetic_corpus
 from mrl.backbone import ReDimNet
-from mrl.deployment import check_export, export_model, exporting, memory, open_runner
-from mrl.deployment.describing import describe
+from mrl.deployment import check_export, export_model, open_runner
+from mrl.deployment import checks as memory
+from mrl.deployment import export as exporting
+from mrl.deployment.checks import Reference, check_parity, row_cosines, synthetic_speech
+from mrl.deployment.export import describe
+from mrl.deployment.formats import Outputs
 from mrl.deployment.network import export_network
 from mrl.deployment.onnx_graph import describe_in, to_onnx
-from mrl.deployment.parity import check_parity, row_cosines
-from mrl.deployment.reference import Reference, synthetic_speech
-from mrl.deployment.runners import Outputs
 from mrl.embeddings import embed_files, weights_sha256
 from mrl.errors import CheckpointError, DataError, ExportError, InputError
 from mrl.matryoshka import ReDimNetMRL

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mrl.backbone import FrontEndConfig
 from mrl.backbone.frontend import LogMelFrontEnd
-from mrl.deployment.front_end import ConvolutionalLogMel, TimeNormalisation, front_end_facts
+from mrl.deployment.network import ConvolutionalLogMel, TimeNormalisation, front_end_facts
 from tests.backbone.networks import noise
 
 SMALL = FrontEndConfig(n_fft=64, window_length=50, hop_length=40, bands=10, lowest_frequency=200)

@@ -8,7 +8,7 @@ from torch import nn
 
 from mrl.backbone.blocks import MapNorm, Squeeze
 from mrl.backbone.context import SelfAttention
-from mrl.deployment.layers import AttentionByHead, for_other_runtimes, plain_norm, with_wide_groups
+from mrl.deployment.network import AttentionByHead, for_other_runtimes, plain_norm, with_wide_groups
 
 
 def test_attention_by_head() -> None:

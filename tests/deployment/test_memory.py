@@ -7,9 +7,8 @@ from pathlib import Path
 import pytest
 
 from mrl.backbone import ReDimNet, scratch_config
-from mrl.deployment import memory
-from mrl.deployment.parity import CHECKED_SHAPES, shapes_that_fit
-from mrl.deployment.reference import Reference
+from mrl.deployment import checks as memory
+from mrl.deployment.checks import CHECKED_SHAPES, Reference, shapes_that_fit
 
 
 def test_estimate() -> None:

@@ -53,7 +53,7 @@ def command(
     network before it is put in place. OUTPUT.json beside it says what it is; mrl export --check OUTPUT tests it on any machine.
     """
     from mrl.deployment import check_export, export_model
-    from mrl.deployment.printing import export_lines
+    from mrl.deployment.export import export_lines
 
     if check is not None:
         if model is not None or output is not None:

@@ -1,9 +1,9 @@
+from .checks import CheckedFile as CheckedFile
+from .checks import check_export as check_export
 from .comparison import Variant as Variant
-from .exporting import ExportReport as ExportReport
-from .exporting import export_model as export_model
+from .export import ExportReport as ExportReport
+from .export import export_model as export_model
 from .formats import FORMATS as FORMATS
-from .precision import MINIMUM_COSINE as MINIMUM_COSINE
-from .precision import PRECISIONS as PRECISIONS
-from .runners import open_runner as open_runner
-from .self_test import CheckedFile as CheckedFile
-from .self_test import check_export as check_export
+from .formats import open_runner as open_runner
+from .onnx_graph import MINIMUM_COSINE as MINIMUM_COSINE
+from .onnx_graph import PRECISIONS as PRECISIONS

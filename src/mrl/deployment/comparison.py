@@ -15,11 +15,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mrl.deployment.formats import FORMATS, FormatName, files_of
-from mrl.deployment.parity import TrialParity, check_parity, compare_on_trials, exported_embeddings, row_cosines
-from mrl.deployment.precision import MINIMUM_COSINE, PRECISIONS, Precision, precisions_of
-from mrl.deployment.reference import Reference, synthetic_speech
-from mrl.deployment.runners import Runner, open_runner
+from mrl.deployment.checks import (
+    Reference,
+    TrialParity,
+    check_parity,
+    compare_on_trials,
+    exported_embeddings,
+    row_cosines,
+    synthetic_speech,
+)
+from mrl.deployment.formats import FORMATS, FormatName, Runner, files_of, open_runner
+from mrl.deployment.onnx_graph import MINIMUM_COSINE, PRECISIONS, Precision, precisions_of
 from mrl.deployment.writing import GraphBuilder
 from mrl.errors import ExportError
 from mrl.trials.lists import TrialList

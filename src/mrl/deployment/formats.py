@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, NamedTuple, Protocol
 
-from mrl.errors import InputError
+import numpy as np
+import numpy.typing as npt
+
+from mrl.errors import CheckpointError, InputError, MissingDependencyError
+from mrl.runtime.description import Description
+from mrl.runtime.embedder import EMBEDDING, RAW_EMBEDDING
+from mrl.runtime.session import open_session
 
 FormatName = Literal["onnx", "openvino", "pt2"]
 
@@ -65,3 +73,121 @@ def self_test_of(path: str | os.PathLike[str]) -> Path:
     """Return the place of the self-test beside an exported file."""
     file = Path(path)
     return file.with_name(f"{file.name}.check.safetensors")
+
+
+# Running an exported file of any format: what checks and comparisons need of it, and no more.
+
+
+Matrix = npt.NDArray[np.float32]
+
+
+class Outputs(NamedTuple):
+    """What an exported network gives, each ``(batch, embed_dim)``: embeddings of unit length, and as the network has them."""
+
+    embedding: Matrix
+    raw: Matrix
+
+
+class Runner(Protocol):
+    """An exported network on the CPU."""
+
+    @property
+    def description(self) -> Description:
+        """What the file says about itself."""
+
+    def __call__(self, batch: npt.NDArray[np.float32]) -> Outputs:
+        """Run on ``(batch, samples)``, or on ``(batch, frames, bands)`` where the network takes features."""
+
+
+def open_runner(path: str | os.PathLike[str], *, threads: int | None = None) -> Runner:
+    """Open an exported file by its suffix.
+
+    Raises:
+        InputError: no such file, or a suffix that is none of an exported file's.
+        CheckpointError: damaged, or not written by ``mrl export``.
+        MissingDependencyError: the runtime of this format is not installed.
+    """
+    file = Path(path).expanduser()
+    name = format_of(file)
+    if not file.is_file():
+        raise InputError(f"{file} does not exist or is no file; give a file that mrl export wrote")
+    if name == "onnx":
+        return _OnnxRunner(file, threads)
+    return _OpenVinoRunner(file, threads) if name == "openvino" else _ProgramRunner(file)
+
+
+class _OnnxRunner:
+    def __init__(self, file: Path, threads: int | None) -> None:
+        self._session = open_session(file, threads)
+        self.description = Description.from_properties(self._session.get_modelmeta().custom_metadata_map, str(file))
+
+    def __call__(self, batch: Matrix) -> Outputs:
+        return Outputs(*self._session.run([EMBEDDING, RAW_EMBEDDING], {self.description.input: batch}))
+
+
+class _OpenVinoRunner:
+    def __init__(self, file: Path, threads: int | None) -> None:
+        openvino = require_openvino()
+        # Without this hint OpenVINO computes in bfloat16 on processors that have it.
+        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}
+        if threads is not None:
+            settings["INFERENCE_NUM_THREADS"] = threads
+        try:
+            core = openvino.Core()
+            model = core.read_model(str(file))
+            self._network = core.compile_model(model, "CPU", settings)
+        except Exception as error:
+            raise CheckpointError(f"{file} is damaged or no OpenVINO model ({_short(error)}); export it again") from error
+        text = "{}"
+        with contextlib.suppress(RuntimeError):  # what it raises when there is no such entry
+            text = str(model.get_rt_info(["redimnet_mrl", "description"]).value)
+        self.description = Description.from_dict(_parsed(text, file), str(file))
+
+    def __call__(self, batch: Matrix) -> Outputs:
+        found = self._network(batch)
+        return Outputs(np.array(found[EMBEDDING]), np.array(found[RAW_EMBEDDING]))
+
+
+class _ProgramRunner:
+    def __init__(self, file: Path) -> None:
+        import torch
+
+        extra = {FORMATS["pt2"].description_entry: ""}
+        try:
+            program = torch.export.load(str(file), extra_files=extra)
+        except Exception as error:
+            raise CheckpointError(f"{file} is damaged or no exported program ({_short(error)}); export it again") from error
+        self._module = program.module()
+        self.description = Description.from_dict(_parsed(extra[FORMATS["pt2"].description_entry] or "{}", file), str(file))
+
+    def __call__(self, batch: Matrix) -> Outputs:
+        import torch
+
+        with torch.inference_mode():
+            embedding, raw = self._module(torch.from_numpy(batch))
+        return Outputs(embedding.numpy(), raw.numpy())
+
+
+def require_openvino() -> Any:
+    """Return the module ``openvino``.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    try:
+        import openvino  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise MissingDependencyError('OpenVINO files need OpenVINO: pip install "redimnet-mrl[openvino]"') from error
+    return openvino
+
+
+def _parsed(text: str, file: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(text)
+    except ValueError as error:
+        raise CheckpointError(f"{file}: its description is not JSON ({error}); export it again") from error
+    return values if isinstance(values, dict) else {}
+
+
+def _short(error: BaseException) -> str:
+    return " ".join(str(error).split())[:160]

@@ -12,12 +12,19 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from mrl.deployment.formats import FORMATS, FormatName
+from mrl.deployment.checks import Reference
+from mrl.deployment.formats import FORMATS, FormatName, require_openvino
 from mrl.deployment.network import InputKind, export_network
-from mrl.deployment.onnx_graph import describe_in, example_input, require_onnx, to_onnx
-from mrl.deployment.precision import Precision, model_hash, quantised, with_half_weights
-from mrl.deployment.reference import Reference
-from mrl.deployment.runners import require_openvino
+from mrl.deployment.onnx_graph import (
+    Precision,
+    describe_in,
+    example_input,
+    model_hash,
+    quantised,
+    require_onnx,
+    to_onnx,
+    with_half_weights,
+)
 from mrl.runtime.description import Description
 
 Feed = dict[str, npt.NDArray[np.float32]]

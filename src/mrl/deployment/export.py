@@ -5,19 +5,18 @@ from __future__ import annotations
 import logging
 import os
 import tempfile
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from mrl.backbone import ReDimNet
-from mrl.deployment.comparison import TrialData, Variant, compare_variants, count_candidates
-from mrl.deployment.describing import calibration_of_folder, describe
-from mrl.deployment.formats import FormatName, card_of, files_of, format_of, self_test_of
-from mrl.deployment.network import INPUT_KINDS, InputKind, Model
-from mrl.deployment.parity import (
+from mrl.deployment.checks import (
     CHECKED_SHAPES,
     ParityPoint,
+    Reference,
     TrialParity,
+    calibration_waveforms,
     check_parity,
     compare_on_trials,
     exported_embeddings,
@@ -25,23 +24,75 @@ from mrl.deployment.parity import (
     require_cosine,
     require_same_rates,
     shapes_that_fit,
+    write_self_test,
 )
-from mrl.deployment.precision import MINIMUM_COSINE, PRECISIONS, Precision, precisions_of
-from mrl.deployment.reference import Reference, calibration_waveforms
-from mrl.deployment.runners import Runner, open_runner
-from mrl.deployment.self_test import write_self_test
+from mrl.deployment.comparison import TrialData, Variant, compare_variants, count_candidates
+from mrl.deployment.formats import FormatName, Runner, card_of, files_of, format_of, open_runner, self_test_of
+from mrl.deployment.network import INPUT_KINDS, InputKind, Model, backbone_of, front_end_facts
+from mrl.deployment.onnx_graph import MINIMUM_COSINE, PRECISIONS, Precision, precisions_of
 from mrl.deployment.writing import GraphBuilder
-from mrl.embeddings import open_model
+from mrl.embeddings import open_model, weights_sha256
 from mrl.embeddings.encoders import cut_of
 from mrl.errors import InputError
+from mrl.evaluation.calibrating import load_calibration
 from mrl.files import atomic_path, sha256_of, write_json
 from mrl.hardware import hardware_line
 from mrl.matryoshka import ReDimNetMRL
 from mrl.progress import progress_bar
 from mrl.runtime.description import Description
 from mrl.trials.lists import TrialList
+from mrl.version import __version__
+
+# What there is to say about a model that is about to be exported.
+
+
+def describe(
+    model: Model, kind: InputKind, precision: Precision, *, opset: int | None, calibration: dict[str, Any] | None
+) -> Description:
+    """Return the description of a model in one form; ``model_hash`` is that of the weights."""
+    backbone = backbone_of(model)
+    source = _shareable(backbone.pretrained_source)
+    sha256 = weights_sha256(model)
+    cut = cut_of(model)
+    return Description(
+        version=__version__,
+        kind="matryoshka" if isinstance(model, ReDimNetMRL) else "backbone",
+        input=kind,
+        precision=precision,
+        sample_rate=backbone.sample_rate,
+        minimum_samples=backbone.minimum_samples,
+        embed_dim=model.embed_dim,
+        mrl_dims=model.mrl_dims if isinstance(model, ReDimNetMRL) else (model.embed_dim,),
+        front_end=front_end_facts(backbone.config.front_end),
+        model_config=backbone.config.to_model_config(),
+        weights_sha256=sha256,
+        model_hash=sha256,
+        source=source,
+        licence=str((source or {}).get("licence") or "not stated"),
+        calibration=calibration,
+        opset=opset,
+        cut=None if cut is None else dict(cut),
+    )
+
+
+def calibration_of_folder(spec: str | os.PathLike[str]) -> dict[str, Any] | None:
+    """Return the calibration of a model folder as JSON values; None for anything else, and without one.
+
+    Raises:
+        CheckpointError: the calibration is damaged or was made for other weights.
+    """
+    folder = Path(spec).expanduser()
+    found = load_calibration(folder) if folder.is_dir() else None
+    return None if found is None else found.to_dict()
+
+
+def _shareable(source: dict[str, Any] | None) -> dict[str, Any] | None:
+    """Keep the file's name, not where it lay on the machine that exports the model."""
+    return {**source, "file": Path(source["file"]).name} if source and source.get("file") else source
+
 
 logger = logging.getLogger(__name__)
+
 
 PathLike = str | os.PathLike[str]
 
@@ -222,3 +273,34 @@ def _card(report: ExportReport, hashes: dict[str, str]) -> dict[str, Any]:
         "variants": [variant.to_dict() for variant in report.variants],
         "measured_on": hardware_line(),
     }
+
+
+# An export's figures in lines of text.
+
+
+def export_lines(report: ExportReport) -> Iterator[str]:
+    """Yield what the command line tells about an export."""
+    about = report.description
+    yield f"{report.path}: {about.kind}, {about.input} in, {about.embed_dim} numbers out, {about.precision}"
+    if about.cut is not None:
+        yield f"the first {about.cut['depth']} of {about.cut['stages']} stages, by an early exit"
+    yield f"{report.num_bytes:,} bytes"
+    seconds = [point.seconds for point in report.points]
+    lengths = f"{min(seconds):g} s to {max(seconds):g} s"
+    yield f"compared with PyTorch on {len(report.points)} batches of {lengths}: smallest cosine {report.cosine:.7f}"
+    if report.rates is not None:
+        for dim, rate in report.rates.network.items():
+            change = 100 * (report.rates.exported[dim] - rate)
+            yield f"equal error rate at dim {dim}: {100 * rate:.3f} %, change {change:+.4f} points"
+    if report.variants:
+        yield from _table(report.variants)
+
+
+def _table(variants: tuple[Variant, ...]) -> Iterator[str]:
+    yield f"{'format':<9} {'precision':<13} {'bytes':>11} {'speed':>6} {'cosine':>8} {'EER change':>10}  keep"
+    for variant in variants:
+        change = "-" if variant.rate_change is None else f"{100 * variant.rate_change:+.3f}"
+        yield (
+            f"{variant.format:<9} {variant.precision:<13} {variant.num_bytes:>11,} {variant.speed:>5.2f}x {variant.cosine:>8.5f} "
+            f"{change:>10}  {'yes' if variant.worth_keeping else 'no'}: {variant.reason}"
+        )
