@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mrl.errors import InputError
-from mrl.identification.averages import voice_averages
+from mrl.identification.store import voice_averages
 from mrl.scoring import decision_rule
 from mrl.scoring.calibration import Calibration, DimCalibration, FalseAcceptThreshold, fit_calibration
 from mrl.trials import TrialList

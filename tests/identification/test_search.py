@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from mrl.embeddings.compact import EMBEDDING_FORMATS, EmbeddingFormat, encode_embeddings, encoded_cosines
 from mrl.errors import InputError, MissingDependencyError
-from mrl.identification import ExactSearch, FunnelSearch, UsearchSearch, funnel, voice_matrix, voices_in_memory
-from mrl.identification.top_scores import RunningHighest, highest
+from mrl.identification import ExactSearch, FunnelSearch, UsearchSearch, voice_matrix, voices_in_memory
+from mrl.identification import search as funnel
+from mrl.identification.search import RunningHighest, highest
 from tests.identification.makers import same_speakers, speakers
 
 

@@ -14,9 +14,7 @@ from hypothesis import strategies as st
 from mrl.embeddings.compact import EMBEDDING_FORMATS, EmbeddingFormat, cosine_error_bound, encode_embeddings
 from mrl.errors import DataError, InputError
 from mrl.identification import VoiceStore, load_voices
-from mrl.identification.database import connection, transaction
-from mrl.identification.side_files import remove_side_files, side_path
-from mrl.identification.voices import StoredRecording, StoredVoice
+from mrl.identification.database import StoredRecording, StoredVoice, connection, remove_side_files, side_path, transaction
 from tests.identification.makers import MODEL, filled_store, speakers, unit
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from mrl.errors import DataError, InputError
 from mrl.identification import EmbeddedRecording, VoiceEmbedder, VoiceStore, enrol, identify
-from mrl.identification.voices import StoredRecording, StoredVoice
+from mrl.identification.database import StoredRecording, StoredVoice
 from mrl.scoring.calibration import Calibration, DimCalibration
 from tests.identification.makers import MODEL, speakers, unit
 

@@ -45,7 +45,7 @@ def command(
     log-likelihood ratio and a decision too.
     """
     from mrl.evaluation.verification import verify_files
-    from mrl.identification.tasks import enrolled_name, verify_enrolled
+    from mrl.identification.recognise import enrolled_name, verify_enrolled
 
     name = enrolled_name(first, store)
     if name is not None:

@@ -17,8 +17,8 @@ from typing import Any
 from mrl.embeddings.compact import EMBEDDING_FORMATS
 from mrl.errors import DataError
 from mrl.files import atomic_path
+from mrl.identification.database import StoredRecording, StoredVoice
 from mrl.identification.store import VoiceStore
-from mrl.identification.voices import StoredRecording, StoredVoice
 
 FORMAT = "redimnet-mrl-voices/1"
 

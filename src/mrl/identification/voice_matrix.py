@@ -27,9 +27,8 @@ import numpy.typing as npt
 
 from mrl.embeddings.compact import EmbeddingFormat, Encoded, bytes_per_embedding, decode_embeddings, encode_embeddings
 from mrl.errors import DataError
-from mrl.identification.averages import FloatMatrix
-from mrl.identification.side_files import side_files, side_lock, side_path, unfinished_path
-from mrl.identification.store import VoiceStore
+from mrl.identification.database import side_files, side_lock, side_path, unfinished_path
+from mrl.identification.store import FloatMatrix, VoiceStore
 
 HEAD_DIM = 64
 PREFIX_DIMS = (32, HEAD_DIM)

@@ -19,8 +19,8 @@ from mrl.identification import (
     verify_voice,
     voice_score,
 )
+from mrl.identification.database import clean_name
 from mrl.identification.embedder import SHORT_SECONDS
-from mrl.identification.voices import clean_name
 from mrl.serving import answers
 from mrl.serving.limits import Limits
 from mrl.serving.recordings import decode_recording

@@ -14,23 +14,32 @@ import numpy as np
 from mrl.embeddings.compact import EmbeddingFormat
 from mrl.errors import DataError, InputError
 from mrl.evaluation.verification import Verification
+from mrl.identification.database import Voice, clean_name
 from mrl.identification.embedder import EmbeddedRecording, VoiceEmbedder, open_embedder
-from mrl.identification.funnel import FunnelSearch
-from mrl.identification.search import ExactSearch, VoiceSearch, hits, unit_queries
+from mrl.identification.search import ExactSearch, FunnelSearch, VoiceSearch, hits, unit_queries
 from mrl.identification.store import VoiceStore
 from mrl.identification.voice_matrix import load_voices, voices_in_memory
-from mrl.identification.voices import Voice, clean_name
 from mrl.scoring.calibration import Calibration
 from mrl.scoring.decisions import DecisionRule, decision_rule
 
 logger = logging.getLogger(__name__)
 
+
 SearchMethod = Literal["exact", "approximate"]
+
+
 Recording: TypeAlias = "str | os.PathLike[str] | EmbeddedRecording"
+
+
 """A recording's file, or what :meth:`VoiceEmbedder.embed_waveform` made of one."""
 
+
 _VOICE = "voice:"
+
+
 _CANDIDATES = 20  # of the highest cosine, among which the highest log-likelihood ratio is looked for first
+
+
 _WIDENING = 8
 
 
