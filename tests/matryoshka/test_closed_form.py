@@ -12,8 +12,7 @@ from torch.nn import functional
 
 from mrl.errors import InputError
 from mrl.matryoshka import AffineMap, create_mrl, fit_projection, pretrained_map
-from mrl.matryoshka.residual import separation
-from mrl.matryoshka.scatter import class_index, discriminant_directions, scatter_of
+from mrl.matryoshka.closed_form import class_index, discriminant_directions, scatter_of, separation
 from tests.matryoshka.conftest import tiny_backbone
 
 

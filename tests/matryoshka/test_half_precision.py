@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from mrl.backbone import ReDimNet
 from mrl.errors import InputError
 from mrl.matryoshka import ReDimNetMRL, create_mrl, create_mrl_from_pretrained
-from mrl.matryoshka.half_precision import in_half_precision
+from mrl.matryoshka.saving import in_half_precision
 from mrl.trials import read_trials
 
 

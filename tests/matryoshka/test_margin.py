@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from mrl.matryoshka.margin import lowered, raised
+from mrl.matryoshka.class_objectives import lowered, raised
 
 Move = Callable[[torch.Tensor, float], tuple[torch.Tensor, torch.Tensor]]
 

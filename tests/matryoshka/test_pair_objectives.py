@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mrl.errors import InputError
 from mrl.matryoshka import MatryoshkaLoss
-from mrl.matryoshka.objectives import PAIR_LOSSES, LossType
+from mrl.matryoshka.losses import PAIR_LOSSES, LossType
 
 
 def cosine(one: Tensor, other: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ import torch
 from mrl.errors import CheckpointError, InputError
 from mrl.files import sha256_of
 from mrl.matryoshka import ReDimNetMRL, get_model_info
-from mrl.matryoshka.model_card import model_card
+from mrl.matryoshka.saving import model_card
 from mrl.pretrained import BundledModel, bundled_models, bundled_names, copy_bundled, find_bundled, model_folder
 from mrl.scoring import equal_error_rate, score_prefixes
 from mrl.trials import read_trials

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from typing_extensions import TypeIs
 
-    from mrl.matryoshka.cutting import Cut
+    from mrl.matryoshka.exits import Cut
 
 
 class Backbone(Protocol):

@@ -6,8 +6,10 @@ the loss trains the class matrices too. A class matrix that nobody trains leaves
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -15,13 +17,186 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mrl.errors import InputError
-from mrl.matryoshka.class_objectives import ClassObjective
-from mrl.matryoshka.objectives import LossType, SphereFace2Margin, chosen_scale, class_objective, pair_objective
-from mrl.matryoshka.per_dim import PerDim, checked_loss_dims, normalised_weights, per_dim
+from mrl.matryoshka.class_objectives import ClassObjective, MarginSoftmax, NearestSubcenter, SphereFace2
+from mrl.matryoshka.pair_objectives import AngularPrototypical, PairObjective, SupervisedContrastive
 from mrl.matryoshka.prefix_gradients import PrefixTerm, prefix_class_loss
 
+# One number for each prefix length, however the user gave them.
+
+
+PerDim = Mapping[int, float] | Sequence[float]
+
+
+def checked_loss_dims(dims: Iterable[int]) -> list[int]:
+    """Return the lengths in the order given.
+
+    Raises:
+        InputError: there are none, or they are not distinct and positive.
+    """
+    given = list(dims)
+    if not given or any(dim < 1 for dim in given) or len(set(given)) != len(given):
+        raise InputError(f"dims={given} cannot be used; expected different positive prefix lengths")
+    return given
+
+
+def per_dim(values: PerDim | None, dims: Sequence[int], default: float, name: str) -> dict[int, float]:
+    """Return the value of each length: from a mapping (others get the default) or a sequence in the order of ``dims``.
+
+    Raises:
+        InputError: a sequence of another length, or a mapping that names other lengths; ``name`` says of what.
+    """
+    if values is None:
+        return dict.fromkeys(dims, default)
+    if isinstance(values, Mapping):
+        unknown = sorted(set(values) - set(dims))
+        if unknown:
+            raise InputError(f"{name} names the lengths {unknown}, which are not among dims={list(dims)}")
+        return {dim: float(values.get(dim, default)) for dim in dims}
+    if len(values) != len(dims):
+        raise InputError(f"{name} has {len(values)} values for {len(dims)} dims; expected one for each of {list(dims)}")
+    return {dim: float(value) for dim, value in zip(dims, values, strict=True)}
+
+
+def normalised_weights(values: PerDim | None, dims: Sequence[int]) -> dict[int, float]:
+    """Return the weight of each length in ascending order, summing to one.
+
+    Raises:
+        InputError: as :func:`per_dim`; a weight is negative or all are zero.
+    """
+    weights = per_dim(values, dims, 1.0, "dim_weights")
+    total = sum(weights.values())
+    if min(weights.values()) < 0 or not 0 < total < float("inf"):
+        raise InputError(f"dim_weights={weights} cannot be used; expected weights of which none is negative and one positive")
+    return {dim: weights[dim] / total for dim in sorted(weights)}
+
+
+# A loss that needs no labels: cosines of every prefix follow those of a teacher's full embedding.
+
+
+class SimilarityPreservationLoss(nn.Module):
+    """Ask that prefix cosines follow the teacher's: mean squared difference over all pairs of a batch. Needs no labels.
+
+    For low lengths, which cannot satisfy a margin for thousands of speakers, and for data without labels.
+
+    Args:
+        dims: prefix lengths, any order.
+        dim_weights: weight of each length, a mapping or a sequence in the order of ``dims``; normalised to sum to one.
+    """
+
+    def __init__(self, dims: Iterable[int], dim_weights: PerDim | None = None) -> None:
+        super().__init__()
+        self.dim_weights = normalised_weights(dim_weights, checked_loss_dims(dims))
+
+    def forward(self, raw_embeddings: Tensor, teacher_embeddings: Tensor) -> Tensor:
+        """Return the loss for raw embeddings ``(batch, embed_dim)`` and the teacher's ``(batch, teacher_dim)``, batch > 1."""
+        if raw_embeddings.shape[0] != teacher_embeddings.shape[0] or raw_embeddings.shape[0] < 2:
+            raise InputError(
+                f"embeddings {tuple(raw_embeddings.shape)} and teacher {tuple(teacher_embeddings.shape)} do not fit; "
+                "expected the same batch of at least 2"
+            )
+        with torch.autocast(device_type=raw_embeddings.device.type, enabled=False):
+            exact = raw_embeddings if raw_embeddings.dtype == torch.float64 else raw_embeddings.float()
+            teacher = _pair_cosines(teacher_embeddings.detach().to(exact.dtype))
+            total = teacher.new_zeros(())
+            for dim, weight in self.dim_weights.items():
+                difference = _pair_cosines(exact[:, :dim]) - teacher
+                total = total + weight * difference.square().mean()
+        return total
+
+
+def _pair_cosines(vectors: Tensor) -> Tensor:
+    """Cosines of all pairs of different rows, flat."""
+    unit = functional.normalize(vectors, dim=1)
+    cosines = unit @ unit.T
+    rows, columns = torch.triu_indices(len(unit), len(unit), offset=1, device=unit.device)
+    return cosines[rows, columns]
+
+
+# The losses by their names in the configuration.
+
+
+LossType = Literal["aam", "subcenter_aam", "sphereface2", "angular_prototypical", "supervised_contrastive"]
+
+
+SphereFace2Margin = Literal["C", "A"]
+
+
+DEFAULT_SCALES: dict[LossType, float] = {
+    "aam": 30.0,
+    "subcenter_aam": 30.0,
+    "sphereface2": 32.0,
+    "angular_prototypical": 10.0,
+    "supervised_contrastive": 1.0 / 0.07,
+}
+
+
+PAIR_LOSSES: tuple[LossType, ...] = ("angular_prototypical", "supervised_contrastive")
+
+
+AAM_LOSSES: tuple[LossType, ...] = ("aam", "subcenter_aam")
+
+
+def chosen_scale(loss_type: LossType, scale: float | None) -> float:
+    """Return the scale, or the loss's own default for None.
+
+    Raises:
+        InputError: there is no such loss, or the scale is not positive.
+    """
+    if loss_type not in DEFAULT_SCALES:
+        raise InputError(f"loss_type={loss_type!r} is unknown; expected {', '.join(map(repr, get_args(LossType)))}")
+    chosen = DEFAULT_SCALES[loss_type] if scale is None else scale
+    if not 0.0 < chosen < math.inf:
+        raise InputError(f"scale={chosen} must be positive")
+    return chosen
+
+
+def pair_objective(loss_type: LossType) -> PairObjective | None:
+    """Return the objective of a loss that compares crops with each other, None for the others."""
+    if loss_type == "angular_prototypical":
+        return AngularPrototypical()
+    return SupervisedContrastive() if loss_type == "supervised_contrastive" else None
+
+
+def class_objective(
+    loss_type: LossType,
+    scale: float,
+    *,
+    num_subcenters: int = 3,
+    topk_penalty: float = 0.0,
+    topk: int = 5,
+    sphereface2_lambda: float = 0.7,
+    sphereface2_t: float = 3.0,
+    sphereface2_margin_type: SphereFace2Margin = "C",
+) -> ClassObjective | None:
+    """Return the objective of a loss with a class matrix, None for the others.
+
+    Raises:
+        InputError: a setting cannot be used, or has no meaning for this loss.
+    """
+    if topk_penalty and loss_type not in AAM_LOSSES:
+        raise InputError(f"topk_penalty={topk_penalty} belongs to {' and '.join(AAM_LOSSES)}; it has no meaning for {loss_type}")
+    if not 0.0 <= topk_penalty < 1.0 or topk < 1:
+        raise InputError(
+            f"topk_penalty={topk_penalty}, topk={topk} cannot be used; expected an angle from 0 to 1 radian and a number above 0"
+        )
+    if loss_type == "sphereface2":
+        return SphereFace2(scale, sphereface2_lambda, sphereface2_t, sphereface2_margin_type)
+    softmax = MarginSoftmax(scale, topk_penalty, topk)
+    if loss_type == "aam":
+        return softmax
+    if loss_type == "subcenter_aam":
+        if num_subcenters < 1:
+            raise InputError(f"num_subcenters={num_subcenters} must be positive")
+        return NearestSubcenter(softmax, num_subcenters)
+    return None
+
+
 _UNUSED_COLUMN = 0.01
+
+
 LARGEST_MARGIN = 1.5  # radians
+
+
 _DROPOUT = 3  # keeps its random numbers apart from those of the data
 
 
@@ -275,3 +450,29 @@ class MatryoshkaLoss(nn.Module):
 def _output(total: Tensor, terms: list[PrefixTerm], losses: list[Tensor], accuracies: list[Tensor]) -> MatryoshkaLossOutput:
     dims = [term.dim for term in terms]
     return MatryoshkaLossOutput(total, dict(zip(dims, losses, strict=True)), dict(zip(dims, accuracies, strict=True)))
+
+
+# The place of a classification loss in a training without labels, where other terms do the teaching.
+
+
+class NoClassLoss(nn.Module):
+    """Is zero for whatever embeddings and labels, has no parameters, and takes what a schedule tells a MatryoshkaLoss."""
+
+    dims: tuple[int, ...] = ()
+
+    def set_margin(self, margin: float) -> None:
+        """There is no margin to set."""
+
+    def start_step(self, step: int) -> None:
+        """There is no length to draw."""
+
+    def chance_level(self) -> float:
+        """Return NaN: without classes there is no chance level."""
+        return math.nan
+
+    def initialise_from_class_means(self, raw_embeddings: Tensor, labels: Tensor) -> None:
+        """There is no class matrix to start."""
+
+    def forward(self, raw_embeddings: Tensor, labels: Tensor) -> MatryoshkaLossOutput:
+        """Return zero, which has no gradient, and no figures per length."""
+        return MatryoshkaLossOutput(raw_embeddings.new_zeros(()), {}, {})

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from mrl.errors import InputError
-from mrl.matryoshka.margin import lowered
+from mrl.matryoshka.class_objectives import lowered
 
 _SMALLEST_SCALE = 1e-6
 

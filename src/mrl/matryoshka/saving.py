@@ -4,23 +4,166 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from mrl.errors import CheckpointError
 from mrl.files import atomic_path, sha256_of, write_json, write_text
-from mrl.matryoshka.model_card import model_card
-from mrl.pretrained import bundled_names
+from mrl.pretrained import Release, ReleaseRate, ReleaseResult, bundled_names
 from mrl.version import __version__
 
+# Weights in 16 bits for files that should be small; computing with them stays in 32 bits.
+
+
+_LARGEST_ERROR = 2.0**-10
+
+
+"""Of a tensor's norm. Rounding numbers in float16's range to its 11 bits costs at most half of that."""
+
+
+def in_half_precision(tensors: Mapping[str, Tensor], buffers: Collection[str]) -> dict[str, Tensor]:
+    """Return float32 tensors in float16, except those that would lose by it.
+
+    Left as they are: ``buffers`` (running means and variances, filter banks: small, and a running variance may be of any size),
+    tensors with numbers beyond float16's largest (65,504), and tensors whose numbers are so small that float16 keeps few bits
+    of them.
+
+    Args:
+        tensors: a model's state.
+        buffers: the names in it that are no weights.
+    """
+    return {name: tensor if name in buffers else _halved(tensor) for name, tensor in tensors.items()}
+
+
+def _halved(tensor: Tensor) -> Tensor:
+    if tensor.dtype != torch.float32:
+        return tensor
+    half = tensor.detach().half()
+    error = torch.linalg.vector_norm(half.double() - tensor.detach().double())
+    # Written so that infinities, which make the error infinite or NaN, fail it.
+    fits = bool(error <= _LARGEST_ERROR * torch.linalg.vector_norm(tensor.detach().double()))
+    return half if fits else tensor
+
+
+# The part of a model card that tells what its makers state: use, limits, data, error rates, how it was made.
+
+
+def release_sections(release: Release) -> list[str]:
+    """Return the lines of these sections, as Markdown."""
+    lines = ["", "## For what, and for what not", ""]
+    lines += [f"- {sentence}" for sentence in (*release.intended_use, *release.limits)]
+    lines += ["", "## Error rates", ""]
+    lines.append(
+        "Equal error rates in %, cosine scores of whole recordings, with 95 % intervals that resample speakers. "
+        "No speaker of these lists was trained on. They are not comparable with figures on other lists."
+    )
+    for result in release.results:
+        lines += ["", *_table(result)]
+    lines += ["", "## Data", "", "| recordings | for | speakers | utterances | hours | licence | source |", "|---" * 7 + "|"]
+    lines += [
+        f"| {one.name} | {one.purpose} | {'–' if one.speakers is None else one.speakers} | {one.utterances:,} "
+        f"| {one.hours:.1f} | {one.licence} | {one.source} |"
+        for one in release.corpora
+    ]
+    lines += ["", "## How it was made", "", "| | |", "|---|---|"]
+    lines += [f"| {name} | {value} |" for name, value in release.making.items()]
+    return lines
+
+
+def _table(result: ReleaseResult) -> list[str]:
+    note = f"; {result.note}" if result.note else ""
+    lines = [f"**{result.trial_list}** ({result.trials:,} trials of {result.speakers} speakers{note})", ""]
+    rows = [*result.model, *result.baseline]
+    dims = sorted({rate.dim for rate in rows})
+    lines += ["| numbers | " + " | ".join(map(str, dims)) + " |", "|---" * (len(dims) + 1) + "|"]
+    for system in dict.fromkeys(rate.system for rate in rows):
+        found = {rate.dim: _cell(rate) for rate in rows if rate.system == system}
+        lines.append(f"| {system} | " + " | ".join(found.get(dim, "–") for dim in dims) + " |")
+    return lines
+
+
+def _cell(rate: ReleaseRate) -> str:
+    return f"{100 * rate.equal_error_rate:.2f} ({100 * rate.low:.1f}–{100 * rate.high:.1f})"
+
+
+# The model card: what a stranger who finds the folder must know, generated from facts that are in ``config.json``.
+
+
+def model_card(config: dict[str, Any]) -> str:
+    """Return the text of ``README.md`` for a model folder."""
+    dims = ", ".join(str(dim) for dim in config["mrl_dims"])
+    source = config["pretrained_source"] or {}
+    licence = source.get("licence") or "not stated"
+    release = Release.from_dict(config["release"]) if config.get("release") else None
+    changed = bool(config.get("exits") or config.get("cut"))  # then the name would load another model
+    lines = [
+        "---",
+        "library_name: redimnet-mrl",
+        "tags: [speaker-verification, speaker-recognition, matryoshka]",
+        *([] if release is None else [f"license: {release.licence.lower()}"]),
+        "---",
+        "# Matryoshka speaker embeddings (ReDimNet)" if release is None else f"# {release.name}",
+        "",
+        *([] if release is None else [f"**{release.notice}**", ""]),
+        f"Waveform in ({config['sample_rate']} Hz, mono), {config['embed_dim']} numbers out; "
+        "every prefix is an embedding of its own. "
+        f"Trained or reported lengths: {dims}.",
+        "",
+        "```python",
+        "from mrl import ReDimNetMRL",
+        "",
+        f'model = ReDimNetMRL.from_pretrained("{"THIS_FOLDER" if changed or release is None else release.name}")',
+        'score = model("a.wav", target_dim=64) @ model("b.wav", target_dim=64)  # cosine, from -1 to 1',
+        "```",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| backbone weights | {_backbone_weights(config)} |",
+        *(f"| {key.replace('_', ' ')} | {value} |" for key, value in source.items() if value is not None and key != "licence"),
+        f"| licence of the pretrained weights | {licence} |" if release is None else f"| licence | {release.licence} |",
+        *([] if release is None else [f"| parameters | {release.num_parameters:,} |"]),
+        f"| SHA-256 of the weights | `{config['weights_sha256']}` |",
+        f"| written by | redimnet-mrl {config['version']} |",
+        "",
+        "A short prefix saves storage and search time; the encoder runs in full for every length. "
+        "A score is not a probability: choose a threshold on recordings like yours, one for each length.",
+    ]
+    if config["training"]:
+        lines += [
+            "",
+            "## Training",
+            "",
+            "| | |",
+            "|---|---|",
+            *(f"| {key} | {value} |" for key, value in config["training"].items()),
+        ]
+    if release is not None:
+        lines += release_sections(release)
+    return "\n".join(lines) + "\n"
+
+
+def _backbone_weights(config: dict[str, Any]) -> str:
+    cut = config.get("cut")
+    if cut:
+        return f"the first {cut['depth']} of {cut['stages']} stages, left by an early exit"
+    return "unmodified" if config["backbone_is_unmodified"] else "fine-tuned"
+
+
 FORMAT = "redimnet-mrl/1"
+
+
 WEIGHTS = "model.safetensors"
+
+
 CONFIG = "config.json"
+
+
 CARD = "README.md"
 
 
