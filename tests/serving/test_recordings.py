@@ -13,8 +13,8 @@ import soundfile
 
 from mrl.audio import load_audio
 from mrl.serving import Limits
-from mrl.serving.recordings import decode_recording, is_recording
-from mrl.serving.refusals import Refusal
+from mrl.serving.gate import Refusal
+from mrl.serving.service import decode_recording, is_recording
 from tests.serving.makers import recording
 
 LIMITS = Limits(max_seconds=3)

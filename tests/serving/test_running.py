@@ -10,8 +10,7 @@ import pytest
 
 from mrl.errors import DataError, InputError, MissingDependencyError
 from mrl.serving import Limits, serve
-from mrl.serving.hosts import allowed_hosts, host_name, is_loopback
-from mrl.serving.tokens import carries_token, checked_token, new_token, read_token
+from mrl.serving.gate import allowed_hosts, carries_token, checked_token, host_name, is_loopback, new_token, read_token
 from tests.runtime.golden.record import EXPORTED
 
 

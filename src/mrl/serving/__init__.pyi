@@ -1,4 +1,4 @@
 from .app import create_app as create_app
-from .limits import Limits as Limits
+from .gate import Limits as Limits
 from .running import serve as serve
 from .service import VoiceService as VoiceService

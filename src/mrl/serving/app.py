@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
+from importlib import resources
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, TypeVar
 
 from fastapi import FastAPI, File, Form, Path, Query, Request, Response, UploadFile
@@ -13,28 +14,50 @@ from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 
 from mrl.errors import MRLError
-from mrl.serving import answers
+from mrl.serving import service as answers
 from mrl.serving.api_page import api_page
-from mrl.serving.gate import Gate
-from mrl.serving.limits import Limits
-from mrl.serving.pages import PAGE_FILES, page_file
-from mrl.serving.refusals import Refusal, error_body, refusal_of
+from mrl.serving.gate import Gate, Limits, Refusal, error_body, refusal_of
 from mrl.serving.service import MOST_CANDIDATES, VoiceService
 from mrl.version import __version__
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
+
+# The files of the page, by the addresses that they are served under. No address is ever turned into a path.
+
+
+_HTML, _CSS, _SCRIPT = "text/html; charset=utf-8", "text/css; charset=utf-8", "text/javascript; charset=utf-8"
+
+
+PAGE_FILES = {"/": ("index.html", _HTML), "/page.css": ("page.css", _CSS), "/page.js": ("page.js", _SCRIPT)}
+
+
+"""Name in the package's data and media type of each."""
+
+
+def page_file(address: str) -> tuple[bytes, str]:
+    """Return content and media type of one of the :data:`PAGE_FILES`."""
+    name, kind = PAGE_FILES[address]
+    return (resources.files("mrl.serving") / "page" / name).read_bytes(), kind
+
+
 logger = logging.getLogger(__name__)
 
+
 _Answer = TypeVar("_Answer")
+
 
 _ABOUT = """Enrol voices, verify and identify recordings.
 
 Every request but `GET /api/health` carries the token that `mrl serve` printed: `Authorization: Bearer TOKEN`.
 Recordings are wav, flac, ogg, opus, mp3, m4a, aac, aiff, caf or webm. An error is `{"error": "one line"}`.
 """
+
+
 _NAME = "Of the voice."
+
+
 _RECORDING = "A recording of one speaker."
 
 

@@ -6,23 +6,200 @@ A plain ASGI wrapper, since frameworks read and parse a body before they ask who
 from __future__ import annotations
 
 import asyncio
+import hmac
+import ipaddress
+import json
+import math
+import os
+import secrets
+import sqlite3
 import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mrl.serving.hosts import host_name
-from mrl.serving.limits import Limits
-from mrl.serving.refusals import Refusal, error_body, too_busy
-from mrl.serving.tokens import carries_token
+from mrl.errors import AudioLoadingError, DataError, InputError, MRLError
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+
+# Which addresses are this machine's alone, and under which names a page may reach the server.
+#
+# A page from elsewhere cannot read what this server answers, unless its author lets the name of that page point to 127.0.0.1
+# after it has been loaded (DNS rebinding). The Host header then still has that name, and is refused.
+
+
+def is_loopback(host: str) -> bool:
+    """Return whether an address can be reached from this machine only."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def allowed_hosts(host: str) -> frozenset[str] | None:
+    """Return the names by which a server bound to ``host`` may be called; None: any.
+
+    A server for others may have any name in their network; what keeps strangers out there is the token, which is always needed.
+    """
+    if not is_loopback(host):
+        return None
+    return frozenset({"localhost", "127.0.0.1", "::1", host.lower()})
+
+
+def host_name(header: str) -> str:
+    """Return the name in a Host header, without port; empty where there is none."""
+    header = header.strip().lower()
+    if header.startswith("["):
+        return header[1:].partition("]")[0]
+    return header.partition(":")[0].rstrip(".")
+
+
+# The token that a request must carry, and when one is made up.
+
+
+_SHORTEST = 16
+
+
+_LONGEST = 500
+
+
+def new_token() -> str:
+    """Return a random token of 192 bits."""
+    return secrets.token_urlsafe(24)
+
+
+def checked_token(token: str) -> str:
+    """Return a token that the user chose.
+
+    Raises:
+        InputError: it is too short to be a secret, or cannot be sent in a header.
+    """
+    if not (_SHORTEST <= len(token) <= _LONGEST and token.isascii() and token.isprintable() and " " not in token):
+        raise InputError(
+            f"a token has {_SHORTEST} to {_LONGEST} printable ASCII characters without spaces, this one has {len(token)}; "
+            "make one with: python -c 'import secrets; print(secrets.token_urlsafe())'"
+        )
+    return token
+
+
+def read_token(path: str | os.PathLike[str]) -> str:
+    """Return the token in a file, without white space around it.
+
+    Raises:
+        InputError: the file cannot be read or holds no usable token.
+    """
+    try:
+        with Path(path).open("rb") as stream:
+            text = stream.read(_LONGEST * 2).decode("ascii", errors="replace").strip()
+    except OSError as error:
+        raise InputError(f"the token file {os.fspath(path)} cannot be read ({error.strerror}); check its path") from error
+    return checked_token(text)
+
+
+def carries_token(authorization: bytes, token: str) -> bool:
+    """Return whether an Authorization header is ``Bearer TOKEN``; the time taken tells nothing of the token."""
+    scheme, _, given = authorization.partition(b" ")
+    return scheme.lower() == b"bearer" and hmac.compare_digest(given.strip(), token.encode())
+
+
+# How much a request may ask for.
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a server accepts.
+
+    Attributes:
+        max_bytes: of the body of one request.
+        max_seconds: duration of one recording.
+        max_files: recordings in one request.
+        max_name: characters of a voice's name.
+        max_requests: that are worked on or wait at the same time; one more is told to come back later.
+        upload_seconds: in which the body of a request must have arrived.
+    """
+
+    max_bytes: int = 20_000_000
+    max_seconds: float = 60.0
+    max_files: int = 10
+    max_name: int = 100
+    max_requests: int = 64
+    upload_seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        for name in ("max_bytes", "max_seconds", "max_files", "max_name", "max_requests", "upload_seconds"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise InputError(f"{name} must be a finite number above 0, found {value}")
+
+
+# What a request is refused with: a status and one line.
+
+
+RETRY_SECONDS = 2
+
+
+class Refusal(MRLError):
+    """A request cannot be served.
+
+    Attributes:
+        status: of HTTP.
+        headers: that go with it.
+    """
+
+    def __init__(self, status: int, message: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.status = status
+        self.headers = dict(headers or {})
+
+
+def too_busy() -> Refusal:
+    """The refusal of one request too many."""
+    return Refusal(503, "the server is busy; try again in a moment", {"Retry-After": str(RETRY_SECONDS)})
+
+
+def refusal_of(error: MRLError, store: Path) -> Refusal:
+    """Return what a client is told of an error of this package; the path of the store is nothing to it."""
+    if isinstance(error, Refusal):
+        return error
+    if isinstance(error, (AudioLoadingError, InputError)):
+        return Refusal(422, one_line(error))
+    if isinstance(error, DataError):
+        if isinstance(error.__cause__, sqlite3.Error):
+            message = "the voice store cannot be used now, nothing was changed; the server's log says why"
+            return Refusal(503, message, {"Retry-After": str(RETRY_SECONDS)})
+        return Refusal(409, one_line(error).replace(str(store), "the store"))
+    return Refusal(500, "the model cannot be used; the server's log says why")
+
+
+def error_body(message: str) -> bytes:
+    """Return ``{"error": message}``; ASCII, so that no character whatever can make it fail."""
+    return json.dumps({"error": " ".join(message.split())}).encode("ascii")
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's message on one line."""
+    return " ".join(str(error).split())
+
+
 PUBLIC_PATHS = frozenset({"/", "/page.css", "/page.js", "/docs", "/openapi.json", "/api/health"})
+
+
 """What may be seen without the token; everything else needs it, whether it exists or not."""
 
+
 _UNCOUNTED_PATHS = PUBLIC_PATHS  # these cost next to nothing, and say that the server lives when it is busy
+
+
 _DRAIN_SECONDS = 2.0
+
+
 _BODY_SLACK = 1.25  # a refused body is read so much farther, so that the sender gets to see the answer
+
 
 SECURITY_HEADERS = {
     "Content-Security-Policy": (

@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING
 
 from mrl.errors import InputError, MissingDependencyError
 from mrl.runtime.session import usable_processors
-from mrl.serving.hosts import allowed_hosts, is_loopback
-from mrl.serving.limits import Limits
-from mrl.serving.tokens import checked_token, new_token, read_token
+from mrl.serving.gate import Limits, allowed_hosts, checked_token, is_loopback, new_token, read_token
 
 if TYPE_CHECKING:
     import uvicorn

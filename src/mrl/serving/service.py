@@ -7,25 +7,212 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from pydantic import BaseModel, Field
 
-from mrl.errors import DataError, InputError
-from mrl.identification import (
-    EmbeddedRecording,
-    Voice,
-    VoiceEmbedder,
-    VoiceStore,
-    enrol,
-    identify,
-    verify_voice,
-    voice_score,
-)
+from mrl.audio import SAMPLE_RATE, audio_info, load_audio
+from mrl.audio.decoded import Waveform
+from mrl.errors import AudioLoadingError, DataError, InputError
+from mrl.identification import EmbeddedRecording, Voice, VoiceEmbedder, VoiceStore, enrol, identify, verify_voice, voice_score
 from mrl.identification.database import clean_name
 from mrl.identification.embedder import SHORT_SECONDS
-from mrl.serving import answers
-from mrl.serving.limits import Limits
-from mrl.serving.recordings import decode_recording
-from mrl.serving.refusals import Refusal
+from mrl.serving.gate import Limits, Refusal, one_line
 from mrl.version import __version__
+
+# From uploaded bytes to a waveform: only formats that hold their audio themselves, and no more of it than agreed.
+#
+# ffmpeg's libraries also open playlists, which name other files, and would read those of this machine for whoever uploads
+# one. So the first bytes must be those of a format known to hold its own audio, and that decides before any decoder sees
+# them.
+
+
+FORMATS = "wav, flac, ogg, opus, mp3, m4a, aac, aiff, caf or webm"
+
+
+_STARTS = (b"fLaC", b"OggS", b"caff", b"\x1aE\xdf\xa3")  # the last: EBML, of Matroska and WebM
+
+
+_MOST_SAMPLES_PER_SECOND = 768_000  # of all channels: eight of them at 96 kHz; bounds what decoding takes of memory
+
+
+_MARGIN_SECONDS = 0.5  # containers round their lengths
+
+
+def is_recording(data: bytes) -> bool:
+    """Return whether bytes begin as one of the :data:`FORMATS` does."""
+    start = _after_id3(data)
+    head = data[start : start + 16]
+    if start and not head.startswith((b"fLaC", b"\xff")):
+        return False  # ffmpeg skips a tag and guesses anew by what follows: only MP3, AAC and FLAC have one
+    return (
+        head.startswith(_STARTS)
+        or (head[:4] in (b"RIFF", b"RF64") and head[8:12] == b"WAVE")
+        or (head[:4] == b"FORM" and head[8:12] in (b"AIFF", b"AIFC"))
+        or head[4:8] == b"ftyp"
+        or (len(head) > 1 and head[0] == 0xFF and head[1] & 0xE0 == 0xE0)  # MPEG audio, AAC (ADTS)
+    )
+
+
+def decode_recording(data: bytes, limits: Limits) -> Waveform:
+    """Return a recording's waveform (samples,) float32 at 16 kHz.
+
+    Raises:
+        Refusal: 415 no known format; 413 longer than allowed, or with more channels or a higher rate than any recording has;
+            422 damaged or silent.
+    """
+    if not is_recording(data):
+        raise Refusal(415, f"this is no recording in a known format; send {FORMATS}")
+    try:
+        info = audio_info(data)
+        if info.sample_rate * info.channels > _MOST_SAMPLES_PER_SECOND:
+            raise Refusal(413, f"{info.channels} channels at {info.sample_rate} Hz are too many; send one at 16000 Hz")
+        if info.seconds > limits.max_seconds + _MARGIN_SECONDS:
+            raise _too_long(limits)
+        # The header may not tell the truth, so no more than this is decoded whatever it says.
+        waveform = load_audio(data, duration=limits.max_seconds + 2 * _MARGIN_SECONDS)
+    except AudioLoadingError as error:
+        raise Refusal(422, one_line(error)) from error
+    if len(waveform) > (limits.max_seconds + _MARGIN_SECONDS) * SAMPLE_RATE:
+        raise _too_long(limits)
+    return waveform
+
+
+def _too_long(limits: Limits) -> Refusal:
+    return Refusal(413, f"a recording may last {limits.max_seconds:g} s at most; send a part of it")
+
+
+def _after_id3(data: bytes) -> int:
+    """Return where the audio starts after ID3v2 tags; 0 without one."""
+    start = 0
+    while data[start : start + 3] == b"ID3" and len(data) >= start + 10:
+        size = 0
+        for byte in data[start + 6 : start + 10]:
+            size = size << 7 | (byte & 0x7F)
+        start += 10 + size + (10 if data[start + 5] & 0x10 else 0)
+    if start:  # padding that the tag does not count
+        start = len(data) - len(data[start:].lstrip(b"\0"))
+    return start
+
+
+# The shapes of what the API answers.
+
+
+class Error(BaseModel):
+    """What went wrong."""
+
+    error: str = Field(description="One line.")
+
+
+class Health(BaseModel):
+    """That the server lives."""
+
+    status: str = Field(description="Always ok.")
+
+
+class ServedLimits(BaseModel):
+    """How much a request may ask for."""
+
+    max_bytes: int
+    max_seconds: float
+    max_files: int
+    max_name: int
+
+
+class Model(BaseModel):
+    """The model that recordings are compared by."""
+
+    name: str
+    embed_dim: int = Field(description="Length of the whole embedding.")
+    dims: list[int] = Field(description="Prefix lengths at which scores are given.")
+    calibrated_dims: list[int] = Field(description="Those at which decisions are possible.")
+    model_hash: str
+    format: str = Field(description="In which the store keeps embeddings.")
+    version: str = Field(description="Of redimnet-mrl.")
+    limits: ServedLimits
+
+
+class VoiceInfo(BaseModel):
+    """An enrolled voice."""
+
+    name: str
+    recordings: int
+    seconds: float
+    enrolled_at: str = Field(description="UTC, ISO 8601.")
+    updated_at: str = Field(description="UTC, ISO 8601.")
+
+
+class Voices(BaseModel):
+    """Enrolled voices, sorted by name."""
+
+    total: int
+    voices: list[VoiceInfo]
+
+
+class Recording(BaseModel):
+    """What was heard."""
+
+    seconds: float
+    speech_seconds: float = Field(description="Of it, not quiet.")
+
+
+class Enrolled(BaseModel):
+    """A voice that has just been enrolled, or extended."""
+
+    voice: VoiceInfo
+    recordings: list[Recording] = Field(description="Those sent, in their order.")
+    warnings: list[str]
+
+
+class DimScore(BaseModel):
+    """How like a recording and a voice are at one prefix length."""
+
+    dim: int
+    score: float = Field(description="Raw cosine, -1 to 1.")
+    log_likelihood_ratio: float | None = Field(description="Natural logarithm; null without a calibration of the dim.")
+    threshold: float | None = Field(description="On the log-likelihood ratio; null without a calibration of the dim.")
+    accepted: bool | None = Field(description="The decision; null without a calibration of the dim.")
+
+
+class Verified(BaseModel):
+    """A recording compared with one voice."""
+
+    name: str
+    recording: Recording
+    scores: list[DimScore] = Field(description="From the shortest prefix to the whole embedding.")
+    accepted: bool | None = Field(description="The decision by the longest prefix that is calibrated; null for none.")
+    decided_at_dim: int | None
+    basis: str = Field(description="What the threshold stands for; empty without a decision.")
+    warnings: list[str]
+
+
+class Score(BaseModel):
+    """A raw cosine at one prefix length."""
+
+    dim: int
+    score: float
+
+
+class Candidate(BaseModel):
+    """A voice like the recording."""
+
+    name: str
+    score: float = Field(description="Raw cosine of the whole embeddings.")
+    log_likelihood_ratio: float | None
+    accepted: bool | None
+    scores: list[Score] = Field(description="From the shortest prefix to the whole embedding.")
+
+
+class Identified(BaseModel):
+    """Whose voice a recording may be."""
+
+    recording: Recording
+    candidates: list[Candidate] = Field(description="Best first.")
+    decided: bool = Field(description="Whether the model is calibrated for a decision.")
+    name: str | None = Field(description="The voice decided for; null for unknown, or without a decision.")
+    threshold: float | None
+    basis: str
+    voices: int = Field(description="How many are enrolled.")
+    warnings: list[str]
+
 
 MOST_CANDIDATES = 20
 
@@ -56,10 +243,10 @@ class VoiceService:
         """The voice store's file."""
         return self._store.path
 
-    def model(self) -> answers.Model:
+    def model(self) -> Model:
         """Describe the model."""
         limits = self._limits
-        return answers.Model(
+        return Model(
             name=Path(self._embedder.name).name,
             embed_dim=self._embedder.embed_dim,
             dims=self.dims,
@@ -67,7 +254,7 @@ class VoiceService:
             model_hash=self._embedder.model_hash,
             format=self._store.form,
             version=__version__,
-            limits=answers.ServedLimits(
+            limits=ServedLimits(
                 max_bytes=limits.max_bytes,
                 max_seconds=limits.max_seconds,
                 max_files=limits.max_files,
@@ -75,12 +262,12 @@ class VoiceService:
             ),
         )
 
-    def voices(self, offset: int, limit: int) -> answers.Voices:
+    def voices(self, offset: int, limit: int) -> Voices:
         """List enrolled voices."""
         known = self._store.voices(offset, limit)
-        return answers.Voices(total=len(self._store), voices=[_voice_info(voice) for voice in known])
+        return Voices(total=len(self._store), voices=[_voice_info(voice) for voice in known])
 
-    def enrol(self, name: str, recordings: Sequence[bytes], *, extend: bool) -> answers.Enrolled:
+    def enrol(self, name: str, recordings: Sequence[bytes], *, extend: bool) -> Enrolled:
         """Enrol a voice, or add recordings to one.
 
         Raises:
@@ -95,11 +282,9 @@ class VoiceService:
             raise _not_enrolled(wanted)
         heard = [self._hear(data, f"recording {number}: ") for number, data in enumerate(recordings, start=1)]
         voice = enrol(self._embedder, wanted, heard, self._store.path, extend=extend)
-        return answers.Enrolled(
-            voice=_voice_info(voice), recordings=[_recording(one) for one in heard], warnings=_warnings(heard)
-        )
+        return Enrolled(voice=_voice_info(voice), recordings=[_recording(one) for one in heard], warnings=_warnings(heard))
 
-    def verify(self, name: str, recording: bytes) -> answers.Verified:
+    def verify(self, name: str, recording: bytes) -> Verified:
         """Compare a recording with a voice, at every dim.
 
         Raises:
@@ -109,12 +294,12 @@ class VoiceService:
         if wanted not in self._store:
             raise _not_enrolled(wanted)
         heard = self._hear(recording)
-        scores: list[answers.DimScore] = []
+        scores: list[DimScore] = []
         decision: tuple[int, bool | None, str] | None = None
         for dim in self.dims:
             found, rule = verify_voice(self._embedder, wanted, heard, self._store, dim=dim)
             scores.append(
-                answers.DimScore(
+                DimScore(
                     dim=dim,
                     score=found.score,
                     log_likelihood_ratio=found.log_likelihood_ratio,
@@ -125,7 +310,7 @@ class VoiceService:
             if found.accepted is not None:
                 decision = dim, found.accepted, rule.basis
         dim_decided, accepted, basis = decision or (None, None, "")
-        return answers.Verified(
+        return Verified(
             name=wanted,
             recording=_recording(heard),
             scores=scores,
@@ -135,7 +320,7 @@ class VoiceService:
             warnings=_warnings([heard]),
         )
 
-    def identify(self, recording: bytes, top: int) -> answers.Identified:
+    def identify(self, recording: bytes, top: int) -> Identified:
         """Say whose voice a recording may be.
 
         Raises:
@@ -150,7 +335,7 @@ class VoiceService:
             scores = self._scores(one.name, heard)
             if scores:
                 candidates.append(
-                    answers.Candidate(
+                    Candidate(
                         name=one.name,
                         score=one.score,
                         log_likelihood_ratio=one.log_likelihood_ratio,
@@ -158,7 +343,7 @@ class VoiceService:
                         scores=scores,
                     )
                 )
-        return answers.Identified(
+        return Identified(
             recording=_recording(heard),
             candidates=candidates,
             decided=found.rule.threshold is not None,
@@ -180,10 +365,10 @@ class VoiceService:
             raise _not_enrolled(wanted)
         self._store.remove([wanted])
 
-    def _scores(self, name: str, heard: EmbeddedRecording) -> list[answers.Score]:
+    def _scores(self, name: str, heard: EmbeddedRecording) -> list[Score]:
         """Return the scores at every dim; none where the voice has been deleted meanwhile."""
         try:
-            return [answers.Score(dim=dim, score=voice_score(self._store, name, heard, dim)) for dim in self.dims]
+            return [Score(dim=dim, score=voice_score(self._store, name, heard, dim)) for dim in self.dims]
         except DataError:
             if name in self._store:
                 raise
@@ -210,8 +395,8 @@ def _not_enrolled(name: str) -> Refusal:
     return Refusal(404, f"there is no voice {name!r}")
 
 
-def _voice_info(voice: Voice) -> answers.VoiceInfo:
-    return answers.VoiceInfo(
+def _voice_info(voice: Voice) -> VoiceInfo:
+    return VoiceInfo(
         name=voice.name,
         recordings=voice.recordings,
         seconds=voice.seconds,
@@ -220,8 +405,8 @@ def _voice_info(voice: Voice) -> answers.VoiceInfo:
     )
 
 
-def _recording(heard: EmbeddedRecording) -> answers.Recording:
-    return answers.Recording(seconds=heard.seconds, speech_seconds=heard.speech_seconds)
+def _recording(heard: EmbeddedRecording) -> Recording:
+    return Recording(seconds=heard.seconds, speech_seconds=heard.speech_seconds)
 
 
 def _warnings(heard: Sequence[EmbeddedRecording]) -> list[str]:
