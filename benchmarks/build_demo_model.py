@@ -35,7 +35,7 @@ from mrl.matryoshka import ReDimNetMRL, get_model_info
 from mrl.matryoshka.saving import read_model_config
 from mrl.pretrained import Release, ReleaseCorpus, ReleaseRate, ReleaseResult, write_official_checkpoint
 from mrl.training import TrainConfig, TrainingResult, load_config, run_training
-from mrl.training.atomic_folders import atomic_folder
+from mrl.training.folders import atomic_folder
 from mrl.trials import read_trials
 
 PROJECT = Path(__file__).resolve().parents[1]

@@ -10,7 +10,7 @@ from mrl.backbone import ReDimNet
 from mrl.data import SpeakerBalancedSampler
 from mrl.matryoshka import AffineMap, MatryoshkaLoss, SimilarityPreservationLoss, fit_projection
 from mrl.matryoshka.exits import EarlyExit
-from mrl.training.optimisation import learning_rate_factor
+from mrl.training.updates import learning_rate_factor
 
 DIMS = (16, 32, 64, 128, 192, 256)
 

@@ -14,8 +14,7 @@ from torch import nn
 from mrl.data import SpeakerBalancedSampler
 from mrl.matryoshka import AffineMap, MatryoshkaLoss, SimilarityPreservationLoss, data_free_rotation, fit_projection
 from mrl.matryoshka.closed_form import Method
-from mrl.training.averaging import WeightAverage
-from mrl.training.optimisation import learning_rate_factor
+from mrl.training.updates import WeightAverage, learning_rate_factor
 
 _LONGEST = 256
 

@@ -16,8 +16,9 @@ from mrl.audio import write_synthetic_corpus
 from mrl.backbone import ReDimNet, ReDimNetConfig
 from mrl.matryoshka import ReDimNetMRL, create_mrl
 from mrl.pretrained import write_official_checkpoint
-from mrl.training import TrainConfig, load_config, selection
-from mrl.training.records import MetricsFile
+from mrl.training import TrainConfig, load_config
+from mrl.training import run as selection
+from mrl.training.logs import MetricsFile
 
 TINY_NETWORK: dict[str, Any] = {
     "F": 12,

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from mrl.errors import TrainingError
-from mrl.training import atomic_folders
-from mrl.training.atomic_folders import exchange_folders, recover_folders, replace_folder
+from mrl.training import folders as atomic_folders
+from mrl.training.folders import exchange_folders, recover_folders, replace_folder
 
 # Dies by SIGKILL at the moment that the first argument names, while best/ (the second) goes from "one" to "two".
 _DYING = """

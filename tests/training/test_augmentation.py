@@ -18,10 +18,10 @@ from mrl.matryoshka import ReDimNetMRL
 from mrl.training import load_config
 from mrl.training.checkpoints import CheckpointFolder
 from mrl.training.config import AugmentationConfig, SimulatedRoomsConfig, SpecAugmentConfig, TrainConfig, TrainDataConfig
-from mrl.training.masking import draw_masks, masked_by, set_spec_augment
-from mrl.training.records import MetricsFile
+from mrl.training.data import build_augmenter, read_corpus
+from mrl.training.logs import MetricsFile
+from mrl.training.stages import draw_masks, masked_by, set_spec_augment
 from mrl.training.trainer import run_training
-from mrl.training.training_data import build_augmenter, read_corpus
 from tests.training.conftest import ConfigFactory
 
 MASKS = SpecAugmentConfig(frequency_masks=2, frequency_width=4, time_masks=2, time_width=6)

@@ -11,7 +11,7 @@ from mrl.errors import ConfigError, DataError
 from mrl.training import load_config
 from mrl.training.building import choose_device, weights_hash
 from mrl.training.config import AugmentationConfig, TrainDataConfig
-from mrl.training.training_data import build_augmenter, read_corpus
+from mrl.training.data import build_augmenter, read_corpus
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -12,8 +12,8 @@ import soundfile
 from mrl.data import CropDataset, Draw, read_shards, write_shards
 from mrl.errors import DataError, InputError
 from mrl.training.config import AugmentationConfig, SimulatedRoomsConfig, SpecAugmentConfig, TrainDataConfig
+from mrl.training.data import build_augmenter, read_corpus
 from mrl.training.listening import write_examples
-from mrl.training.training_data import build_augmenter, read_corpus
 
 ROOMS = SimulatedRoomsConfig(count=2, rt60_seconds=(0.15, 0.2))
 

@@ -18,8 +18,8 @@ from mrl.training import TrainConfig, plan_run, run_training
 from mrl.training.building import build_encoder, build_system
 from mrl.training.checkpoints import CheckpointFolder
 from mrl.training.config import TrainDataConfig
-from mrl.training.records import MetricsFile
-from mrl.training.training_data import read_corpus
+from mrl.training.data import read_corpus
+from mrl.training.logs import MetricsFile
 from tests.training.conftest import ConfigFactory, dying_after
 
 ONE_STAGE: dict[str, Any] = {"training.num_epochs": 2, "advanced.freeze_backbone_epochs": 2, "data.validation": {}}

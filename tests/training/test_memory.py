@@ -8,7 +8,7 @@ import torch
 
 from mrl.errors import TrainingError
 from mrl.training import plan_run, run_training
-from mrl.training.memory import out_of_memory_told
+from mrl.training.trainer import out_of_memory_told
 from mrl.training.updates import Updater
 from tests.training.conftest import ConfigFactory
 

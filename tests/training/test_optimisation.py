@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from mrl.matryoshka import MatryoshkaLoss, ReDimNetMRL
-from mrl.training.optimisation import build_optimizer, learning_rate_factor, parameter_groups, set_learning_rate, warmup_steps
 from mrl.training.system import TrainingSystem
+from mrl.training.updates import build_optimizer, learning_rate_factor, parameter_groups, set_learning_rate, warmup_steps
 
 
 def _factors(schedule: str, total: int = 10, warmup: int = 4) -> list[float]:

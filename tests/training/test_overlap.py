@@ -11,8 +11,8 @@ import pytest
 
 from mrl.data import Corpus, Utterance
 from mrl.errors import TrainingError
+from mrl.training.data import TrainingData, check_separate
 from mrl.training.plan import plan_run
-from mrl.training.training_data import TrainingData, check_separate
 from tests.training.conftest import ConfigFactory
 
 VIDEO = "5r0dWxy17C8"

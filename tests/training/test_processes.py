@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from mrl.data import scan_speaker_folders, write_shards
 from mrl.training import EXIT_INTERRUPTED, load_config, run_training
 from mrl.training.checkpoints import CheckpointFolder
-from mrl.training.records import MetricsFile
+from mrl.training.logs import MetricsFile
 from tests.training.conftest import write_config
 
 ROOT = Path(__file__).resolve().parents[2]

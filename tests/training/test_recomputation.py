@@ -13,13 +13,12 @@ from safetensors.torch import load_file
 from mrl.backbone import ReDimNet, scratch_config
 from mrl.errors import ConfigError
 from mrl.matryoshka import ReDimNetMRL
-from mrl.training import compilation, run_training
+from mrl.training import run_training
+from mrl.training import stages as compilation
 from mrl.training.checkpoints import CheckpointFolder
-from mrl.training.compilation import check_compiler
-from mrl.training.memory_tracking import PeakMemory
-from mrl.training.recomputation import recomputed_stages
-from mrl.training.records import MetricsFile
-from mrl.training.stages import embed_waveforms
+from mrl.training.logs import MetricsFile
+from mrl.training.plan import PeakMemory
+from mrl.training.stages import check_compiler, embed_waveforms, recomputed_stages
 from tests.training.conftest import ConfigFactory
 
 Statistics = Any

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mrl.errors import CheckpointError
-from mrl.training.records import MetricsFile, write_curves, write_environment
+from mrl.training.logs import MetricsFile, write_curves, write_environment
 
 
 def test_metrics_survive_a_cut_line_and_nan(tmp_path: Path) -> None:

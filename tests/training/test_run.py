@@ -22,7 +22,7 @@ from mrl.matryoshka import ReDimNetMRL
 from mrl.pretrained import load_pretrained_redimnet, read_official_checkpoint
 from mrl.training import TrainConfig, building, run_training
 from mrl.training.checkpoints import CheckpointFolder
-from mrl.training.records import MetricsFile
+from mrl.training.logs import MetricsFile
 from mrl.training.validation import Validator
 from tests.training.conftest import ConfigFactory, dying_after
 

@@ -12,8 +12,7 @@ import pytest
 
 from mrl.errors import MissingDependencyError, TrainingError
 from mrl.training import run_training
-from mrl.training.records import MetricsFile
-from mrl.training.run_log import scalars_of
+from mrl.training.logs import MetricsFile, scalars_of
 from tests.training.conftest import ConfigFactory, dying_after
 
 

@@ -14,8 +14,8 @@ from mrl.errors import TrainingError
 from mrl.training import TrainConfig, building, load_config, plan_run, run_training
 from mrl.training.building import build_encoder
 from mrl.training.config import TrainDataConfig
-from mrl.training.records import MetricsFile
-from mrl.training.training_data import read_corpus
+from mrl.training.data import read_corpus
+from mrl.training.logs import MetricsFile
 from tests.training.conftest import ConfigFactory
 from tests.training.test_config import leaves
 

@@ -16,8 +16,8 @@ from mrl.errors import ConfigError, DataError
 from mrl.training import run_training
 from mrl.training.building import build_sampler
 from mrl.training.checkpoints import CheckpointFolder
-from mrl.training.records import MetricsFile
-from mrl.training.training_data import read_corpus, read_training_data
+from mrl.training.data import read_corpus, read_training_data
+from mrl.training.logs import MetricsFile
 from tests.training.conftest import ConfigFactory, dying_after
 
 SHORT: dict[str, Any] = {"training.num_epochs": 2, "advanced.freeze_backbone_epochs": 1, "data.train": {}}

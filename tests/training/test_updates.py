@@ -9,10 +9,8 @@ import torch
 
 from mrl.errors import ConfigError, TrainingError
 from mrl.matryoshka import MatryoshkaLoss, ReDimNetMRL
-from mrl.training.averaging import WeightAverage
-from mrl.training.optimisation import build_optimizer, parameter_groups
 from mrl.training.system import StepLoss, TrainingSystem
-from mrl.training.updates import Updater, check_precision
+from mrl.training.updates import Updater, WeightAverage, build_optimizer, check_precision, parameter_groups
 
 CLASSES = 5
 

@@ -11,8 +11,8 @@ from mrl.data import Corpus, Utterance, scan_speaker_folders
 from mrl.errors import DataError
 from mrl.matryoshka import ReDimNetMRL
 from mrl.scoring import equal_error_rate, score_prefixes
+from mrl.training.checkpoints import Progress
 from mrl.training.config import ValidationConfig
-from mrl.training.progress_state import Progress
 from mrl.training.validation import ValidationResult, Validator, all_pairs, read_validation
 from mrl.trials import TrialList
 

@@ -33,7 +33,7 @@ def command(
     thousand of many speakers, like those that will be embedded; no labels are needed. The whole network's results stay as they
     are. Use an exit with --depth of mrl embed, verify, evaluate and export.
     """
-    from mrl.training.exit_folder import fit_exits_into_folder
+    from mrl.training.exits import fit_exits_into_folder
 
     made = fit_exits_into_folder(
         model,

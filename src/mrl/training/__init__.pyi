@@ -2,9 +2,9 @@ from .config import TrainConfig as TrainConfig
 from .config_loading import load_config as load_config
 from .config_loading import save_config as save_config
 from .exits import fit_exits as fit_exits
-from .interruption import EXIT_INTERRUPTED as EXIT_INTERRUPTED
 from .plan import RunPlan as RunPlan
 from .plan import plan_run as plan_run
+from .run import EXIT_INTERRUPTED as EXIT_INTERRUPTED
 from .simple import History as History
 from .simple import train_full_model as train_full_model
 from .simple import train_projection_head as train_projection_head

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from mrl.backbone.inference_copy import refuse_copy
-from mrl.embeddings import evaluation_mode, map_files
+from mrl.embeddings import collect_recordings, evaluation_mode, map_files, open_model
 from mrl.errors import InputError
+from mrl.evaluation.calibrating import CALIBRATION, load_calibration
+from mrl.files import write_json
 from mrl.matryoshka import ReDimNetMRL
 from mrl.matryoshka.exits import EarlyExit, checked_exit_depth
+from mrl.matryoshka.saving import WEIGHTS, read_model_config
+from mrl.pretrained import Release, model_folder
 
 
 def fit_exits(
@@ -73,3 +80,78 @@ def fit_exits(
     model.add_exits(wanted)
     for depth, one in exits.items():
         model.exits[str(depth)] = one
+
+
+# From a model folder to one with early exits.
+
+
+@dataclass(frozen=True)
+class ExitFolder:
+    """What :func:`fit_exits_into_folder` wrote.
+
+    Attributes:
+        folder: the model folder with exits.
+        depths: those that the model has now; the last is the whole network.
+        num_recordings: that the exits were fitted to.
+        num_bytes: of the weights.
+        num_bytes_before: of the weights of the model without these exits.
+    """
+
+    folder: Path
+    depths: tuple[int, ...]
+    num_recordings: int
+    num_bytes: int
+    num_bytes_before: int
+
+
+def fit_exits_into_folder(
+    spec: str | os.PathLike[str],
+    inputs: Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str],
+    *,
+    depths: Iterable[int] | None = None,
+    max_seconds: float | None = None,
+    batch_seconds: float = 30.0,
+    device: str | torch.device = "cpu",
+    show_progress: bool = True,
+) -> ExitFolder:
+    """Fit exits to recordings and write the model with them into a folder of its own.
+
+    What the model's folder says about its training and release goes along, and so does its calibration: it holds for the whole
+    network, whose results stay as they are. Weights are stored in as many bits as they were.
+
+    Args:
+        spec: a model folder, or the name of a model that comes with the package.
+        inputs: recordings, folders of them, or lists, as for :func:`mrl.embeddings.collect_recordings`.
+        output: a folder that is not there yet, or an empty one.
+        depths, max_seconds, batch_seconds, show_progress: as for :func:`fit_exits`.
+        device: where the network computes.
+
+    Raises:
+        InputError: a folder that is there already, a depth that the network does not have, or too few recordings.
+        CheckpointError: the model folder, or its calibration, is absent, damaged or of another kind.
+        DataError: recordings that cannot be used; all of them are counted.
+        OSError: the folder cannot be written to or the disk is full.
+    """
+    target = Path(output).expanduser()
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise InputError(f"{target} is there already; give a new or empty folder")
+    source = model_folder(Path(spec).expanduser())
+    config = read_model_config(source)
+    calibration = load_calibration(source)
+    recordings = collect_recordings(inputs)
+    model = open_model(source if source.is_dir() else spec, device=device)
+    assert isinstance(model, ReDimNetMRL)  # which a model folder holds
+    fit_exits(model, recordings, depths, max_seconds=max_seconds, batch_seconds=batch_seconds, show_progress=show_progress)
+    exits = ", ".join(map(str, model.depths[:-1]))
+    training = {
+        **(config.get("training") or {}),
+        "early exits": f"after {exits} of {model.depths[-1]} stages, last fitted to {len(recordings):,} recordings",
+    }
+    release = Release.from_dict(config["release"]) if config.get("release") else None
+    dtype = torch.float16 if config.get("weights_dtype") == "float16" else torch.float32
+    model.save_pretrained(target, training=training, release=release, dtype=dtype)
+    if calibration is not None:
+        weights_sha256 = str(read_model_config(target)["weights_sha256"])
+        write_json(target / CALIBRATION, dataclasses.replace(calibration, weights_sha256=weights_sha256).to_dict())
+    return ExitFolder(target, model.depths, len(recordings), (target / WEIGHTS).stat().st_size, (source / WEIGHTS).stat().st_size)

@@ -6,30 +6,81 @@ import contextlib
 import dataclasses
 import math
 import os
+import weakref
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch.utils import _pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from mrl.audio import SAMPLE_RATE
 from mrl.training.building import build_encoder, build_sampler, build_system, build_validator, choose_device
-from mrl.training.compilation import check_compiler
 from mrl.training.config import TrainConfig
-from mrl.training.memory import out_of_memory_told
-from mrl.training.memory_tracking import PeakMemory
-from mrl.training.optimisation import build_optimizer, parameter_groups
-from mrl.training.stages import Stage, embed_waveforms, plan_stages, uses_cache
+from mrl.training.data import check_separate, read_training_data
+from mrl.training.stages import Stage, check_compiler, embed_waveforms, plan_stages, uses_cache
 from mrl.training.system import TrainingSystem, check_optimised
-from mrl.training.training_data import check_separate, read_training_data
-from mrl.training.updates import check_precision
+from mrl.training.trainer import out_of_memory_told
+from mrl.training.updates import build_optimizer, check_precision, parameter_groups
+
+# How much memory a piece of work needs at its peak, counted tensor by tensor, on any device.
+
+
+class PeakMemory(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts what tensors hold that operations within the block make, until they are freed, backward passes included.
+
+    What an operation needs within itself is not seen, nor what was there before the block.
+
+    Attributes:
+        bytes: the most that was held at one time.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.bytes: int = 0
+        self._now = 0
+        self._seen: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None) -> Any:
+        inputs = {id(storage) for storage in _storages((args, kwargs))}
+        result = func(*args, **(kwargs or {}))
+        for storage in _storages(result):
+            if id(storage) not in inputs and id(storage) not in self._seen:
+                self._note(storage)
+        return result
+
+    def _note(self, storage: torch.UntypedStorage) -> None:
+        size, key = storage.nbytes(), id(storage)
+        self._seen.add(key)
+        self._now += size
+        self.bytes = max(self.bytes, self._now)
+        weakref.finalize(storage, self._forget, key, size)
+
+    def _forget(self, key: int, size: int) -> None:
+        self._seen.discard(key)
+        self._now -= size
+
+
+def _storages(tree: Any) -> list[torch.UntypedStorage]:
+    return [leaf.untyped_storage() for leaf in _pytree.tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
+
 
 _BYTES = 4  # of a float32
+
+
 _MEASURED_BATCHES = (2, 4)
+
+
 # A CPU's allocator keeps part of what was freed, more so where large and small tensors alternate. Fitted to b0 and b2 on Linux:
 # peak memory beyond the program (benchmarks/bench_training.py) over PeakMemory's count was 1.4 to 1.5, recomputing 1.9 to 2.1.
 _CPU_ALLOCATOR, _CPU_ALLOCATOR_RECOMPUTING = 1.4, 2.0
+
+
 # What a run loads that a dry run does not: workspaces of the linear algebra behind head and class means (about 75 MB), libraries
 # that draw the curves (25 MB), buffers of checkpoints. Measured for b0 on Linux.
 _LOADED_LATER_BYTES = 120_000_000
+
+
 _READING_SECONDS = 60.0  # of audio per pass over whole recordings
 
 

@@ -15,12 +15,18 @@ import torch
 from mrl.errors import DataError, TrainingError
 from mrl.matryoshka import MatryoshkaLoss, ReDimNetMRL
 from mrl.progress import progress_bar
-from mrl.training.averaging import WeightAverage
-from mrl.training.optimisation import build_optimizer, learning_rate_factor, parameter_groups, warmup_steps
 from mrl.training.stages import embed_waveforms
 from mrl.training.starting import initialise_classes
 from mrl.training.system import StepLoss, TrainingSystem, check_optimised
-from mrl.training.updates import Precision, Updater
+from mrl.training.updates import (
+    Precision,
+    Updater,
+    WeightAverage,
+    build_optimizer,
+    learning_rate_factor,
+    parameter_groups,
+    warmup_steps,
+)
 
 _LOG = logging.getLogger(__name__)
 Loader = Iterable[Any]

@@ -28,9 +28,9 @@ from mrl.matryoshka.closed_form import Method
 from mrl.progress import progress_bar
 from mrl.training.building import weights_hash
 from mrl.training.config import TrainConfig
+from mrl.training.data import TrainingData
 from mrl.training.distribution import Processes
 from mrl.training.system import TrainingSystem
-from mrl.training.training_data import TrainingData
 
 _LOG = logging.getLogger(__name__)
 _BATCH_SECONDS = 60.0  # of audio per forward pass

@@ -2,39 +2,78 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 
 from mrl.data import CropDataset, PooledCache
+from mrl.errors import TrainingError
 from mrl.matryoshka import ReDimNetMRL
-from mrl.training.atomic_folders import replace_folder
-from mrl.training.averaging import WeightAverage
 from mrl.training.building import build_encoder, build_sampler, build_system, build_validator, choose_device
-from mrl.training.checkpoints import CheckpointFolder, TrainingState
-from mrl.training.compilation import check_compiler
+from mrl.training.checkpoints import CheckpointFolder, Progress, TrainingState
 from mrl.training.config import TrainConfig
 from mrl.training.config_loading import with_absolute_paths
+from mrl.training.data import check_separate, read_training_data
 from mrl.training.distribution import Processes
-from mrl.training.epochs import EpochLoop
-from mrl.training.interruption import Stopped, StopRequest, stop_on_sigterm
-from mrl.training.memory import out_of_memory_told
-from mrl.training.optimisation import build_optimizer, parameter_groups
-from mrl.training.progress_state import Progress
-from mrl.training.records import write_environment
-from mrl.training.resuming import StateKeeper, find_state, restore_updater
-from mrl.training.run import Run
-from mrl.training.run_folder import RunFolder
-from mrl.training.run_log import RunLog
-from mrl.training.selection import Selection
-from mrl.training.stages import CachedFeed, Feed, Stage, WaveformFeed, plan_stages, uses_cache
+from mrl.training.folders import RunFolder, replace_folder
+from mrl.training.logs import RunLog, write_environment
+from mrl.training.run import (
+    EpochLoop,
+    Run,
+    Selection,
+    StateKeeper,
+    Stopped,
+    StopRequest,
+    find_state,
+    restore_updater,
+    stop_on_sigterm,
+)
+from mrl.training.stages import CachedFeed, Feed, Stage, WaveformFeed, check_compiler, plan_stages, uses_cache
 from mrl.training.starting import initialise, open_cache
 from mrl.training.system import check_optimised
-from mrl.training.training_data import check_separate, read_training_data
-from mrl.training.updates import Updater, check_precision
+from mrl.training.updates import Updater, WeightAverage, build_optimizer, check_precision, parameter_groups
 from mrl.training.validation import ValidationResult
+
+# Out of memory, told in words that help: which keys of the configuration make a run smaller.
+
+
+# torch has a class of its own for GPUs only; its CPU and Apple allocators raise a plain RuntimeError.
+_ALLOCATOR_WORDS = ("DefaultCPUAllocator", "can't allocate memory", "not enough memory", "out of memory")
+
+
+@contextlib.contextmanager
+def out_of_memory_told() -> Iterator[None]:
+    """Turn an allocator's error within the block into one that names the keys to change.
+
+    Raises:
+        TrainingError: the block ran out of memory.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise TrainingError(
+            "out of memory: lower training.batch_size (and raise training.accumulation_steps by as much: their product may stay "
+            "the same on resume), set training.gradient_checkpointing: true or training.precision: bf16, lower data.crop_seconds "
+            f"or data.finetune_crop_seconds, or take a smaller advanced.model_name ({_first_line(error)})"
+        ) from error
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return any(words in str(error) for words in _ALLOCATOR_WORDS)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).splitlines()
+    return lines[0] if lines else type(error).__name__
+
 
 _LOG = logging.getLogger(__name__)
 
