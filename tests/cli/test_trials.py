@@ -9,8 +9,8 @@ import pytest
 from mrl.cli.main import run
 from mrl.trials import read_trials
 from tests.embeddings.fakes import write_corpus
-from tests.evaluation.test_voxceleb_lists import content
 from tests.pretrained.servers import Answers, serving
+from tests.trials.test_voxceleb_lists import content
 
 
 def test_fetch_from_a_server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

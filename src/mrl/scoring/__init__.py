@@ -1,4 +1,4 @@
-"""mrl.scoring."""
+"""Cosines over prefixes, normalisation, metrics, intervals, calibration and decisions. NumPy only."""
 
 import lazy_loader
 

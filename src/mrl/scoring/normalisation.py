@@ -163,7 +163,7 @@ def adaptive_symmetric_norm(
     bounds, and thresholds for cosines do not hold for it.
 
     Args:
-        scores: ``{dim: (trials,)}`` raw cosines, as :func:`mrl.evaluation.score_prefixes` gives them.
+        scores: ``{dim: (trials,)}`` raw cosines, as :func:`mrl.scoring.score_prefixes` gives them.
         enrol: (utterances, dim), the full embeddings in the order of ``trials.utterances``, used for the first side.
         test: (utterances, dim), for the second side; the same matrix as ``enrol`` unless the sides were made differently.
         cohort: (cohort, dim) full embeddings, best one row per speaker (:func:`speaker_means`); of speakers in no trial.

@@ -1,4 +1,4 @@
-"""mrl.trials."""
+"""Trial lists: reading, making and checking them, their speakers and enrolment maps. NumPy only; no audio, no models."""
 
 import lazy_loader
 

@@ -188,7 +188,7 @@ def read_trials(path: str | os.PathLike[str]) -> TrialList:
     - ``label first second`` with label 1 (same speaker) or 0, as VoxCeleb publishes its lists;
     - ``first second target|nontarget``, as Kaldi writes them;
     - ``model test tgt|imp``, the keys of SITW and VOiCES, and ``model test 1|0``, as CN-Celeb has it. There the first name
-      usually is that of an enrolment model; :func:`mrl.evaluation.read_enrolment_map` says which recordings make it up.
+      usually is that of an enrolment model; :func:`mrl.trials.read_enrolment_map` says which recordings make it up.
 
     Fields are separated by white space; blank lines are skipped.
 
