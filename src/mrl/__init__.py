@@ -10,7 +10,7 @@
 
 import lazy_loader
 
-from mrl.version import __version__
+from mrl.version import __version__ as __version__
 
 __getattr__, __dir__, __all__ = lazy_loader.attach_stub(__name__, __file__)
 __all__.append("__version__")
