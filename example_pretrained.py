@@ -5,7 +5,7 @@
     python example_pretrained.py --model mrl-b0-demo                 works offline with the small model of the package
     python example_pretrained.py --audio first.wav second.wav        your own recordings instead of synthetic voices
 
-Explanations and figures are in docs/pretrained-models.md.
+Explanations and figures are in docs/reference/pretrained-models.md.
 """
 
 from __future__ import annotations
@@ -148,7 +148,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (MRLError, OSError) as error:
         print(f"example_pretrained.py: error: {error}", file=sys.stderr)
         return 2
-    print("\nNext: train the prefixes on your own recordings, python train.py --config config.yaml (docs/training.md)")
+    print("\nNext: train the prefixes on your own recordings, python train.py --config config.yaml (docs/how-to/train.md)")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Error rates of every head on real speech, beside the unmodified backbone: the tables and pictures of docs/results.md.
+"""Error rates of every head on real speech, beside the unmodified backbone: the tables and pictures of docs/appendix/results.md.
 
     python benchmarks/real_speech_results.py --shared ../shared --stage-1 runs/stage-1/best --stage-2 runs/stage-2/best
 

@@ -1,1 +1,1 @@
-"""The accuracy study: which head, which start, which loss; see docs/accuracy-study.md."""
+"""The accuracy study: which head, which start, which loss; see docs/appendix/accuracy-study.md."""

@@ -1,6 +1,6 @@
 """Puts the study's figures into the pages that quote them, so that no figure there is typed by hand.
 
-    python -m benchmarks.study.page docs/accuracy-study.md
+    python -m benchmarks.study.page docs/appendix/accuracy-study.md
 
 A page says where a table belongs by a pair of comments around it, and which systems it shows (all without a pattern):
 

@@ -1,4 +1,4 @@
-"""The accuracy study on one frozen backbone: every figure of docs/accuracy-study.md but those of full fine-tuning.
+"""The accuracy study on one frozen backbone: every figure of docs/appendix/accuracy-study.md but those of full fine-tuning.
 
     python -m benchmarks.study.run --shared ../shared --output docs/results/study/standin-b0
     python -m benchmarks.study.run --weights runs/from-scratch-b0/best/official.pt --output docs/results/study/from-scratch-b0

@@ -121,7 +121,7 @@ def test_other_commands(place: str) -> None:
 
 @pytest.mark.parametrize("verb", VERBS)
 def test_every_option_is_described(verb: str) -> None:
-    text = (ROOT / "docs" / "command-line.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "reference" / "command-line.md").read_text(encoding="utf-8")
     section = re.search(rf"^## mrl {verb}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
     assert section, f"no section on mrl {verb}"
     context = click.Context(cli)

@@ -9,7 +9,7 @@ import pytest
 from mrl.pretrained import PretrainedCheckpoint, find_by_name, list_pretrained
 from tests.docs.markdown import ROOT
 
-GUIDE = (ROOT / "docs" / "pretrained-models.md").read_text(encoding="utf-8")
+GUIDE = (ROOT / "docs" / "reference" / "pretrained-models.md").read_text(encoding="utf-8")
 
 
 def _row(model_name: str) -> list[str]:

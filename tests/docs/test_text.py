@@ -86,6 +86,6 @@ def test_extras_in_the_installation_page_exist() -> None:
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     extras = project.split("[project.optional-dependencies]")[1].split("\n[")[0]
     declared = set(re.findall(r"^([a-z]+) = \[", extras, re.MULTILINE))
-    text = (ROOT / "docs" / "installation.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "how-to" / "install.md").read_text(encoding="utf-8")
     named = {name for names in re.findall(r"\.\[([a-z,]+)\]", text) for name in names.split(",")}
     assert named and named <= declared

@@ -173,7 +173,7 @@ def test_ready_configs_plan_a_run(
 
 
 def test_the_guide_lists_the_ready_configs_as_they_are() -> None:
-    guide = (ROOT / "docs" / "training.md").read_text(encoding="utf-8")
+    guide = (ROOT / "docs" / "how-to" / "train.md").read_text(encoding="utf-8")
     rows = re.findall(r"^\| `configs/([^`]+)` \| (\d+) \((\d+|none)\) \|", guide, re.MULTILINE)
     listed = {name: (int(epochs), 0 if frozen == "none" else int(frozen)) for name, epochs, frozen in rows}
     configs = {path.name: load_config([path]) for path in (ROOT / "configs").glob("*.yaml")}
