@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from mrl.data import find_recordings
-from mrl.data.corpora import public_name
 from mrl.errors import DataError, InputError
+from mrl.trials.speakers import public_name
 
 VIDEO = "5r0dWxy17C8"
 

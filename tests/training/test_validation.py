@@ -75,7 +75,7 @@ def test_lists_and_folders_of_the_configuration(voices: Path, tmp_path: Path) ->
     assert found is not None and found[1] == tmp_path and len(found[0]) == 2
     found = read_validation(ValidationConfig(trials=str(path), root=str(voices)))
     assert found is not None and found[1] == voices
-    with pytest.raises(DataError, match=r"3 of 3 validation recordings are not under .*; set data\.validation\.root"):
+    with pytest.raises(DataError, match=r"3 of 3 utterances of .* are not below .*; set data\.validation\.root"):
         Validator(found[0], voices, (4,))
     many = Corpus.of(Utterance(voices / f"{i}.wav", str(i % 7)) for i in range(3001))
     with pytest.raises(DataError, match=r"3001 recordings, too many to compare all pairs .*data\.validation\.trials"):

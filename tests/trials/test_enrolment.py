@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 
 from mrl.errors import DataError, InputError
-from mrl.scoring import score_prefixes
-from mrl.trials import TrialList, read_trials
-from mrl.trials.enrolment import EnrolmentMap, read_enrolment_map, score_enrolled
+from mrl.scoring import score_enrolled, score_prefixes
+from mrl.trials import EnrolmentMap, TrialList, read_enrolment_map, read_trials
 
 SITW_KEY = b"12013 audio/lzbtd.flac tgt\n12013 audio/aaaaa.flac imp\n23001 audio/lzbtd.flac imp\n"
 SITW_MAP = b"12013 audio/unzlm.flac\n23001 audio/qqqqq.flac\n"

@@ -8,7 +8,7 @@ import pytest
 
 from mrl.errors import DataError
 from mrl.trials import TrialList, read_speakers, speaker_of
-from mrl.trials.speakers import speakers_of_trials
+from mrl.trials.speakers import public_name, speakers_of_trials
 
 
 @pytest.mark.parametrize(
@@ -20,10 +20,21 @@ from mrl.trials.speakers import speakers_of_trials
         ("alice/1.wav", "alice"),
         ("C:\\data\\alice\\1.wav", "alice"),
         ("id1/x/1.wav", "x"),
+        ("voxblink2/id000123/5r0dWxy17C8/00001.flac", "id000123"),
+        ("id000123/video/1.wav", "id000123"),
+        ("data/id00012/singing-01-002.flac", "id00012"),
+        ("test/id00800-singing-01-001.wav", "id00800"),
     ],
 )
 def test_speaker_of_a_path(utterance: str, speaker: str) -> None:
     assert speaker_of(utterance) == speaker
+
+
+@pytest.mark.parametrize("speaker", ["id10270", "id00012", "id000123"])
+def test_a_list_and_a_manifest_agree_on_speakers(speaker: str) -> None:
+    path = f"wav/{speaker}/5r0dWxy17C8/00001.wav"
+    known = public_name(path)
+    assert known is not None and known.speaker == speaker_of(path) == speaker
 
 
 @pytest.mark.parametrize("utterance", ["1.wav", "/1.wav", "../1.wav", ""])

@@ -6,10 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from mrl.audio import audio_info, load_audio
 from mrl.errors import DataError
-from mrl.trials import TrialList
-from mrl.trials.checking import TrialListCheck, check_trials
-from mrl.trials.enrolment import EnrolmentMap
+from mrl.trials import EnrolmentMap, TrialList, TrialListCheck, check_trials
 from tests.embeddings.fakes import all_pairs, write_corpus
 
 
@@ -20,7 +19,7 @@ def found(check: TrialListCheck) -> dict[str, int]:
 
 def test_a_good_list(tmp_path: Path) -> None:
     names = write_corpus(tmp_path, num_speakers=3, per_speaker=2)
-    check = check_trials(TrialList.from_pairs(all_pairs(names)), tmp_path, decode=True)
+    check = check_trials(TrialList.from_pairs(all_pairs(names)), tmp_path, open_recording=load_audio)
     assert check.findings == () and check.errors == () and check.unchecked == ()
     assert (check.trials, check.targets, check.nontargets, check.utterances) == (15, 3, 12, 6)
 
@@ -37,7 +36,7 @@ def test_every_fault_at_once(tmp_path: Path) -> None:
         pairs[-1],  # again
         (True, names[0], names[5]),  # contradicts a label and the speakers
     ]
-    check = check_trials(TrialList.from_pairs([*pairs, *faults]), tmp_path)
+    check = check_trials(TrialList.from_pairs([*pairs, *faults]), tmp_path, open_recording=audio_info)
     assert found(check) == {
         "pairs labelled both": 2,
         "recordings compared with": 1,
@@ -64,8 +63,8 @@ def test_damage_behind_the_header_needs_decoding(tmp_path: Path) -> None:
     whole = (tmp_path / flac[0]).read_bytes()
     (tmp_path / flac[0]).write_bytes(whole[: len(whole) // 2])
     trials = TrialList.from_pairs(all_pairs(flac))
-    assert check_trials(trials, tmp_path).findings == ()
-    assert found(check_trials(trials, tmp_path, decode=True)) == {"recordings that cannot": 1}
+    assert check_trials(trials, tmp_path, open_recording=audio_info).findings == ()
+    assert found(check_trials(trials, tmp_path, open_recording=load_audio)) == {"recordings that cannot": 1}
 
 
 def test_one_kind_only_and_no_root() -> None:

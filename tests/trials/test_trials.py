@@ -95,6 +95,11 @@ def test_missing_files_are_all_listed(tmp_path: Path) -> None:
     assert trials.paths(tmp_path)[2] == tmp_path / "b/1.wav"
     with pytest.raises(DataError, match="is not a folder"):
         trials.missing_files(tmp_path / "nowhere")
+    with pytest.raises(DataError, match=r"^2 of 3 utterances of made in memory are not below .* is 'a/2.wav'; fix it$"):
+        trials.require_files(tmp_path, advice="fix it")
+    with pytest.raises(DataError, match=r"^1 of 1 utterances of .* the first is 'b/1.wav'$"):
+        trials.require_files(tmp_path, ["b/1.wav"])
+    trials.require_files(tmp_path, ["a/1.wav"])
 
 
 def test_one_class_only() -> None:

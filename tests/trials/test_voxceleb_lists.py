@@ -117,7 +117,7 @@ def test_a_list_that_changed_is_noticed(server: str, answers: Answers, tmp_path:
         fetch_official_list("voxceleb1-o", tmp_path, source=server, settings=HASTY, force_reload=True)
     assert path.read_bytes() == before
     path.with_suffix(".json").write_text("[]")
-    with pytest.raises(DataError, match="no record of a fetched list"):
+    with pytest.raises(DataError, match="not a record of a fetched list"):
         fetch_official_list("voxceleb1-o", tmp_path, source=server, settings=HASTY)
 
 

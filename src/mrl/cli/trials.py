@@ -1,4 +1,4 @@
-"""``mrl trials``: trial lists, fetched, made and checked."""
+"""``mrl trials``: trial lists, fetched, made and found."""
 
 from __future__ import annotations
 
@@ -62,7 +62,8 @@ def make(
     SOURCE is a manifest (.csv, .tsv, .jsonl, .parquet) with the columns path and speaker, or a folder with one subfolder per
     speaker.
     """
-    from mrl.trials.making import make_trials_from, write_trials
+    from mrl.data.trial_source import make_trials_from
+    from mrl.trials import write_trials
 
     trials = make_trials_from(
         source,
@@ -102,16 +103,15 @@ def check(
     decode: bool,
 ) -> None:
     """Find everything that is wrong with a trial list; the exit status is 2 if anything is."""
-    from mrl.trials import read_speakers, read_trials
-    from mrl.trials.checking import check_trials
-    from mrl.trials.enrolment import read_enrolment_map
+    from mrl.audio import audio_info, load_audio
+    from mrl.trials import check_trials, read_enrolment_map, read_speakers, read_trials
 
     found = check_trials(
         read_trials(trial_list),
         root,
         speakers=None if speakers is None else read_speakers(speakers),
         enrolment=None if enrolment is None else read_enrolment_map(enrolment, prefix=enrolment_prefix),
-        decode=decode,
+        open_recording=load_audio if decode else audio_info,
     )
     click.echo(
         f"{trial_list}: {found.trials:,} trials, {found.targets:,} same-speaker and {found.nontargets:,} different-speaker, "

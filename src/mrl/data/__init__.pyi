@@ -33,5 +33,6 @@ from .shards import ShardIndex as ShardIndex
 from .shards import read_shards as read_shards
 from .statistics import CorpusStatistics as CorpusStatistics
 from .statistics import manifest_statistics as manifest_statistics
+from .trial_source import make_trials_from as make_trials_from
 from .utterances import Corpus as Corpus
 from .utterances import Utterance as Utterance

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 
-from mrl.data.corpora import VOXCELEB1, VOXCELEB1_TEST, public_name
 from mrl.data.utterances import Corpus, Utterance
+from mrl.trials.speakers import VOXCELEB1, VOXCELEB1_TEST, public_name
 
 _EXAMPLES = 5
 _FAMILIES = {
@@ -62,8 +62,8 @@ class SpeakerOverlap:
 def overlapping_speakers(corpus: Corpus, trials: Iterable[str | os.PathLike[str]]) -> SpeakerOverlap:
     """Return the speakers of a corpus who also speak in trials.
 
-    Recordings of VoxCeleb, CN-Celeb and VoxBlink2 are recognised by their paths (see :mod:`mrl.data.corpora`); id10270 of
-    VoxCeleb1 and id10270 of CN-Celeb2 are two people. Elsewhere a recording's folder is taken for its speaker.
+    Recordings of VoxCeleb, CN-Celeb and VoxBlink2 are recognised by their paths (:func:`mrl.trials.speakers.public_name`);
+    id10270 of VoxCeleb1 and id10270 of CN-Celeb2 are two people. Elsewhere a recording's folder is taken for its speaker.
 
     Args:
         corpus: what is trained on; speakers may be named ``corpus/speaker``.

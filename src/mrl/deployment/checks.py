@@ -317,12 +317,7 @@ def require_same_rates(found: TrialParity) -> None:
 
 
 def _embeddings(run: Callable[[Matrix], Matrix], trials: TrialList, root: str | os.PathLike[str], description: str) -> Matrix:
-    missing = trials.missing_files(root)
-    if missing:
-        raise DataError(
-            f"{len(missing)} of {len(trials.utterances)} utterances of {trials.source} are not below {os.fspath(root)}, "
-            f"the first is {missing[0]!r}"
-        )
+    trials.require_files(root)
 
     def one_by_one(waveforms: list[Matrix]) -> Matrix:
         return np.concatenate([run(waveform[None]) for waveform in waveforms])

@@ -130,12 +130,7 @@ def calibrate_model(
     of_utterance = _speakers(trials, speakers)
     model = open_model(folder, device=device)
     chosen = check_dims(dims if dims is not None else getattr(model, "mrl_dims", (model.embed_dim,)), model.embed_dim)
-    missing = trials.missing_files(root)
-    if missing:
-        raise DataError(
-            f"{len(missing)} of {len(trials.utterances)} utterances of {trials.source} are not below {root}, "
-            f"the first is {missing[0]!r}"
-        )
+    trials.require_files(root)
     embedded = embed_files(
         model,
         trials.paths(root),

@@ -265,12 +265,7 @@ def evaluate_model(
     trials.require_both_classes()
     if bootstrap:  # speakers that cannot be told should show before hours of work
         SpeakerResamples.draw(trials, bootstrap, seed=seed, speakers=speakers)
-    missing = trials.missing_files(root)
-    if missing:
-        raise DataError(
-            f"{len(missing)} of {len(trials.utterances)} utterances of {trials.source} are not below {root}, "
-            f"the first is {missing[0]!r}"
-        )
+    trials.require_files(root)
     settings: dict[str, Any] = {
         "batch_seconds": batch_seconds,
         "num_workers": num_workers,

@@ -18,8 +18,9 @@ from mrl.embeddings.sharded import holds_embeddings
 from mrl.errors import DataError, InputError
 from mrl.evaluation.result import ProtocolFacts
 from mrl.scoring.cosine import check_dims, prefix_norms, score_changed_test_side, score_prefixes
+from mrl.scoring.enrolled import enrolled_pairs, enrolled_prefixes
 from mrl.scoring.normalisation import adaptive_symmetric_norm, centre
-from mrl.trials.enrolment import EnrolledTrials, EnrolmentMap, enrolled_pairs, enrolled_prefixes, read_enrolment_map
+from mrl.trials.enrolment import EnrolledTrials, EnrolmentMap, read_enrolment_map
 from mrl.trials.lists import TrialList
 from mrl.trials.speakers import speaker_of
 
@@ -126,7 +127,7 @@ def open_cohort(place: str | os.PathLike[str], *, speakers: Mapping[str, str] | 
     Args:
         place: a folder with one subfolder per speaker, a manifest (``.csv``, ``.tsv``, ``.jsonl``) with the columns ``path`` and
             ``speaker``, or a file of embeddings of the network to be measured (a ``.parquet`` file is one of embeddings), whose
-            ids name the speaker (see :func:`mrl.evaluation.speaker_of`) or are in ``speakers``.
+            ids name the speaker (see :func:`mrl.trials.speaker_of`) or are in ``speakers``.
         speakers: id -> speaker for such a file.
 
     Raises:

@@ -342,7 +342,7 @@ def evaluate_specs(
         if bootstrap:
             SpeakerResamples.draw(trials, bootstrap, seed=seed, speakers=speakers)
         if lineup.networks and root is not None:
-            _require_files(protocol.recordings(trials), trials, root)
+            trials.require_files(root, protocol.recordings(trials))
             if cohort is not None:
                 cohort.require_others([Path(root) / name for name in protocol.recordings(trials)])
     names = list(dict.fromkeys(name for trials in lists for name in trials.utterances))
@@ -544,13 +544,3 @@ def _system_facts(system: System) -> dict[str, Any]:
     if isinstance(system, NetworkSystem) and system.depth is not None:
         facts["depth"] = system.depth
     return facts
-
-
-def _require_files(recordings: Sequence[str], trials: TrialList, root: str | os.PathLike[str]) -> None:
-    if not Path(root).is_dir():
-        raise DataError(f"{root} is not a folder; give the data root below which the paths of the trial list lie")
-    missing = [name for name in recordings if not (Path(root) / name).is_file()]
-    if missing:
-        raise DataError(
-            f"{len(missing)} of {len(recordings)} utterances of {trials.source} are not below {root}, the first is {missing[0]!r}"
-        )

@@ -49,7 +49,7 @@ def voice_averages(
     """Return the voices (voices, dim) float32 at unit length.
 
     A voice at length ``dim`` is the weighted mean of its recordings' prefixes of that length, each at unit length, as a system of
-    that length alone would have it (so does :func:`mrl.evaluation.score_enrolled`).
+    that length alone would have it (so does :func:`mrl.scoring.score_enrolled`).
 
     Args:
         embeddings: (recordings, embed_dim), those of one voice one after another.

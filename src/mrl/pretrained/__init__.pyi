@@ -8,6 +8,7 @@ from .checkpoint import OfficialCheckpoint as OfficialCheckpoint
 from .checkpoint import read_official_checkpoint as read_official_checkpoint
 from .checkpoint import write_official_checkpoint as write_official_checkpoint
 from .download import LocalCheckpoint as LocalCheckpoint
+from .download import TransferSettings as TransferSettings
 from .download import fetch_checkpoint as fetch_checkpoint
 from .download import resolve_weights as resolve_weights
 from .loading import CheckpointReport as CheckpointReport
@@ -22,4 +23,3 @@ from .release import Release as Release
 from .release import ReleaseCorpus as ReleaseCorpus
 from .release import ReleaseRate as ReleaseRate
 from .release import ReleaseResult as ReleaseResult
-from .transfer import TransferSettings as TransferSettings

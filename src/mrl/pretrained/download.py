@@ -24,7 +24,8 @@ from mrl.files import sha256_of
 from mrl.pretrained.bundled import bundled_names
 from mrl.pretrained.cache import CacheRecord, checkpoint_folder, read_record, record_path, write_record
 from mrl.pretrained.registry import PretrainedCheckpoint, find_by_file_name, find_by_sha256
-from mrl.pretrained.transfer import TransferSettings, discard_partial, fetch_url, is_http_url
+from mrl.transfer import TransferSettings as TransferSettings
+from mrl.transfer import discard_partial, fetch_url, is_http_url
 
 logger = logging.getLogger(__name__)
 

@@ -14,6 +14,7 @@ from .calibration import held_out_ratios as held_out_ratios
 from .cosine import score_prefixes as score_prefixes
 from .decisions import DecisionRule as DecisionRule
 from .decisions import decision_rule as decision_rule
+from .enrolled import score_enrolled as score_enrolled
 from .metrics import ErrorCurve as ErrorCurve
 from .metrics import actual_dcf as actual_dcf
 from .metrics import cllr as cllr

@@ -95,12 +95,7 @@ class Validator:
         num_workers: int = 0,
     ) -> None:
         trials.require_both_classes()
-        missing = trials.missing_files(root)
-        if missing:
-            raise DataError(
-                f"{len(missing)} of {len(trials.utterances)} validation recordings are not under {root}, "
-                f"the first is {missing[0]}; set data.validation.root"
-            )
+        trials.require_files(root, advice="set data.validation.root")
         self.trials = trials
         self.dims = tuple(dims)
         self.paths = paths = trials.paths(root)

@@ -4,12 +4,10 @@ from .checking import check_trials as check_trials
 from .enrolment import EnrolledTrials as EnrolledTrials
 from .enrolment import EnrolmentMap as EnrolmentMap
 from .enrolment import read_enrolment_map as read_enrolment_map
-from .enrolment import score_enrolled as score_enrolled
 from .lists import TrialList as TrialList
 from .lists import read_trials as read_trials
 from .making import make_balanced_trials as make_balanced_trials
 from .making import make_trials as make_trials
-from .making import make_trials_from as make_trials_from
 from .making import write_trials as write_trials
 from .speakers import read_speakers as read_speakers
 from .speakers import speaker_of as speaker_of

@@ -1,4 +1,4 @@
-"""Everything that can be wrong with a trial list, found at once."""
+"""Everything that can be wrong with a trial list, reported at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from mrl.audio import audio_info, load_audio
 from mrl.errors import AudioLoadingError, DataError
 from mrl.trials.enrolment import EnrolmentMap
 from mrl.trials.lists import TrialList
@@ -22,13 +21,13 @@ _EXAMPLES = 5
 
 @dataclass(frozen=True)
 class Finding:
-    """One kind of fault.
+    """One kind of fault in a trial list.
 
     Attributes:
         what: in words.
         count: how often.
         examples: the first few.
-        is_error: whether figures over the list would be wrong or impossible; otherwise it is worth knowing only.
+        is_error: whether figures over the list would be wrong or impossible; other findings are merely worth knowing.
     """
 
     what: str
@@ -42,7 +41,7 @@ class TrialListCheck:
     """What a check found.
 
     Attributes:
-        trials, targets, nontargets, utterances: numbers.
+        trials, targets, nontargets, utterances: how many the list has.
         findings: errors first.
         unchecked: what could not be looked at, and why.
     """
@@ -66,22 +65,23 @@ def check_trials(
     *,
     speakers: Mapping[str, str] | None = None,
     enrolment: EnrolmentMap | None = None,
-    decode: bool = False,
+    open_recording: Callable[[Path], object] | None = None,
     num_workers: int = 4,
 ) -> TrialListCheck:
     """Look for one-sided lists, missing and unreadable recordings, repeated and contradictory trials, and wrong labels.
 
     Errors are: only one kind of trial; a recording compared with itself; a pair that is labelled both ways; a missing or
-    unreadable recording; a label that contradicts the speakers. A pair that is named twice (also the other way round, as 338 of
-    VoxCeleb1-O's are) weighs double in every figure; that is reported, but is no error.
+    unreadable recording; a label that contradicts the speakers. A pair that is listed twice (also the other way round, as 338 of
+    VoxCeleb1-O's are) counts double in every figure; that is reported, but is not an error.
 
     Args:
         trials: the list.
-        root: folder below which its paths lie; without it no file is looked at.
-        speakers: utterance -> speaker; otherwise folders tell, where they tell all of them apart.
+        root: folder below which its paths lie; without it no file is checked.
+        speakers: utterance -> speaker; by default what the paths say, if they name more than one speaker.
         enrolment: the recordings of enrolment models, where the list names models.
-        decode: read every recording to its end, not just its header.
-        num_workers: threads that look at files.
+        open_recording: reads a recording's header (:func:`mrl.audio.audio_info`) or all of it (:func:`mrl.audio.load_audio`) and
+            raises :class:`AudioLoadingError` for one that is damaged; without it files need only exist.
+        num_workers: threads that open recordings.
 
     Raises:
         DataError: ``root`` is not a folder, or enrolment map and list do not fit each other.
@@ -96,7 +96,7 @@ def check_trials(
         unchecked.append("recordings: no root was given")
     else:
         names = trials.utterances if enrolment is None else enrolment.recordings(trials)
-        findings += _files(names, Path(root), decode, num_workers)
+        findings += _files(trials, names, Path(root), open_recording, num_workers)
     real = [finding for finding in findings if finding is not None]
     return TrialListCheck(
         trials=len(trials),
@@ -156,26 +156,26 @@ def _speaker_contradictions(
     return _finding(f"labels that contradict {source}", wrong, trials, is_error=True), ""
 
 
-def _files(names: Sequence[str], root: Path, decode: bool, num_workers: int) -> list[Finding | None]:
-    if not root.is_dir():
-        raise DataError(f"{root} is not a folder; give the data root below which the paths of the trial list lie")
-    missing = [name for name in names if not (root / name).is_file()]
-    gone = set(missing)
-    there = [name for name in names if name not in gone]
-    look: Callable[[Path], object] = load_audio if decode else audio_info
+def _files(
+    trials: TrialList, names: Sequence[str], root: Path, open_recording: Callable[[Path], object] | None, num_workers: int
+) -> list[Finding | None]:
+    missing = trials.missing_files(root, names)
+    absent = set(missing)
+    present = [name for name in names if name not in absent]
 
     def fault(name: str) -> str | None:
         try:
-            look(root / name)
+            if open_recording is not None:
+                open_recording(root / name)
         except AudioLoadingError as error:
             return " ".join(str(error).split())
         return None
 
     with ThreadPoolExecutor(max(1, num_workers)) as executor:
-        unreadable = [reason for reason in executor.map(fault, there) if reason is not None]
+        unreadable = [reason for reason in executor.map(fault, present) if reason is not None]
     return [
-        Finding(what, len(found), tuple(found[:_EXAMPLES]), True) if found else None
-        for what, found in (("recordings that are missing", missing), ("recordings that cannot be read", unreadable))
+        Finding(what, len(faults), tuple(faults[:_EXAMPLES]), True) if faults else None
+        for what, faults in (("recordings that are missing", missing), ("recordings that cannot be read", unreadable))
     ]
 
 

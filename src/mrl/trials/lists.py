@@ -17,9 +17,6 @@ import numpy.typing as npt
 
 from mrl.errors import DataError
 
-# Lines of a text file, plain or compressed by gzip.
-
-
 _GZIP_MAGIC = b"\x1f\x8b"
 
 
@@ -125,8 +122,12 @@ class TrialList:
         folder = Path(root)
         return [folder / name for name in self.utterances]
 
-    def missing_files(self, root: str | os.PathLike[str]) -> list[str]:
-        """Return all utterances that are not files below ``root``: everything that is missing, at once.
+    def missing_files(self, root: str | os.PathLike[str], recordings: Sequence[str] | None = None) -> list[str]:
+        """Return all recordings that are not files below ``root``: everything that is missing, at once.
+
+        Args:
+            root: the data root.
+            recordings: names below ``root`` to look for, where the list names enrolment models; its utterances by default.
 
         Raises:
             DataError: ``root`` itself is not a folder.
@@ -134,7 +135,24 @@ class TrialList:
         folder = Path(root)
         if not folder.is_dir():
             raise DataError(f"{folder} is not a folder; give the data root below which the paths of the trial list lie")
-        return [name for name, path in zip(self.utterances, self.paths(folder), strict=True) if not path.is_file()]
+        names = self.utterances if recordings is None else recordings
+        return [name for name in names if not (folder / name).is_file()]
+
+    def require_files(self, root: str | os.PathLike[str], recordings: Sequence[str] | None = None, *, advice: str = "") -> None:
+        """Raise :class:`DataError` unless every recording is a file below ``root``; missing ones are counted.
+
+        Args:
+            root, recordings: as for :meth:`missing_files`.
+            advice: how to fix it, for the end of the message.
+        """
+        missing = self.missing_files(root, recordings)
+        if missing:
+            number = len(self.utterances if recordings is None else recordings)
+            end = f"; {advice}" if advice else ""
+            raise DataError(
+                f"{len(missing)} of {number} utterances of {self.source or 'the trial list'} are not below {os.fspath(root)}, "
+                f"the first is {missing[0]!r}{end}"
+            )
 
     def indices_into(self, ids: Sequence[str]) -> npt.NDArray[np.int64]:
         """Return the row in ``ids`` of every utterance, so that ``matrix[rows]`` is in the order of ``utterances``.

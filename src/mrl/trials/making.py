@@ -1,32 +1,28 @@
-"""Trial lists in which no speaker outweighs the others, with a chosen share of same-gender pairs."""
+"""Making trial lists from recordings whose speakers are known.
+
+:func:`make_trials` pairs everything, or draws at random; :func:`make_balanced_trials` lets no speaker outweigh the others and
+holds a chosen share of same-gender pairs. Recordings of manifests and folders are found by :mod:`mrl.data.trial_source`.
+"""
 
 from __future__ import annotations
 
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import combinations, product
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from mrl.data import read_manifest, scan_speaker_folders
-from mrl.data.manifest import FilterValue, manifest_rows
-from mrl.data.utterances import Corpus
 from mrl.errors import DataError, InputError
 from mrl.files import write_text
 from mrl.trials.lists import TrialList
-
-# Pairs of speakers or of recordings, numbered, so that some can be drawn without writing all of them down.
-
 
 Indices = npt.NDArray[np.int64]
 
 
 class NumberedPairs:
-    """Pairs of different members within groups, or across groups.
+    """Numbered pairs of different members (speakers or recordings), so that some can be drawn without listing all of them.
 
     Attributes:
         count: number of pairs; they are numbered 0..count-1.
@@ -89,9 +85,6 @@ def equal_shares(capacities: Indices, total: int, generator: np.random.Generator
         shares[open_groups] += added
         left -= int(added.sum())
     return shares
-
-
-# Making trial lists from recordings whose speakers are known.
 
 
 def make_trials(
@@ -285,128 +278,3 @@ def _draw(count: int, number: int, generator: np.random.Generator) -> Indices:
     if number >= count:
         return np.arange(count, dtype=np.int64)
     return np.sort(generator.choice(count, number, replace=False)).astype(np.int64)
-
-
-# Which recordings a trial list is made from: a manifest, or one folder per speaker.
-
-
-@dataclass(frozen=True)
-class TrialSource:
-    """Recordings to pair.
-
-    Attributes:
-        utterances: speaker -> recordings, as paths below ``root``.
-        genders: speaker -> gender; None where not asked for.
-        sessions: recording -> session, for those where it is known.
-        root: the data root that belongs to the list.
-    """
-
-    utterances: Mapping[str, tuple[str, ...]]
-    genders: Mapping[str, str] | None
-    sessions: Mapping[str, str]
-    root: Path
-
-
-def open_trial_source(
-    source: str | os.PathLike[str],
-    *,
-    root: str | os.PathLike[str] | None = None,
-    where: Mapping[str, FilterValue] | None = None,
-    gender_column: str | None = None,
-) -> TrialSource:
-    """Find the recordings of each speaker.
-
-    Args:
-        source: a manifest (``.csv``, ``.tsv``, ``.jsonl``, ``.parquet``) or a folder with one subfolder per speaker.
-        root: folder that the list's paths shall be relative to; by default the folder itself, or the manifest's.
-        where: for a manifest: keep only rows whose column has the value.
-        gender_column: for a manifest: the column with the speakers' genders, to be read.
-
-    Raises:
-        DataError: no recordings, recordings outside the root, stretches of recordings (a trial list names whole files), or a
-            speaker with two genders.
-        InputError: ``where`` or ``gender_column`` with a folder, which has no columns.
-    """
-    place = Path(source)
-    if place.is_dir():
-        if where or gender_column:
-            raise InputError(f"{place} is a folder and has no columns; filters and genders need a manifest")
-        corpus, base = scan_speaker_folders(place), Path(root) if root is not None else place
-    else:
-        corpus, base = read_manifest(place, root=root, where=where), Path(root) if root is not None else place.parent
-    genders = None if gender_column is None else _genders(place, base, corpus, gender_column)
-    sessions = {_relative(one.path, base): one.session for one in corpus.utterances if one.session}
-    return TrialSource(_by_speaker(corpus, base), genders, sessions, base)
-
-
-def make_trials_from(
-    source: str | os.PathLike[str],
-    *,
-    root: str | os.PathLike[str] | None = None,
-    where: Mapping[str, FilterValue] | None = None,
-    max_targets: int = 10_000,
-    max_nontargets: int = 50_000,
-    same_gender_share: float | None = None,
-    gender_column: str = "gender",
-    different_sessions: bool = False,
-    seed: int = 0,
-) -> TrialList:
-    """Make a balanced trial list from a manifest or speaker folders.
-
-    Args:
-        source, root, where: as for :func:`open_trial_source`.
-        max_targets, max_nontargets, same_gender_share, seed: as for :func:`make_balanced_trials`.
-        gender_column: column with the speakers' genders; read only with ``same_gender_share``.
-        different_sessions: same-speaker trials are of two sessions: the manifest's column ``session``, or the first folder inside
-            a speaker's.
-
-    Raises:
-        DataError, InputError: as both of these.
-    """
-    column = None if same_gender_share is None else gender_column
-    found = open_trial_source(source, root=root, where=where, gender_column=column)
-    return make_balanced_trials(
-        found.utterances,
-        max_targets=max_targets,
-        max_nontargets=max_nontargets,
-        genders=found.genders,
-        same_gender_share=same_gender_share,
-        sessions=found.sessions if different_sessions else None,
-        seed=seed,
-    )
-
-
-def _by_speaker(corpus: Corpus, base: Path) -> dict[str, tuple[str, ...]]:
-    names: dict[str, list[str]] = {}
-    seen: set[Path] = set()
-    for utterance in corpus.utterances:
-        if utterance.start > 0 or utterance.path in seen:
-            raise DataError(
-                f"{utterance.path} is used in stretches, but a trial list names whole recordings; "
-                "cut the stretches to files first"
-            )
-        seen.add(utterance.path)
-        names.setdefault(utterance.speaker, []).append(_relative(utterance.path, base))
-    return {speaker: tuple(recordings) for speaker, recordings in names.items()}
-
-
-def _relative(path: Path, base: Path) -> str:
-    try:
-        return path.relative_to(base).as_posix()
-    except ValueError:
-        raise DataError(f"{path} is not below the root {base}, so no list can name it; give another root") from None
-
-
-def _genders(manifest: Path, base: Path, corpus: Corpus, column: str) -> dict[str, str]:
-    speaker_of = {utterance.path: utterance.speaker for utterance in corpus.utterances}
-    genders: dict[str, str] = {}
-    for place, row in manifest_rows(manifest):
-        speaker = speaker_of.get(base / str(row.get("path")))
-        if speaker is None:
-            continue
-        if column not in row:
-            raise DataError(f"{place}: no column {column!r} (columns here: {', '.join(row)})")
-        gender = "" if row[column] is None else str(row[column]).strip()
-        if gender and genders.setdefault(speaker, gender) != gender:
-            raise DataError(f"{place}: speaker {speaker!r} is {gender!r} here and {genders[speaker]!r} before")
-    return genders

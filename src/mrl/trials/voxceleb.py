@@ -21,17 +21,14 @@ from filelock import FileLock, Timeout
 
 from mrl.errors import DataError, DownloadError, InputError
 from mrl.files import write_json
-from mrl.pretrained.transfer import TransferSettings, discard_partial, fetch_url, is_http_url
+from mrl.transfer import TransferSettings, discard_partial, fetch_url, is_http_url
 from mrl.trials.lists import TrialList, read_trials
 
 SOURCES = (
     "https://www.robots.ox.ac.uk/~vgg/data/voxceleb/meta/",
     "https://mm.kaist.ac.kr/datasets/voxceleb/meta/",
 )
-
-
 """Where the lists are; each is tried in turn."""
-
 
 _LOCK_SECONDS = 600.0
 
@@ -43,8 +40,8 @@ class OfficialList:
     Attributes:
         name: ``voxceleb1-o`` and so on; ``-cleaned`` are the lists after removal of wrong labels.
         file_name: its file at the source.
-        trials: number of trials.
-        targets: number of same-speaker trials among them.
+        trials: how many trials it has.
+        targets: how many of them are same-speaker trials.
     """
 
     name: str
@@ -65,7 +62,7 @@ OFFICIAL_LISTS = (
 
 @dataclass(frozen=True)
 class FetchRecord:
-    """What was found at first use, kept as ``NAME.json`` beside ``NAME.txt``."""
+    """What the first download held, kept as ``NAME.json`` beside ``NAME.txt``."""
 
     source: str
     sha256: str
@@ -97,7 +94,7 @@ def fetch_official_list(
     show_progress: bool = True,
     settings: TransferSettings | None = None,
 ) -> Path:
-    """Return ``folder/NAME.txt``, downloaded first where it is not there; its numbers and its hash are checked either way.
+    """Return ``folder/NAME.txt``, downloaded first where it is not there; its size and hash are checked either way.
 
     Args:
         name: of an official list.
@@ -109,7 +106,7 @@ def fetch_official_list(
 
     Raises:
         InputError: no such list, or ``source`` is neither address nor folder.
-        DownloadError: the list cannot be had from any source, or is not the expected one.
+        DownloadError: no source has the list, or what it has is not the expected list.
         DataError: the list that is there is not the official one.
     """
     wanted = find_official_list(name)
@@ -152,7 +149,7 @@ def _download(
 
 
 def _accept(wanted: OfficialList, file: Path, target: Path, *, source: str) -> TrialList:
-    """Check a list's numbers and hash; record the hash when this is the first use."""
+    """Check a list's size and hash; record the hash at first use."""
     trials = read_trials(file)
     if (len(trials), trials.num_target) != (wanted.trials, wanted.targets):
         raise DataError(
@@ -177,7 +174,7 @@ def _read_record(path: Path) -> FetchRecord | None:
     try:
         return FetchRecord(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"{path} is no record of a fetched list ({error}); delete it and fetch the list again") from error
+        raise DataError(f"{path} is not a record of a fetched list ({error}); delete it and fetch the list again") from error
 
 
 def _copy(file: Path, partial: Path) -> None:

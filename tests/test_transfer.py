@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from mrl.errors import DownloadError
-from mrl.pretrained.transfer import TransferSettings, fetch_url
+from mrl.transfer import TransferSettings, fetch_url
 from tests.pretrained.servers import Answers, serving
 
 BODY = os.urandom(50_000)
@@ -229,7 +229,7 @@ def test_back_off_doubles_and_retry_after_is_obeyed(
     server: str, answers: Answers, partial: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses: list[float] = []
-    monkeypatch.setattr("mrl.pretrained.transfer.time.sleep", pauses.append)
+    monkeypatch.setattr("mrl.transfer.time.sleep", pauses.append)
     answers.files["f.pt"] = BODY
     answers.statuses = [500, 500, 500]
     fetch_url(server + "f.pt", partial, settings=TransferSettings(attempts=4, first_delay_seconds=0.5))
