@@ -6,9 +6,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mrl.backbone.blocks import ConvNeXtBlock, add_into
-from mrl.backbone.config import ATTENTION_HEADS
 from mrl.backbone.masking import hide_padding, map_mask
+from mrl.errors import ConfigError
 
+ATTENTION_HEADS = 4
 _NORM_EPSILON = 1e-6
 _POSITION_KERNEL = 59
 
@@ -116,3 +117,16 @@ def _layers(kind: str, hidden: int) -> list[nn.Module]:
     if kind == "att":
         return [PositionConv(hidden), TransformerBlock(hidden, 2 * hidden)]
     return [*(TimeConv(hidden, (kernel,)) for kernel in (7, 19, 31, 59)), TransformerBlock(hidden, hidden)]
+
+
+def check_context(kind: str, features: int, reduction: int | None, where: str) -> None:
+    """Raise a ConfigError, which begins with ``where``, if a time context of that kind cannot be built."""
+    if reduction is None:
+        return
+    hidden = features // reduction
+    heads = ATTENTION_HEADS if "att" in kind else 1
+    if hidden < 1 or hidden % heads:
+        raise ConfigError(
+            f"{where}: a time-context reduction of {reduction} leaves {hidden} of {features} features, "
+            f"which {heads} attention heads cannot share"
+        )

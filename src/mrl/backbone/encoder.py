@@ -13,36 +13,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mrl.backbone.base import Encoder
 from mrl.backbone.blocks import MapNorm, Squeeze, block_2d
 from mrl.backbone.config import ReDimNetConfig, StageConfig
 from mrl.backbone.context import TimeContext
 from mrl.backbone.masking import hide_padding, map_mask
+from mrl.backbone.sums import WeightedSum
 
 _NORM_EPSILON = 1e-6
-
-
-class WeightedSum(nn.Module):
-    """Sum of all earlier outputs, with softmax weights per feature, added up in place instead of concatenated."""
-
-    def __init__(self, num_inputs: int, features: int) -> None:
-        super().__init__()
-        # With a single input the weight is one whatever the logit; the official files carry that logit nevertheless.
-        trainable = num_inputs > 1
-        self.logits = nn.Parameter(torch.zeros(num_inputs, features if trainable else 1), requires_grad=trainable)
-
-    @property
-    def num_inputs(self) -> int:
-        """How many outputs it weighs: that of the stem, and one for each stage."""
-        return self.logits.shape[0]
-
-    def forward(self, outputs: Sequence[Tensor]) -> Tensor:
-        if len(outputs) == 1:
-            return outputs[0]
-        weights = self.logits.softmax(dim=0).to(outputs[0].dtype)
-        total = outputs[0] * weights[0]
-        for output, weight in zip(outputs[1:], weights[1:], strict=True):
-            total.addcmul_(output, weight)
-        return total
 
 
 class Stage(nn.Module):
@@ -78,7 +56,7 @@ class Stage(nn.Module):
         return signal
 
 
-class FrameEncoder(nn.Module):
+class FrameEncoder(Encoder):
     """``(batch, frames, bands)`` log-mel features -> ``(batch, frames, frame_dim)`` frame features."""
 
     def __init__(self, config: ReDimNetConfig) -> None:
@@ -93,16 +71,11 @@ class FrameEncoder(nn.Module):
         self.stages = nn.ModuleList(stages)
         self.stage_dropout = config.stage_dropout
         self.final_sum = WeightedSum(len(stages) + 1, config.volume)
+        self.outputs_after = tuple(range(1, len(stages) + 2))
         self.frame_dim = config.frame_dim or config.volume
         self.numbers_per_frame = config.volume * max((stage.expansion for stage in config.stages), default=1)
         self.frame_projection = nn.Linear(config.volume, config.frame_dim) if config.frame_dim else None
         self.frame_norm = MapNorm(config.frame_dim) if config.frame_dim else None
-
-    def forward(self, features: Tensor, mask: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
-        """Return the frame features, and the 1-D outputs of stem, stages and final sum, each ``(batch, frames, volume)``."""
-        outputs = self.stage_outputs(features, mask)
-        outputs.append(self.final_sum(outputs))
-        return self.project_frames(outputs[-1]), outputs
 
     def stage_outputs(self, features: Tensor, mask: Tensor | None = None, depth: int | None = None) -> list[Tensor]:
         """Return the outputs of the stem and of the first ``depth`` stages (None: all), each ``(batch, frames, volume)``."""

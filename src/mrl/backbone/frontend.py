@@ -7,19 +7,95 @@ logarithm, normalisation per band over time. Always in float32 and without gradi
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mrl.backbone.config import FrontEndConfig
+from mrl.backbone.reading import ConfigReader, is_count
 from mrl.backbone.spec_augment import SpecAugment
+from mrl.errors import ConfigError
+
+FEATURE_NORMALISATIONS = ("mn", "mvn", "bn")
 
 _LOG_FLOOR = 1e-6
-_SIGNAL_EPSILON = 1e-6
 _DEVIATION_EPSILON = 1e-8
 _PRE_EMPHASIS = 0.97
+
+
+@dataclass(frozen=True)
+class FrontEndConfig:
+    """The log-mel front end. Frequencies in Hz, window and hop in samples."""
+
+    sample_rate: int = 16000
+    n_fft: int = 512
+    window_length: int = 400
+    hop_length: int = 160
+    lowest_frequency: float = 20
+    highest_frequency: float = 7600
+    bands: int = 72
+    normalise_signal: bool = False
+    signal_epsilon: float = 1e-6
+    pre_emphasis: bool = True
+    normalisation: str = "mn"
+    spec_augment: bool = False
+    spec_augment_repeats: int = 1
+    spec_augment_lowest_band: int = 0
+    band_mask_width: tuple[int, int] = (0, 6)
+    frame_mask_width: tuple[int, int] = (0, 8)
+
+    def to_spec_params(self) -> dict[str, Any]:
+        """Return the official ``spec_params``, every key spelled out."""
+        return {
+            "sample_rate": self.sample_rate,
+            "n_fft": self.n_fft,
+            "win_length": self.window_length,
+            "f_min": self.lowest_frequency,
+            "f_max": self.highest_frequency,
+            "do_spec_aug": self.spec_augment,
+            "norm_signal": self.normalise_signal,
+            "do_preemph": self.pre_emphasis,
+            "spec_norm": self.normalisation,
+            "freq_start_bin": self.spec_augment_lowest_band,
+            "num_apply_spec_aug": self.spec_augment_repeats,
+            "freq_mask_width": list(self.band_mask_width),
+            "time_mask_width": list(self.frame_mask_width),
+        }
+
+
+def read_front_end(spec_params: Mapping[str, Any], where: str, bands: int, hop_length: int) -> FrontEndConfig:
+    """Read the official ``spec_params``; errors begin with ``where``.
+
+    Raises:
+        ConfigError: an unknown key, or a value that the official front end cannot have.
+    """
+    reader = ConfigReader(spec_params, where)
+    sample_rate = reader.positive("sample_rate", 16000)
+    n_fft = reader.positive("n_fft", 512)
+    config = FrontEndConfig(
+        sample_rate=sample_rate,
+        n_fft=n_fft,
+        window_length=reader.take("win_length", 400, lambda v: is_count(v) and v <= n_fft, f"a whole number up to n_fft={n_fft}"),
+        hop_length=hop_length,
+        lowest_frequency=reader.number("f_min", 20, 0, sample_rate / 2),
+        highest_frequency=reader.number("f_max", 7600, 0, sample_rate / 2),
+        bands=bands,
+        normalise_signal=reader.boolean("norm_signal", False),
+        pre_emphasis=reader.boolean("do_preemph", True),
+        normalisation=reader.choice("spec_norm", "mn", FEATURE_NORMALISATIONS),
+        spec_augment=reader.boolean("do_spec_aug", False),
+        spec_augment_repeats=reader.positive("num_apply_spec_aug", 1),
+        spec_augment_lowest_band=reader.take("freq_start_bin", 0, lambda v: is_count(v, zero=True), "a whole number"),
+        band_mask_width=reader.pair("freq_mask_width", (0, 8)),
+        frame_mask_width=reader.pair("time_mask_width", (0, 10)),
+    )
+    reader.finish()
+    if config.lowest_frequency >= config.highest_frequency:
+        raise ConfigError(f"{reader.where}: f_min={config.lowest_frequency} must lie below f_max={config.highest_frequency}")
+    return config
 
 
 def mel_filters(bands: int, n_fft: int, sample_rate: int, lowest: float, highest: float) -> Tensor:
@@ -38,28 +114,44 @@ def mel_filters(bands: int, n_fft: int, sample_rate: int, lowest: float, highest
     return torch.minimum(rising, falling).clamp(min=0.0)
 
 
-class LogMelFrontEnd(nn.Module):
-    """``(batch, samples)`` -> ``(batch, frames, bands)``, with ``frames = 1 + samples // hop_length``."""
+class FrontEnd(nn.Module):
+    """Waveform ``(batch, samples)`` -> features ``(batch, frames, bands)``, in float32 and without gradient."""
 
-    window: Tensor
-    filters: Tensor
-    pre_emphasis_filter: Tensor | None
+    config: FrontEndConfig
 
     def __init__(self, config: FrontEndConfig) -> None:
         super().__init__()
         self.config = config
-        self.register_buffer("window", torch.hamming_window(config.window_length, periodic=True))
-        filters = mel_filters(config.bands, config.n_fft, config.sample_rate, config.lowest_frequency, config.highest_frequency)
-        self.register_buffer("filters", filters)
-        taps = torch.tensor([-_PRE_EMPHASIS, 1.0]).reshape(1, 1, 2) if config.pre_emphasis else None
-        self.register_buffer("pre_emphasis_filter", taps)
-        self.norm = nn.BatchNorm1d(config.bands) if config.normalisation == "bn" else None
         # Set for training only; what the configuration says of SpecAugment is how a released network was trained.
         self.spec_augment: SpecAugment | None = None
-        # All of this runs without gradient, so scale and shift of that norm stay as loaded; its statistics follow the data.
-        self.requires_grad_(False)
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> LogMelFrontEnd:
+    @property
+    def minimum_samples(self) -> int:
+        """The shortest waveform that gives a frame, in samples."""
+        return self.samples_for(1)
+
+    def samples_for(self, frames: int) -> int:
+        """Return the fewest samples that give so many frames."""
+        raise NotImplementedError
+
+    def num_frames(self, samples: Tensor) -> Tensor:
+        """Return how many frames waveforms of that many samples give."""
+        raise NotImplementedError
+
+    def normalise_in_time(self, features: Tensor, num_frames: Tensor | None) -> Tensor:
+        """Normalise log-mel features ``(batch, frames, bands)`` per band over each item's own frames; the others become zero."""
+        inside, features, count = own_frames(features, num_frames)
+        features = features - features.sum(dim=1, keepdim=True) / count
+        return features if inside is None else torch.where(inside, features, 0.0)
+
+    def mask_in_training(self, features: Tensor) -> Tensor:
+        """SpecAugment as the network's configuration has it (in training mode), and as a run has set it."""
+        if self.training and self.config.spec_augment:
+            for _ in range(self.config.spec_augment_repeats):
+                features = self._mask_randomly(features)
+        return features if self.spec_augment is None else self.spec_augment(features)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> FrontEnd:
         # ``model.half()`` must not round the filters: this part computes in float32 whatever the network does.
         exact = {name: tensor.detach() for name, tensor in self._tensors()}
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
@@ -71,6 +163,42 @@ class LogMelFrontEnd(nn.Module):
     def _tensors(self) -> Iterator[tuple[str, Tensor]]:
         yield from self.named_parameters()
         yield from self.named_buffers()
+
+    def _mask_randomly(self, features: Tensor) -> Tensor:
+        """Set one random band range and one random frame range of every item to zero (SpecAugment, arXiv 1904.08779)."""
+        for axis, (low, high) in ((1, self.config.frame_mask_width), (2, self.config.band_mask_width)):
+            size = features.shape[axis]
+            batch = features.shape[0]
+            width = torch.randint(low, high, (batch, 1), device=features.device)
+            first = self.config.spec_augment_lowest_band
+            last = max(first + 1, size - high)
+            start = torch.randint(first, last, (batch, 1), device=features.device)
+            position = torch.arange(size, device=features.device)
+            hidden = (position >= start) & (position < start + width)
+            features = features.masked_fill(hidden.unsqueeze(2 if axis == 1 else 1), 0.0)
+        return features
+
+
+class LogMelFrontEnd(FrontEnd):
+    """``(batch, samples)`` -> ``(batch, frames, bands)``, with ``frames = 1 + samples // hop_length``."""
+
+    window: Tensor
+    filters: Tensor
+    pre_emphasis_filter: Tensor | None
+
+    def __init__(self, config: FrontEndConfig) -> None:
+        super().__init__(config)
+        self.register_buffer("window", torch.hamming_window(config.window_length, periodic=True))
+        filters = mel_filters(config.bands, config.n_fft, config.sample_rate, config.lowest_frequency, config.highest_frequency)
+        self.register_buffer("filters", filters)
+        self.register_buffer("pre_emphasis_filter", pre_emphasis_taps() if config.pre_emphasis else None)
+        self.norm = nn.BatchNorm1d(config.bands) if config.normalisation == "bn" else None
+        # All of this runs without gradient, so scale and shift of that norm stay as loaded; its statistics follow the data.
+        self.requires_grad_(False)
+
+    def samples_for(self, frames: int) -> int:
+        """Return the fewest samples that give so many frames; reflecting half a transform needs one more than that half."""
+        return max(self.config.n_fft // 2 + 1, (frames - 1) * self.config.hop_length)
 
     def num_frames(self, samples: Tensor) -> Tensor:
         """Return how many frames waveforms of that many samples give."""
@@ -90,11 +218,9 @@ class LogMelFrontEnd(nn.Module):
         with torch.autocast(device_type=waveform.device.type, enabled=False):
             signal = waveform.float()
             if self.config.normalise_signal:
-                signal = _normalise_signal(signal, lengths)
+                signal = normalise_signal(signal, lengths, self.config.signal_epsilon)
             if self.pre_emphasis_filter is not None:
-                previous = torch.cat([signal[:, 1:2], signal[:, :-1]], dim=1)
-                past, present = self.pre_emphasis_filter.flatten().unbind()
-                signal = present * signal + past * previous
+                signal = emphasise(signal, self.pre_emphasis_filter)
             half = self.config.n_fft // 2
             if lengths is None:
                 padded = functional.pad(signal.unsqueeze(1), (half, half), mode="reflect").squeeze(1)
@@ -107,19 +233,11 @@ class LogMelFrontEnd(nn.Module):
             spectrum = torch.fft.rfft(frames[:, :num_frames] * self.window, n=self.config.n_fft)
             power = torch.view_as_real(spectrum).square().sum(dim=-1)
             features = (power @ self.filters + _LOG_FLOOR).log()
-            features = self._normalise(features, None if lengths is None else self.num_frames(lengths))
-            if self.training and self.config.spec_augment:
-                for _ in range(self.config.spec_augment_repeats):
-                    features = self._mask_randomly(features)
-            return features if self.spec_augment is None else self.spec_augment(features)
+            return self.mask_in_training(self.normalise_in_time(features, None if lengths is None else self.num_frames(lengths)))
 
-    def _normalise(self, features: Tensor, num_frames: Tensor | None) -> Tensor:
-        if num_frames is None:
-            inside, count = None, torch.full((1, 1, 1), features.shape[1], dtype=features.dtype, device=features.device)
-        else:
-            inside = frame_mask(num_frames, features.shape[1]).unsqueeze(-1)
-            count = num_frames.reshape(-1, 1, 1).to(features.dtype)
-            features = torch.where(inside, features, 0.0)
+    def normalise_in_time(self, features: Tensor, num_frames: Tensor | None) -> Tensor:
+        """Normalise as ``spec_norm`` says: by the mean, by mean and deviation, or by a BatchNorm; padding becomes zero."""
+        inside, features, count = own_frames(features, num_frames)
         if self.norm is not None:
             features = self.norm(features.transpose(1, 2)).transpose(1, 2)
         else:
@@ -130,34 +248,41 @@ class LogMelFrontEnd(nn.Module):
                 features = features / (deviation + _DEVIATION_EPSILON)
         return features if inside is None else torch.where(inside, features, 0.0)
 
-    def _mask_randomly(self, features: Tensor) -> Tensor:
-        """Set one random band range and one random frame range of every item to zero (SpecAugment, arXiv 1904.08779)."""
-        for axis, (low, high) in ((1, self.config.frame_mask_width), (2, self.config.band_mask_width)):
-            size = features.shape[axis]
-            batch = features.shape[0]
-            width = torch.randint(low, high, (batch, 1), device=features.device)
-            first = self.config.spec_augment_lowest_band
-            last = max(first + 1, size - high)
-            start = torch.randint(first, last, (batch, 1), device=features.device)
-            position = torch.arange(size, device=features.device)
-            hidden = (position >= start) & (position < start + width)
-            features = features.masked_fill(hidden.unsqueeze(2 if axis == 1 else 1), 0.0)
-        return features
-
 
 def frame_mask(num_frames: Tensor, total: int) -> Tensor:
     """Return ``(batch, total)`` booleans, true for each item's own frames."""
     return torch.arange(total, device=num_frames.device) < num_frames.unsqueeze(1)
 
 
-def _normalise_signal(signal: Tensor, lengths: Tensor | None) -> Tensor:
+def own_frames(features: Tensor, num_frames: Tensor | None) -> tuple[Tensor | None, Tensor, Tensor]:
+    """Return which frames are an item's own ``(batch, frames, 1)`` or None, the features with others zero, and their number."""
+    if num_frames is None:
+        return None, features, torch.full((1, 1, 1), features.shape[1], dtype=features.dtype, device=features.device)
+    inside = frame_mask(num_frames, features.shape[1]).unsqueeze(-1)
+    return inside, torch.where(inside, features, 0.0), num_frames.reshape(-1, 1, 1).to(features.dtype)
+
+
+def pre_emphasis_taps() -> Tensor:
+    """Return the official filter, ``(1, 1, 2)``: weights of the sample before and of the sample itself."""
+    return torch.tensor([-_PRE_EMPHASIS, 1.0]).reshape(1, 1, 2)
+
+
+def emphasise(signal: Tensor, taps: Tensor) -> Tensor:
+    """Pre-emphasis of ``(batch, samples)``; the sample before the first is the second (reflection)."""
+    previous = torch.cat([signal[:, 1:2], signal[:, :-1]], dim=1)
+    past, present = taps.flatten().unbind()
+    return present * signal + past * previous
+
+
+def normalise_signal(signal: Tensor, lengths: Tensor | None, epsilon: float) -> Tensor:
+    """Bring each waveform to mean 0 and (biased) deviation 1 over its own samples."""
     if lengths is None:
-        return (signal - signal.mean(dim=1, keepdim=True)) / (signal.std(dim=1, keepdim=True, unbiased=False) + _SIGNAL_EPSILON)
+        return (signal - signal.mean(dim=1, keepdim=True)) / (signal.std(dim=1, keepdim=True, unbiased=False) + epsilon)
     inside = frame_mask(lengths, signal.shape[1])
     count = lengths.unsqueeze(1).to(signal.dtype)
     centred = signal - torch.where(inside, signal, 0.0).sum(dim=1, keepdim=True) / count
     deviation = (torch.where(inside, centred, 0.0).square().sum(dim=1, keepdim=True) / count).sqrt()
-    return centred / (deviation + _SIGNAL_EPSILON)
+    return centred / (deviation + epsilon)
 
 
 def _reflect_ends(signal: Tensor, lengths: Tensor, margin: int) -> Tensor:

@@ -12,13 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mrl.backbone.base import Encoder
 from mrl.backbone.blocks import ConvNeXtBlock, ResidualBlock, Squeeze
 from mrl.backbone.context import FrameFeedForward, PositionConv, SelfAttention, TimeContext, TimeConv, TransformerBlock
 from mrl.backbone.convolution import Activation, InferenceConv, as_maps, as_signal
-from mrl.backbone.encoder import FrameEncoder, Stage, WeightedSum
+from mrl.backbone.encoder import FrameEncoder, Stage
 from mrl.backbone.folding import Affine, Kernel, affine_of
 from mrl.backbone.masking import hide_padding, map_mask
 from mrl.backbone.pooling import AttentiveStatistics, _attention_weights, _deviation, _mean, _weighted_statistics
+from mrl.backbone.sums import WeightedSum
 
 # Merging groups of 4 in pairs was faster than leaving them and than groups of 16, in float32 and in bfloat16 (AVX-512).
 _GROUP_INPUTS = 8
@@ -28,29 +30,6 @@ _NARROW = 16
 
 def _linear(layer: nn.Linear, activation: Activation = "none") -> InferenceConv:
     return InferenceConv(Kernel.of(layer), activation=activation)
-
-
-class InferenceWeightedSum(nn.Module):
-    """Sum of all earlier outputs with fixed weights per feature."""
-
-    weights: Tensor
-
-    def __init__(self, source: WeightedSum) -> None:
-        super().__init__()
-        self.register_buffer("weights", source.logits.detach().double().softmax(dim=0))
-
-    @property
-    def num_inputs(self) -> int:
-        """How many outputs it weighs: that of the stem, and one for each stage."""
-        return self.weights.shape[0]
-
-    def forward(self, outputs: Sequence[Tensor]) -> Tensor:
-        if len(outputs) == 1:
-            return outputs[0]
-        total = outputs[0] * self.weights[0]
-        for output, weight in zip(outputs[1:], self.weights[1:], strict=True):
-            total.addcmul_(output, weight)
-        return total
 
 
 class InferenceConvNeXt(nn.Module):
@@ -266,7 +245,7 @@ class InferenceStage(nn.Module):
         reshape = Kernel.of(source.reshape)
         width, channels, _, stride = reshape.weight.shape
         self.bands = source.bands_in // stride
-        self.weighted_sum = InferenceWeightedSum(source.weighted_sum)
+        self.weighted_sum = source.weighted_sum.for_inference()
         by_memory = reshape.weight.permute(0, 3, 2, 1).reshape(width, stride * channels, 1, 1)
         self.reshape = InferenceConv(Kernel(by_memory, reshape.bias))
         self.blocks = nn.ModuleList(_block(block, self.bands) for block in source.blocks)
@@ -294,7 +273,7 @@ def _block(block: nn.Module, bands: int) -> nn.Module:
     return InferenceResidual(block, bands)
 
 
-class InferenceEncoder(nn.Module):
+class InferenceEncoder(Encoder):
     """FrameEncoder: ``(batch, frames, bands)`` log-mel features -> ``(batch, frames, frame_dim)`` frame features."""
 
     def __init__(self, source: FrameEncoder) -> None:
@@ -308,7 +287,9 @@ class InferenceEncoder(nn.Module):
         first = source.stages[0]
         assert isinstance(first, Stage)
         self.exact_stages = 1 if first.reshape.out_channels <= _NARROW else 0
-        self.final_sum = InferenceWeightedSum(source.final_sum)
+        assert isinstance(source.final_sum, WeightedSum)
+        self.final_sum = source.final_sum.for_inference()
+        self.outputs_after = source.outputs_after
         self.frame_dim = source.frame_dim
         self.numbers_per_frame = source.numbers_per_frame
         self.frame_projection = None
@@ -331,11 +312,6 @@ class InferenceEncoder(nn.Module):
         for part in self.stages[self.exact_stages :]:
             part.to(dtype)
         return self
-
-    def forward(self, features: Tensor, mask: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
-        outputs = self.stage_outputs(features, mask)
-        outputs.append(self.final_sum(outputs))
-        return self.project_frames(outputs[-1]), outputs
 
     def stage_outputs(self, features: Tensor, mask: Tensor | None = None, depth: int | None = None) -> list[Tensor]:
         """Return the outputs of the stem and of the first ``depth`` stages (None: all), each ``(batch, frames, volume)``."""

@@ -1,0 +1,100 @@
+"""The exact ReDimNet2: waveform in, raw speaker embedding out, numbers as the official network gives them.
+
+Paper: Yakovlev and Okhotnikov, "ReDimNet2: Scaling Speaker Verification via Time-Pooled Dimension Reshaping", Interspeech 2026,
+https://arxiv.org/abs/2603.11841.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from mrl.backbone.base import Backbone
+from mrl.backbone.conversion import load_official, to_official_state_dict
+from mrl.backbone.frontend import FrontEnd, LogMelFrontEnd, frame_mask
+from mrl.backbone.pooling import LaterFrames, build_pooling
+from mrl.backbone.redimnet2.config import ReDimNet2Config
+from mrl.backbone.redimnet2.encoder import FrameEncoder
+from mrl.backbone.redimnet2.frontend import FourierFrontEnd, FourierFrontEndConfig
+from mrl.backbone.redimnet2.official import official_entries
+from mrl.errors import TrainingError
+
+
+class ReDimNet2(Backbone):
+    """Waveform ``(batch, samples)`` -> front end -> encoder -> pooled statistics -> raw embedding ``(batch, embed_dim)``.
+
+    The encoder takes a multiple of its time stride (4 in the released networks): trailing frames are dropped, in a padded batch
+    for every item by its own length.
+    """
+
+    family: ClassVar[str] = "redimnet2"
+    config: ReDimNet2Config
+
+    def __init__(self, config: ReDimNet2Config) -> None:
+        front = config.front_end
+        front_end: FrontEnd = FourierFrontEnd(front) if isinstance(front, FourierFrontEndConfig) else LogMelFrontEnd(front)
+        pooling = build_pooling(config.pooling, config.frame_dim, global_context=config.global_context_attention)
+        super().__init__(
+            config,
+            front_end,
+            FrameEncoder(config),
+            LaterFrames(pooling, config.skipped_frames) if config.skipped_frames else pooling,
+            embedding_norm=config.embedding_norm,
+        )
+
+    @property
+    def minimum_samples(self) -> int:
+        """The shortest waveform: of its frames, a multiple of the time stride must be left to pool."""
+        stride = self.config.time_stride
+        frames = (self.config.skipped_frames // stride + 1) * stride
+        return max(1, self.front_end.samples_for(frames) - self.config.padded_samples)
+
+    def frame_features(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Log-mel features ``(batch, frames, bands)`` -> frame features, for the largest multiple of the time stride of them."""
+        frames = features.shape[1] // self.config.time_stride * self.config.time_stride
+        if mask is not None:
+            counts = mask.sum(dim=1) // self.config.time_stride * self.config.time_stride
+            mask = frame_mask(counts, frames)
+        return super().frame_features(features[:, :frames], mask)
+
+    def _log_mel(self, waveform: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        padding, stride = self.config.padded_samples, self.config.time_stride
+        if padding:
+            if lengths is not None:
+                waveform = torch.where(frame_mask(lengths, waveform.shape[1]), waveform, 0.0)
+                lengths = lengths + padding
+            waveform = functional.pad(waveform, (0, padding))
+        features, num_frames = super()._log_mel(waveform, lengths)
+        features = features[:, : features.shape[1] // stride * stride]
+        return features, None if num_frames is None else num_frames // stride * stride
+
+    @classmethod
+    def from_official(cls, model_config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> ReDimNet2:
+        """Build the network that an official file describes, in eval mode.
+
+        Raises:
+            ConfigError: ``model_config`` has an unknown key or an unsupported value.
+            CheckpointError: the weights lack an entry, have one too many, or one of another shape.
+        """
+        model = cls(ReDimNet2Config.from_model_config(model_config))
+        load_official(model, official_entries(model.config), state_dict)
+        model.eval()
+        return model
+
+    def to_official(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Return ``(model_config, state_dict)`` with the official names and shapes; the inverse of :meth:`from_official`.
+
+        Raises:
+            TrainingError: this is an inference copy, whose weights are folded, or a network that was cut.
+        """
+        self.refuse_copy("converted")
+        if self.config.depth is not None:
+            raise TrainingError(
+                f"a network that was cut after {self.config.depth} stages cannot be converted: it keeps the head of the whole "
+                "network, which the official format cannot say; convert that one"
+            )
+        return self.config.to_model_config(), to_official_state_dict(self, official_entries(self.config))
