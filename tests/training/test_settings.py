@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mrl.backbone.state_hash import state_sha256
 from mrl.data import CropDataset, PooledCache
 from mrl.errors import TrainingError
 from mrl.training import TrainConfig, building, load_config, plan_run, run_training
@@ -84,6 +85,19 @@ def test_a_cache_elsewhere_is_shared_by_runs(make_config: ConfigFactory, tmp_pat
         patch.setattr("mrl.data.pooled_cache.pooled_in_batches", lambda *_: pytest.fail("computed again"))
         second = run_training(make_config(**settings, **{"training.output_dir": "second"})).run_folder
     assert {path.name: path.stat().st_mtime_ns for path in cache.glob("*.npy")} == shards and shards
+    assert _records(first, "step") == _records(second, "step")
+
+
+def test_a_cache_of_version_0_1_is_used(make_config: ConfigFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It named caches by another hash of the same weights."""
+    settings = {"training.num_epochs": 1, "advanced.freeze_backbone_epochs": 1, "advanced.cache_dir": str(tmp_path / "caches")}
+    with monkeypatch.context() as patch:
+        patch.setattr("mrl.training.starting.state_sha256", lambda module, **_: state_sha256(module, as_cached_by_0_1=True))
+        first = run_training(make_config(**settings, **{"training.output_dir": "first"})).run_folder
+    with monkeypatch.context() as patch:
+        patch.setattr("mrl.data.pooled_cache.pooled_in_batches", lambda *_: pytest.fail("computed again"))
+        second = run_training(make_config(**settings, **{"training.output_dir": "second"})).run_folder
+    assert len(list((tmp_path / "caches").iterdir())) == 1
     assert _records(first, "step") == _records(second, "step")
 
 

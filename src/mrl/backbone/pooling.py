@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mrl.backbone.masking import hide_padding
+from mrl.backbone.layers import hide_padding
 from mrl.errors import ConfigError
 
 POOLINGS = ("ASTP", "TSTP", "TAP", "TMAP", "TSDP", "MHASTP", "MQMHASTP")
@@ -126,14 +126,16 @@ class MultiQueryAttentiveStatistics(nn.Module):
 class LaterFrames(nn.Module):
     """A pooling that leaves out the first frames (official ``before_pool_offset``)."""
 
-    def __init__(self, inner: Pooling, skipped: int) -> None:
+    def __init__(self, inner: nn.Module, skipped: int) -> None:
         super().__init__()
         self.inner = inner
         self.skipped = skipped
 
     @property
     def pooled_dim(self) -> int:
-        return self.inner.pooled_dim
+        dim = self.inner.pooled_dim
+        assert isinstance(dim, int)
+        return dim
 
     def forward(self, frames: Tensor, mask: Tensor | None = None) -> Tensor:
         pooled: Tensor = self.inner(frames[:, self.skipped :], None if mask is None else mask[:, self.skipped :])

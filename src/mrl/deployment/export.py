@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mrl.backbone import ReDimNet
+from mrl.backbone import Backbone
 from mrl.deployment.checks import (
     CHECKED_SHAPES,
     ParityPoint,
@@ -232,7 +232,7 @@ def _check_arguments(
 
 def _open(spec: PathLike, weights: PathLike | None, depth: int | None) -> Model:
     model = open_model(spec, weights=weights, depth=depth)
-    if not isinstance(model, (ReDimNet, ReDimNetMRL)):
+    if not isinstance(model, (Backbone, ReDimNetMRL)):
         raise InputError(f"{os.fspath(spec)} is an exported file already; export the model folder or checkpoint it was made from")
     return model
 

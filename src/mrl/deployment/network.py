@@ -10,11 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mrl.backbone import FrontEndConfig, ReDimNet
-from mrl.backbone.blocks import MapNorm
-from mrl.backbone.context import SelfAttention
+from mrl.backbone import Backbone, FrontEndConfig
 from mrl.backbone.folding import Kernel
 from mrl.backbone.frontend import LogMelFrontEnd
+from mrl.backbone.layers import MapNorm, SelfAttention
 from mrl.matryoshka import ReDimNetMRL
 
 # Layers in the form in which other runtimes are fast: plain BatchNorm, wider groups, attention head by head.
@@ -216,7 +215,7 @@ InputKind = Literal["waveform", "features"]
 INPUT_KINDS: tuple[InputKind, ...] = ("waveform", "features")
 
 
-Model = ReDimNet | ReDimNetMRL
+Model = Backbone | ReDimNetMRL
 
 
 class FeatureNetwork(nn.Module):
@@ -281,6 +280,6 @@ def export_network(model: Model, kind: InputKind, *, fused_attention: bool = Fal
     return form(model, fused_attention=fused_attention)
 
 
-def backbone_of(model: Model) -> ReDimNet:
-    """Return the ReDimNet inside a model."""
+def backbone_of(model: Model) -> Backbone:
+    """Return the backbone inside a model."""
     return model.backbone if isinstance(model, ReDimNetMRL) else model

@@ -13,8 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mrl.backbone.context import check_context
 from mrl.backbone.frontend import FrontEndConfig, read_front_end
+from mrl.backbone.layers import check_context
 from mrl.backbone.pooling import POOLINGS, check_pooling
 from mrl.backbone.reading import ConfigReader, is_count
 from mrl.backbone.redimnet2.frontend import FourierFrontEndConfig, read_fourier_front_end
@@ -25,6 +25,11 @@ BLOCKS_2D = ("basic_resnet", "basic_resnet_fwse", "convnext_like", "convnext_lik
 FRONT_ENDS = ("pt", "pt_mel", "tf", "tf_mel")
 CUT_KEY = "mrl_depth"
 """Key of our own in ``model_config``: how many of the stages a network has that was cut. No official file can say so."""
+OWN_KEYS = frozenset(
+    {"causal", "spec_in_channels", "compress_tconvs", "fm_weigthing_type", "return_2d_output", "use_freq_pos_enc"}
+    | {"dual_agg", "agg_gnorm", "att_dos", "pad_right_samples", "before_pool_offset", CUT_KEY}
+)
+"""Keys of ``model_config`` by which a file is known to be of this generation."""
 MEL_SIGNAL_EPSILON = 1e-10  # of the first generation's front end as this one has it
 
 

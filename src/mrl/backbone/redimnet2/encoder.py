@@ -15,9 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mrl.backbone.base import Encoder
-from mrl.backbone.blocks import ConvNeXtBlock, MapNorm, ResidualBlock
-from mrl.backbone.context import TimeContext
-from mrl.backbone.masking import hide_padding, map_mask
+from mrl.backbone.layers import ConvNeXtBlock, MapNorm, ResidualBlock, TimeContext, as_maps, as_signal, hide_padding, map_mask
 from mrl.backbone.redimnet2.config import ReDimNet2Config
 from mrl.backbone.sums import WeightedSum
 
@@ -35,9 +33,7 @@ class SignalGroupNorm(nn.Module):
     def forward(self, signal: Tensor, mask: Tensor | None = None) -> Tensor:
         if mask is None:
             # Seen as channels-last maps of one band the signal has PyTorch's fast kernel.
-            maps = signal.unsqueeze(2).permute(0, 3, 1, 2)
-            normalised = functional.group_norm(maps, self.groups, self.weight, self.bias, self.eps)
-            return normalised.permute(0, 2, 3, 1).squeeze(2)
+            return as_signal(functional.group_norm(as_maps(signal), self.groups, self.weight, self.bias, self.eps))
         exact = signal.float()
         share = signal.shape[2] // self.groups
         count = mask.sum(dim=1).reshape(-1, 1, 1) * share
@@ -113,7 +109,7 @@ class Stage(nn.Module):
             maps = block(maps, maps_inside)
         if self.squeeze is not None:
             maps = self.squeeze(maps)
-        signal: Tensor = maps.permute(0, 2, 3, 1).flatten(2)
+        signal = as_signal(maps)
         results = []
         if self.two_maps:
             results.append(signal if self.norm_before is None else self.norm_before(signal, own_mask))
@@ -162,7 +158,7 @@ class FrameEncoder(Encoder):
     def stage_outputs(self, features: Tensor, mask: Tensor | None = None, depth: int | None = None) -> list[Tensor]:
         """Return the outputs of the stem and of the first ``depth`` stages (None: all), each at its own time resolution."""
         maps = self.stem(hide_padding(features.unsqueeze(1), map_mask(mask)).contiguous(memory_format=torch.channels_last))
-        signal = self.stem_norm(maps.permute(0, 2, 3, 1)).flatten(2)
+        signal: Tensor = self.stem_norm(maps.permute(0, 2, 3, 1)).flatten(2)
         outputs = [signal if self.stem_group_norm is None else self.stem_group_norm(signal, mask)]
         for stage in self.stages[:depth]:
             outputs.extend(stage(outputs, mask))

@@ -13,14 +13,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mrl.backbone.base import Backbone
-from mrl.backbone.conversion import load_official, to_official_state_dict
+from mrl.backbone.base import Backbone, Encoder
+from mrl.backbone.conversion import Entry
 from mrl.backbone.frontend import FrontEnd, LogMelFrontEnd, frame_mask
 from mrl.backbone.pooling import LaterFrames, build_pooling
-from mrl.backbone.redimnet2.config import ReDimNet2Config
+from mrl.backbone.redimnet2.config import OWN_KEYS, ReDimNet2Config
 from mrl.backbone.redimnet2.encoder import FrameEncoder
 from mrl.backbone.redimnet2.frontend import FourierFrontEnd, FourierFrontEndConfig
+from mrl.backbone.redimnet2.inference import InferenceEncoder, folded_front_end
 from mrl.backbone.redimnet2.official import official_entries
+from mrl.backbone.redimnet2.variants import VARIANTS, scratch_config, size_name
 from mrl.errors import TrainingError
 
 
@@ -72,18 +74,38 @@ class ReDimNet2(Backbone):
         features = features[:, : features.shape[1] // stride * stride]
         return features, None if num_frames is None else num_frames // stride * stride
 
-    @classmethod
-    def from_official(cls, model_config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> ReDimNet2:
-        """Build the network that an official file describes, in eval mode.
+    def folded_front_end(self) -> FrontEnd:
+        return folded_front_end(self.front_end)
 
-        Raises:
-            ConfigError: ``model_config`` has an unknown key or an unsupported value.
-            CheckpointError: the weights lack an entry, have one too many, or one of another shape.
-        """
-        model = cls(ReDimNet2Config.from_model_config(model_config))
-        load_official(model, official_entries(model.config), state_dict)
-        model.eval()
-        return model
+    def folded_encoder(self, dtype: torch.dtype) -> Encoder:
+        assert isinstance(self.encoder, FrameEncoder)
+        return InferenceEncoder(self.encoder).in_dtype(dtype)
+
+    @classmethod
+    def claims(cls, model_config: Mapping[str, Any]) -> bool:
+        """A key that only this family's constructor has, or strides in pairs."""
+        rows = model_config.get("stages_setup")
+        first = rows[0] if isinstance(rows, (list, tuple)) and rows else None
+        in_pairs = isinstance(first, (list, tuple)) and bool(first) and isinstance(first[0], (list, tuple))
+        return in_pairs or not OWN_KEYS.isdisjoint(model_config)
+
+    @classmethod
+    def from_model_config(cls, model_config: Mapping[str, Any]) -> ReDimNet2:
+        return cls(ReDimNet2Config.from_model_config(model_config))
+
+    @classmethod
+    def scratch_names(cls) -> tuple[str, ...]:
+        return tuple(VARIANTS)
+
+    def size_name(self) -> str | None:
+        return size_name(self.config)
+
+    @classmethod
+    def from_scratch(cls, name: str) -> ReDimNet2:
+        return cls(scratch_config(name))
+
+    def official_entries(self) -> list[Entry]:
+        return official_entries(self.config)
 
     def to_official(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Return ``(model_config, state_dict)`` with the official names and shapes; the inverse of :meth:`from_official`.
@@ -91,10 +113,9 @@ class ReDimNet2(Backbone):
         Raises:
             TrainingError: this is an inference copy, whose weights are folded, or a network that was cut.
         """
-        self.refuse_copy("converted")
         if self.config.depth is not None:
             raise TrainingError(
                 f"a network that was cut after {self.config.depth} stages cannot be converted: it keeps the head of the whole "
                 "network, which the official format cannot say; convert that one"
             )
-        return self.config.to_model_config(), to_official_state_dict(self, official_entries(self.config))
+        return super().to_official()

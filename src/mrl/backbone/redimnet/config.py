@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mrl.backbone.context import check_context
 from mrl.backbone.frontend import FrontEndConfig, read_front_end
+from mrl.backbone.layers import check_context
 from mrl.backbone.pooling import POOLINGS, check_pooling
 from mrl.backbone.reading import ConfigReader, is_count
 from mrl.errors import ConfigError
@@ -69,6 +69,10 @@ class ReDimNetConfig:
         return self.front_end.bands
 
     @property
+    def num_stages(self) -> int:
+        return len(self.stages)
+
+    @property
     def volume(self) -> int:
         """Numbers per frame, the same after every stage: bands x channels."""
         return self.bands * self.channels
@@ -113,6 +117,10 @@ class ReDimNetConfig:
     def replace(self, **changes: Any) -> ReDimNetConfig:
         """Return a copy with other values."""
         return dataclasses.replace(self, **changes)
+
+    def with_embedding(self, embed_dim: int, *, num_stages: int | None = None) -> ReDimNetConfig:
+        """Return the configuration of the first stages (None: all) with another plain affine embedding and no classes."""
+        return self.replace(stages=self.stages[:num_stages], embed_dim=embed_dim, embedding_norm=False, num_classes=None)
 
 
 _DEFAULT_STAGES = tuple(

@@ -14,13 +14,42 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mrl.backbone.base import Encoder
-from mrl.backbone.blocks import MapNorm, Squeeze, block_2d
-from mrl.backbone.config import ReDimNetConfig, StageConfig
-from mrl.backbone.context import TimeContext
-from mrl.backbone.masking import hide_padding, map_mask
+from mrl.backbone.layers import ConvNeXtBlock, MapNorm, ResidualBlock, TimeContext, grouped_conv, hide_padding, map_mask
+from mrl.backbone.redimnet.config import ReDimNetConfig, StageConfig
 from mrl.backbone.sums import WeightedSum
 
 _NORM_EPSILON = 1e-6
+
+
+class Squeeze(nn.Module):
+    """Back from expanded channels to the stage's own, so that bands x channels stays the same after every stage."""
+
+    def __init__(self, inputs: int, outputs: int, group_divisor: int | None) -> None:
+        super().__init__()
+        self.conv = grouped_conv(inputs, outputs, (3, 3), group_divisor, bias=True)
+        self.norm = MapNorm(outputs, eps=1e-6)
+        self.pointwise = nn.Conv2d(outputs, outputs, 1)
+
+    def forward(self, maps: Tensor, mask: Tensor | None = None) -> Tensor:
+        result: Tensor = self.pointwise(functional.gelu(self.norm(self._narrow(hide_padding(maps, mask)))))
+        return result
+
+    def _narrow(self, maps: Tensor) -> Tensor:
+        conv = self.conv
+        if conv.groups != conv.out_channels or conv.bias is None:
+            narrow: Tensor = conv(maps)
+            return narrow
+        # One output per group of a few inputs: libraries have no fast kernel for it. The same sum is a depthwise convolution, for
+        # which all have one, followed by adding up each group's maps.
+        share = conv.in_channels // conv.out_channels
+        weight = conv.weight.reshape(conv.in_channels, 1, *conv.weight.shape[2:])
+        bias = functional.pad(conv.bias.unsqueeze(1), (0, share - 1)).flatten()
+        each = functional.conv2d(maps, weight, bias, padding=1, groups=conv.in_channels)
+        each = each.permute(0, 2, 3, 1)
+        total = each[..., ::share] + each[..., 1::share] if share > 1 else each
+        for position in range(2, share):
+            total = total + each[..., position::share]
+        return total.permute(0, 3, 1, 2)
 
 
 class Stage(nn.Module):
@@ -92,3 +121,10 @@ class FrameEncoder(Encoder):
         projected = self.frame_projection(summed).unsqueeze(2).permute(0, 3, 1, 2)
         frames: Tensor = self.frame_norm(projected).permute(0, 2, 3, 1).squeeze(2)
         return frames
+
+
+def block_2d(kind: str, channels: int, bands: int, group_divisor: int | None) -> ConvNeXtBlock | ResidualBlock:
+    """Build the 2-D block that an official ``block_2d_type`` names."""
+    if kind in ("convnext_like", "convnext_like_relu"):
+        return ConvNeXtBlock(channels, ((3, 3),), group_divisor, relu=kind == "convnext_like_relu")
+    return ResidualBlock(channels, bands, group_divisor, band_excitation=kind == "basic_resnet_fwse")

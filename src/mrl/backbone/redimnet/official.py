@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mrl.backbone.config import ReDimNetConfig
 from mrl.backbone.conversion import (
     BATCH_NORM,
     NORM,
@@ -19,6 +18,7 @@ from mrl.backbone.conversion import (
     norm_entries,
     pooling_entries,
 )
+from mrl.backbone.redimnet.config import ReDimNetConfig
 
 
 def official_entries(config: ReDimNetConfig) -> list[Entry]:
