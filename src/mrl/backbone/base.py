@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from mrl.backbone.conversion import Entry, load_official, to_official_state_dict
 from mrl.backbone.frontend import FrontEnd, frame_mask
@@ -143,6 +144,16 @@ class Backbone(nn.Module):
         return self.config.num_stages
 
     @property
+    def time_stride(self) -> int:
+        """The encoder takes a multiple of so many frames; trailing frames are dropped."""
+        return 1
+
+    @property
+    def padded_samples(self) -> int:
+        """So many zeros are appended to every waveform."""
+        return 0
+
+    @property
     def minimum_samples(self) -> int:
         """The shortest waveform that the network can take, in samples."""
         return self.front_end.minimum_samples
@@ -168,8 +179,14 @@ class Backbone(nn.Module):
     def frame_features(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
         """Log-mel features ``(batch, frames, bands)`` -> frame features ``(batch, frames, frame_dim)``.
 
-        ``mask`` is ``(batch, frames)``, true for each item's own frames; None: nothing is padded.
+        ``mask`` is ``(batch, frames)``, true for each item's own frames; None: nothing is padded. What is beyond a multiple of
+        :attr:`time_stride` is left out.
         """
+        stride = self.time_stride
+        if stride > 1:
+            used = features.shape[1] // stride * stride
+            features = features[:, :used]
+            mask = None if mask is None else frame_mask(mask.sum(dim=1) // stride * stride, used)
         frames: Tensor = self.encoder(features.to(self.embedding.weight.dtype), mask)[0]
         return frames
 
@@ -276,9 +293,19 @@ class Backbone(nn.Module):
         return self.pooling(frames, mask), outputs
 
     def _log_mel(self, waveform: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """Return ``(batch, frames, bands)`` and the frames of each item where they differ."""
+        """Return ``(batch, frames, bands)`` and the frames of each item where they differ, both as the encoder takes them."""
+        padding, stride = self.padded_samples, self.time_stride
+        if padding:
+            if lengths is not None:
+                waveform = torch.where(frame_mask(lengths, waveform.shape[1]), waveform, 0.0)
+                lengths = lengths + padding
+            waveform = functional.pad(waveform, (0, padding))
         features = self.front_end(waveform, lengths).to(self.embedding.weight.dtype)
-        return features, None if lengths is None else self.front_end.num_frames(lengths)
+        num_frames = None if lengths is None else self.front_end.num_frames(lengths)
+        if stride > 1:
+            features = features[:, : features.shape[1] // stride * stride]
+            num_frames = None if num_frames is None else num_frames // stride * stride
+        return features, num_frames
 
     def _pool_features(self, features: Tensor, mask: Tensor | None) -> Tensor:
         pooled: Tensor = self.pooling(self.encoder(features, mask)[0], mask)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mrl.backbone.convolutional import LogMelConvolutions, log_mel_facts
 from mrl.backbone.reading import ConfigReader, is_count
 from mrl.errors import ConfigError, InputError
 
@@ -210,6 +211,14 @@ class FrontEnd(nn.Module):
         """Return how many frames waveforms of that many samples give."""
         raise NotImplementedError
 
+    def as_convolutions(self) -> nn.Module:
+        """Return a module from waveforms ``(batch, samples)`` to log-mel features before their normalisation, to be exported."""
+        raise NotImplementedError
+
+    def facts(self) -> dict[str, Any]:
+        """Return every parameter, for toolkits that compute features themselves."""
+        raise NotImplementedError
+
     def normalise_in_time(self, features: Tensor, num_frames: Tensor | None) -> Tensor:
         """Normalise log-mel features ``(batch, frames, bands)`` per band over each item's own frames; the others become zero."""
         inside, features, count = own_frames(features, num_frames)
@@ -271,6 +280,12 @@ class LogMelFrontEnd(FrontEnd):
     def samples_for(self, frames: int) -> int:
         """Return the fewest samples that give so many frames; reflecting half a transform needs one more than that half."""
         return max(self.config.n_fft // 2 + 1, (frames - 1) * self.config.hop_length)
+
+    def as_convolutions(self) -> LogMelConvolutions:
+        return LogMelConvolutions(self)
+
+    def facts(self) -> dict[str, Any]:
+        return log_mel_facts(self.config)
 
     def num_frames(self, samples: Tensor) -> Tensor:
         """Return how many frames waveforms of that many samples give."""

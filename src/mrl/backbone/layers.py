@@ -143,6 +143,34 @@ class ResidualBlock(nn.Module):
         return functional.relu_(torch.addcmul(maps, hidden, self.excitation(hidden, mask).to(hidden.dtype)))
 
 
+class SignalGroupNorm(nn.Module):
+    """GroupNorm of a signal ``(batch, frames, features)`` over neighbouring features and each item's own frames."""
+
+    def __init__(self, features: int, groups: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.groups, self.eps = groups, eps
+        self.weight, self.bias = nn.Parameter(torch.ones(features)), nn.Parameter(torch.zeros(features))
+
+    def forward(self, signal: Tensor, mask: Tensor | None = None) -> Tensor:
+        if mask is None:
+            # Seen as channels-last maps of one band the signal has PyTorch's fast kernel.
+            return as_signal(functional.group_norm(as_maps(signal), self.groups, self.weight, self.bias, self.eps))
+        exact = signal.float()
+        share = signal.shape[2] // self.groups
+        count = mask.sum(dim=1).reshape(-1, 1, 1) * share
+        inside = mask.unsqueeze(-1)
+        mean = self._by_feature(hide_padding(exact, inside).sum(dim=1), count)
+        centred = hide_padding(exact - mean.unsqueeze(1), inside)
+        variance = self._by_feature(centred.square().sum(dim=1), count)
+        scale = (variance + self.eps).rsqrt() * self.weight
+        return torch.addcmul(self.bias, centred, scale.unsqueeze(1)).to(signal.dtype)
+
+    def _by_feature(self, sums: Tensor, count: Tensor) -> Tensor:
+        """Sums per feature ``(batch, features)`` -> means of their groups, again per feature."""
+        grouped = sums.view(len(sums), self.groups, -1).sum(dim=2, keepdim=True) / count
+        return grouped.expand(-1, -1, sums.shape[1] // self.groups).flatten(1)
+
+
 class SelfAttention(nn.Module):
     """Multi-head self-attention over frames; query, key and value come from one matrix product."""
 

@@ -80,8 +80,8 @@ def weighted_sum(outputs: Sequence[Tensor], weights: Tensor, strides: Sequence[i
 
 def add_spread(signal: Tensor, coarse: Tensor, ratio: int) -> Tensor:
     """Add a signal with ``ratio`` times fewer frames to one ``(batch, frames, features)``, in place (nearest neighbours)."""
-    signal.unflatten(1, (coarse.shape[1], ratio)).add_(coarse.unsqueeze(2))
-    return signal
+    batch, frames, features = coarse.shape
+    return signal.view(batch, frames, ratio, features).add_(coarse.unsqueeze(2)).view(signal.shape)
 
 
 def _sum_of_equals(outputs: Sequence[Tensor], weights: Tensor, strides: Sequence[int], stride: int) -> Tensor:

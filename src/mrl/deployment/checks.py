@@ -52,7 +52,7 @@ class Reference:
     def __init__(self, model: Model, kind: InputKind) -> None:
         self.model = model
         self.kind = kind
-        self._log_mel = ConvolutionalLogMel(backbone_of(model).front_end) if kind == "features" else None
+        self._log_mel = ConvolutionalLogMel(backbone_of(model)) if kind == "features" else None
 
     @property
     def sample_rate(self) -> int:

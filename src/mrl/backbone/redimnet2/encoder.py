@@ -12,42 +12,22 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from mrl.backbone.base import Encoder
-from mrl.backbone.layers import ConvNeXtBlock, MapNorm, ResidualBlock, TimeContext, as_maps, as_signal, hide_padding, map_mask
+from mrl.backbone.layers import (
+    ConvNeXtBlock,
+    MapNorm,
+    ResidualBlock,
+    SignalGroupNorm,
+    TimeContext,
+    as_signal,
+    hide_padding,
+    map_mask,
+)
 from mrl.backbone.redimnet2.config import ReDimNet2Config
 from mrl.backbone.sums import WeightedSum
 
 _NORM_EPSILON = 1e-6
-
-
-class SignalGroupNorm(nn.Module):
-    """GroupNorm of a signal ``(batch, frames, features)`` over neighbouring features and each item's own frames."""
-
-    def __init__(self, features: int, groups: int, eps: float = 1e-5) -> None:
-        super().__init__()
-        self.groups, self.eps = groups, eps
-        self.weight, self.bias = nn.Parameter(torch.ones(features)), nn.Parameter(torch.zeros(features))
-
-    def forward(self, signal: Tensor, mask: Tensor | None = None) -> Tensor:
-        if mask is None:
-            # Seen as channels-last maps of one band the signal has PyTorch's fast kernel.
-            return as_signal(functional.group_norm(as_maps(signal), self.groups, self.weight, self.bias, self.eps))
-        exact = signal.float()
-        share = signal.shape[2] // self.groups
-        count = mask.sum(dim=1).reshape(-1, 1, 1) * share
-        inside = mask.unsqueeze(-1)
-        mean = self._by_feature(hide_padding(exact, inside).sum(dim=1), count)
-        centred = hide_padding(exact - mean.unsqueeze(1), inside)
-        variance = self._by_feature(centred.square().sum(dim=1), count)
-        scale = (variance + self.eps).rsqrt() * self.weight
-        return torch.addcmul(self.bias, centred, scale.unsqueeze(1)).to(signal.dtype)
-
-    def _by_feature(self, sums: Tensor, count: Tensor) -> Tensor:
-        """Sums per feature ``(batch, features)`` -> means of their groups, again per feature."""
-        grouped = sums.unflatten(1, (self.groups, -1)).sum(dim=2, keepdim=True) / count
-        return grouped.expand(-1, -1, sums.shape[1] // self.groups).flatten(1)
 
 
 class Squeeze(nn.Module):
@@ -101,7 +81,7 @@ class Stage(nn.Module):
         summed: Tensor = self.weighted_sum(outputs)
         if self.band_embedding is not None:
             summed = summed + self.band_embedding.flatten()
-        maps = summed.unflatten(2, (self.bands_in, self.channels_in)).permute(0, 3, 1, 2)
+        maps = summed.view(*summed.shape[:2], self.bands_in, self.channels_in).permute(0, 3, 1, 2)
         maps = self.reshape(maps)
         own_mask = None if mask is None else mask[:, :: self.time_stride]
         maps_inside = map_mask(own_mask)
@@ -166,7 +146,7 @@ class FrameEncoder(Encoder):
 
     def project_frames(self, summed: Tensor) -> Tensor:
         """Turn a weighted sum of outputs ``(batch, frames, volume)`` into frame features ``(batch, frames, frame_dim)``."""
-        maps = summed.unflatten(2, (self.head_bands, -1))
+        maps = summed.view(*summed.shape[:2], self.head_bands, -1)
         if self.frame_projection is not None:
             maps = self.frame_projection(maps)
         # Over bands and channels the official order of the pooled features is by channel.

@@ -12,9 +12,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
+from mrl.backbone.convolutional import emphasised, log_mel_facts, normalised
 from mrl.backbone.frontend import FrontEnd, FrontEndConfig, emphasise, frame_mask, normalise_signal, pre_emphasis_taps
 from mrl.backbone.reading import ConfigReader, is_count
 from mrl.errors import ConfigError
@@ -81,6 +82,23 @@ class FourierFrontEnd(FrontEnd):
         self.register_buffer("imaginary_kernels", imaginary)
         self.register_buffer("filters", warped_filters(config))
 
+    def as_convolutions(self) -> FourierConvolutions:
+        return FourierConvolutions(self)
+
+    def facts(self) -> dict[str, Any]:
+        config = self.config
+        return log_mel_facts(config) | {
+            "features": "log(mel power + log_floor), (batch, frames, bands), not normalised over time; power and mel power are "
+            "bounded by log_floor and 1 / log_floor",
+            "frames": "(samples + 2 * (hop_length // 2) - window_length) // hop_length + 1",
+            "window": "hamming, symmetric, at the start of the transform",
+            "centre": False,
+            "padding": "hop_length // 2 zeros at both ends",
+            "bins": "n_fft // 2, without Nyquist's, as if spread evenly from 0 to half the sample rate",
+            "mel_scale": "htk, triangles over mel",
+            "log_floor": config.signal_epsilon,
+        }
+
     def samples_for(self, frames: int) -> int:
         """Return the fewest samples that give so many frames; emphasising the first sample needs a second."""
         config = self.config
@@ -125,6 +143,37 @@ class FourierFrontEnd(FrontEnd):
     def power(self, frames: Tensor) -> Tensor:
         """Return the power spectrum ``(batch, frames, n_fft // 2)`` of frames ``(batch, frames, window)``."""
         return (frames @ self.real_kernels.t()).square() + (frames @ self.imaginary_kernels.t()).square()
+
+
+class FourierConvolutions(nn.Module):
+    """FourierFrontEnd without the normalisation over time, as convolutions; bins that no filter uses are left out."""
+
+    kernels: Tensor
+    filters: Tensor
+
+    def __init__(self, front_end: FourierFrontEnd) -> None:
+        super().__init__()
+        self.config = front_end.config
+        taps = front_end.pre_emphasis_filter
+        self.pre_emphasis = 0.0 if taps is None else -float(taps.flatten()[0])
+        used = front_end.filters.abs().sum(dim=1).nonzero().flatten()
+        self.bins = len(used)
+        parts = (front_end.real_kernels[used], front_end.imaginary_kernels[used])
+        self.register_buffer("kernels", torch.cat(parts).unsqueeze(1).contiguous())
+        self.register_buffer("filters", front_end.filters[used].t().unsqueeze(-1).contiguous())
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        config, floor = self.config, self.config.signal_epsilon
+        signal = waveform
+        if config.normalise_signal:
+            signal = normalised(signal, floor)
+        if self.pre_emphasis:
+            signal = emphasised(signal, self.pre_emphasis)
+        margin = config.hop_length // 2
+        parts = functional.conv1d(signal.unsqueeze(1), self.kernels, stride=config.hop_length, padding=margin)
+        power = (parts[:, : self.bins].square() + parts[:, self.bins :].square()).clamp(floor, 1 / floor)
+        mel = functional.conv1d(power, self.filters).clamp(floor, 1 / floor)
+        return (mel + floor).log().transpose(1, 2)
 
 
 def windowed_kernels(window_length: int, n_fft: int) -> tuple[Tensor, Tensor]:

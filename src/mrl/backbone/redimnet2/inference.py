@@ -11,8 +11,8 @@ from mrl.backbone.base import Encoder
 from mrl.backbone.folding import InferenceConv, Kernel, affine_of
 from mrl.backbone.frontend import FrontEnd
 from mrl.backbone.inference import InferenceTimeContext, inference_block
-from mrl.backbone.layers import as_signal, hide_padding, map_mask
-from mrl.backbone.redimnet2.encoder import FrameEncoder, SignalGroupNorm, Squeeze, Stage
+from mrl.backbone.layers import SignalGroupNorm, as_signal, hide_padding, map_mask
+from mrl.backbone.redimnet2.encoder import FrameEncoder, Squeeze, Stage
 from mrl.backbone.redimnet2.frontend import FourierFrontEnd, windowed_kernels
 from mrl.backbone.sums import WeightedSum
 
@@ -199,7 +199,7 @@ class InferenceEncoder(Encoder):
 
     def project_frames(self, summed: Tensor) -> Tensor:
         """Turn a weighted sum of outputs ``(batch, frames, volume)`` into frame features ``(batch, frames, frame_dim)``."""
-        maps = summed.unflatten(2, (self.head_bands, -1))
+        maps = summed.view(*summed.shape[:2], self.head_bands, -1)
         if self.frame_projection is None:
             return maps.transpose(2, 3).flatten(2)
         return self.frame_projection(maps.permute(0, 3, 1, 2)).permute(0, 2, 1, 3).flatten(2)

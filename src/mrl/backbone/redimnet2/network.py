@@ -11,11 +11,10 @@ from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from mrl.backbone.base import Backbone, Encoder
 from mrl.backbone.conversion import Entry
-from mrl.backbone.frontend import FrontEnd, LogMelFrontEnd, frame_mask
+from mrl.backbone.frontend import FrontEnd, LogMelFrontEnd
 from mrl.backbone.pooling import LaterFrames, build_pooling
 from mrl.backbone.redimnet2.config import OWN_KEYS, ReDimNet2Config
 from mrl.backbone.redimnet2.encoder import FrameEncoder
@@ -55,24 +54,13 @@ class ReDimNet2(Backbone):
         frames = (self.config.skipped_frames // stride + 1) * stride
         return max(1, self.front_end.samples_for(frames) - self.config.padded_samples)
 
-    def frame_features(self, features: Tensor, mask: Tensor | None = None) -> Tensor:
-        """Log-mel features ``(batch, frames, bands)`` -> frame features, for the largest multiple of the time stride of them."""
-        frames = features.shape[1] // self.config.time_stride * self.config.time_stride
-        if mask is not None:
-            counts = mask.sum(dim=1) // self.config.time_stride * self.config.time_stride
-            mask = frame_mask(counts, frames)
-        return super().frame_features(features[:, :frames], mask)
+    @property
+    def time_stride(self) -> int:
+        return self.config.time_stride
 
-    def _log_mel(self, waveform: Tensor, lengths: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        padding, stride = self.config.padded_samples, self.config.time_stride
-        if padding:
-            if lengths is not None:
-                waveform = torch.where(frame_mask(lengths, waveform.shape[1]), waveform, 0.0)
-                lengths = lengths + padding
-            waveform = functional.pad(waveform, (0, padding))
-        features, num_frames = super()._log_mel(waveform, lengths)
-        features = features[:, : features.shape[1] // stride * stride]
-        return features, None if num_frames is None else num_frames // stride * stride
+    @property
+    def padded_samples(self) -> int:
+        return self.config.padded_samples
 
     def folded_front_end(self) -> FrontEnd:
         return folded_front_end(self.front_end)
