@@ -187,13 +187,13 @@ def test_refuses_other_types() -> None:
 
 
 def test_refuses_bfloat16_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mrl.backbone.inference.can_pack", lambda dtype: dtype == torch.float32)
+    monkeypatch.setattr("mrl.backbone.base.can_pack", lambda dtype: dtype == torch.float32)
     with pytest.raises(InputError, match="no bfloat16"):
         network().optimize_for_inference(dtype=torch.bfloat16)
 
 
 def test_unpacked_copy_without_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mrl.backbone.inference.can_pack", lambda dtype: False)
+    monkeypatch.setattr("mrl.backbone.base.can_pack", lambda dtype: False)
     original = network()
     fast = original.optimize_for_inference()
     assert all(module._layouts is None for module in fast.modules() if isinstance(module, InferenceConv))

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mrl.backbone import ReDimNet, base
+from mrl.backbone import ReDimNet, grouping
 from mrl.errors import InputError
 from tests.backbone.networks import filled_network, noise, relative_difference, small_model_config
 
@@ -64,7 +64,7 @@ def test_each_item_equals_the_item_alone(variation: str) -> None:
 
 @pytest.mark.parametrize("numbers", [1, 2**40], ids=["one by one", "one group"])
 def test_groups_of_any_size_give_the_same(monkeypatch: pytest.MonkeyPatch, numbers: int) -> None:
-    monkeypatch.setattr(base, "_NUMBERS_PER_THREAD", numbers)
+    monkeypatch.setattr(grouping, "_NUMBERS_PER_THREAD", numbers)
     network = filled_network(small_model_config())
     assert_each_equals_alone(network, [noise(length, seed=length) for length in (4000, 300, 2400, 2400, 7000)], 1e6)
 
@@ -141,4 +141,4 @@ def test_order_of_a_batch_is_kept() -> None:
     ],
 )
 def test_length_groups(counts: list[int], most: int, expected: list[list[int]]) -> None:
-    assert base.length_groups(counts, most) == expected
+    assert grouping.length_groups(counts, most) == expected

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mrl.backbone import base
+from mrl.backbone import grouping
 from mrl.errors import InputError
 from tests.backbone.networks import filled_network2, noise, relative_difference, small_model_config2
 from tests.backbone.test_lengths import TOLERANCE, assert_each_equals_alone, padded
@@ -29,7 +29,7 @@ def test_each_item_equals_the_item_alone(variation: str) -> None:
 
 @pytest.mark.parametrize("numbers", [1, 2**40], ids=["one by one", "one group"])
 def test_groups_of_any_size_give_the_same(monkeypatch: pytest.MonkeyPatch, numbers: int) -> None:
-    monkeypatch.setattr(base, "_NUMBERS_PER_THREAD", numbers)
+    monkeypatch.setattr(grouping, "_NUMBERS_PER_THREAD", numbers)
     network = filled_network2(small_model_config2())
     assert_each_equals_alone(network, [noise(length, seed=length) for length in (4000, 750, 2400, 2400, 7000)], 1e6)
 

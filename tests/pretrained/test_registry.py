@@ -99,7 +99,8 @@ def test_names_left_out_mean_the_fine_tuned_one() -> None:
     for model_name, name in (("b2", "b2-vox2-ft_lm"), ("S", "S-vb2+vox2+cnc-ft_mix"), ("redimnet2-b3", "redimnet2-b3-vox2-lm")):
         assert find_checkpoint(model_name).name == name
     assert find_checkpoint("redimnet2-b3", "ptn", "vb2+vox2+cnc2_v0").train_type == "ptn"
-    with pytest.raises(InputError, match=r"model_name='redimnet2-b0', dataset='vb2\+vox2_v0'; released .*: redimnet2-b6-vb2\+vox2_v0-"):
+    listed = r"model_name='redimnet2-b0', dataset='vb2\+vox2_v0'; released .*: redimnet2-b6-vb2\+vox2_v0-"
+    with pytest.raises(InputError, match=listed):
         find_checkpoint("redimnet2-b0", dataset="vb2+vox2_v0")
 
 

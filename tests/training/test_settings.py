@@ -12,11 +12,13 @@ import pytest
 from mrl.backbone.state_hash import state_sha256
 from mrl.data import CropDataset, PooledCache
 from mrl.errors import TrainingError
+from mrl.pretrained import load_pretrained_redimnet, write_official_checkpoint
 from mrl.training import TrainConfig, building, load_config, plan_run, run_training
 from mrl.training.building import build_encoder
 from mrl.training.config import TrainDataConfig
 from mrl.training.data import read_corpus
 from mrl.training.logs import MetricsFile
+from tests.backbone.networks import filled_network2, small_model_config2
 from tests.training.conftest import ConfigFactory
 from tests.training.test_config import leaves
 
@@ -165,11 +167,12 @@ def test_ready_configs_plan_a_run(
     path: Path, voices: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     """The configuration as it is, but with a tiny network; on tiny data where it has none of its own."""
-    from mrl.backbone import ReDimNetConfig
-    from tests.training.conftest import TINY_NETWORK
-
-    monkeypatch.setattr(building, "scratch_config", lambda _: ReDimNetConfig.from_model_config(TINY_NETWORK))
-    overrides = [f"advanced.weights={voices / 'tiny.pt'}", f"training.output_dir={tmp_path / 'run'}"]
+    weights = voices / "tiny.pt"
+    if path.stem.startswith("redimnet2"):
+        weights = tmp_path / "tiny2.pt"
+        write_official_checkpoint(weights, *filled_network2(small_model_config2()).to_official())
+    monkeypatch.setattr(building, "scratch_backbone", lambda _: load_pretrained_redimnet(weights=weights))
+    overrides = [f"advanced.weights={weights}", f"training.output_dir={tmp_path / 'run'}"]
     if path.stem in ON_SHARED:
         request.getfixturevalue("shared")
     else:

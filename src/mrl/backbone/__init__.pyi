@@ -5,12 +5,12 @@ from .families import backbone_from_official as backbone_from_official
 from .families import family_named as family_named
 from .families import family_of as family_of
 from .families import scratch_backbone as scratch_backbone
-from .frontend import FrontEndConfig as FrontEndConfig
+from .families import scratch_config as scratch_config
 from .frontend import SpecAugment as SpecAugment
+from .frontend_config import FrontEndConfig as FrontEndConfig
 from .redimnet.config import ReDimNetConfig as ReDimNetConfig
 from .redimnet.config import StageConfig as StageConfig
 from .redimnet.network import ReDimNet as ReDimNet
-from .redimnet.variants import scratch_config as scratch_config
 from .redimnet2.config import ReDimNet2Config as ReDimNet2Config
 from .redimnet2.network import ReDimNet2 as ReDimNet2
 from .waveforms import Audio as Audio

@@ -6,86 +6,25 @@ package works with :class:`Backbone` and names no family.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar, Protocol
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from mrl.backbone.conversion import Entry, load_official, to_official_state_dict
+from mrl.backbone.encoder import BackboneConfig, Encoder, StageSum
+from mrl.backbone.folding import InferenceConv, Kernel, affine_of, can_pack
 from mrl.backbone.frontend import FrontEnd, frame_mask
-from mrl.backbone.inference import inference_copy
-from mrl.backbone.sums import FixedSum, WeightedSum
+from mrl.backbone.grouping import pool_in_groups
+from mrl.backbone.inference import assign, inference_pooling
+from mrl.backbone.sums import WeightedSum
 from mrl.backbone.waveforms import Audio, as_batch
-from mrl.errors import TrainingError
+from mrl.errors import InputError, TrainingError
 
-StageSum = WeightedSum | FixedSum
-"""A weighted sum of the outputs of stem and stages, of a network or of its inference copy."""
-
-# The largest map of a group, in numbers per thread: 3 MiB. On a quiet machine with two cores groups neither gain nor cost time
-# for b0, b2 and b5 up to 16 recordings of 3 s; on a busy one they gained up to a fifth for b5. They bound the memory either way.
-_NUMBERS_PER_THREAD = 3 * 2**18
-
-
-class BackboneConfig(Protocol):
-    """What is asked of the configuration of any family."""
-
-    @property
-    def embed_dim(self) -> int: ...
-
-    @property
-    def bands(self) -> int: ...
-
-    @property
-    def num_stages(self) -> int: ...
-
-    @property
-    def return_all_outputs(self) -> bool: ...
-
-    def to_model_config(self) -> dict[str, Any]:
-        """Return the official ``model_config``, every key spelled out."""
-        ...
-
-    def with_embedding(self, embed_dim: int, *, num_stages: int | None = None) -> BackboneConfig:
-        """Return the configuration of the first stages with another plain affine embedding and no classes."""
-        ...
-
-
-class Encoder(nn.Module):
-    """Log-mel features ``(batch, frames, bands)`` -> frame features ``(batch, frames, frame_dim)``, of a network or its copy.
-
-    Attributes:
-        frame_dim: numbers per frame that are pooled.
-        numbers_per_frame: how many numbers the largest map holds per frame of the features.
-        outputs_after: how many outputs there are before the first stage and after each.
-        final_sum: the last weighted sum.
-        stages: one module per stage.
-    """
-
-    frame_dim: int
-    numbers_per_frame: int
-    outputs_after: tuple[int, ...]
-    final_sum: StageSum
-    stages: nn.ModuleList
-
-    def forward(self, features: Tensor, mask: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
-        """Return the frame features, and the 1-D outputs of stem, stages and final sum, each ``(batch, frames, volume)``."""
-        outputs = self.stage_outputs(features, mask)
-        outputs.append(self.final_sum(outputs))
-        return self.project_frames(outputs[-1]), outputs
-
-    def stage_outputs(self, features: Tensor, mask: Tensor | None = None, depth: int | None = None) -> list[Tensor]:
-        """Return the outputs of the stem and of the first ``depth`` stages (None: all)."""
-        raise NotImplementedError
-
-    def project_frames(self, summed: Tensor) -> Tensor:
-        """Turn a weighted sum of outputs ``(batch, frames, volume)`` into frame features ``(batch, frames, frame_dim)``."""
-        raise NotImplementedError
-
-    def depth_of(self, num_outputs: int) -> int:
-        """Return after how many stages there are so many outputs."""
-        return next(depth for depth, count in enumerate(self.outputs_after) if count >= num_outputs)
+INFERENCE_DTYPES = (torch.float32, torch.bfloat16)
 
 
 class Backbone(nn.Module):
@@ -114,7 +53,7 @@ class Backbone(nn.Module):
         self.front_end = front_end
         self.encoder = encoder
         self.pooling = pooling
-        self.pooled_norm: nn.Module = nn.BatchNorm1d(self.pooled_dim)
+        self.pooled_norm = nn.BatchNorm1d(self.pooled_dim)
         self.embedding = nn.Linear(self.pooled_dim, config.embed_dim)
         self.embedding_norm = nn.BatchNorm1d(config.embed_dim) if embedding_norm else None
         self.classifier: nn.Module | None = None
@@ -278,7 +217,7 @@ class Backbone(nn.Module):
         if single:
             result = result.squeeze(0)
         if self.config.return_all_outputs:
-            return result, [output.transpose(1, 2) for output in outputs]
+            return result, [output.transpose(1, 2) for output in self.encoder.at_full_resolution(outputs)]
         return result
 
     def _batch(self, audio: Audio, lengths: Tensor | Sequence[int] | None) -> tuple[Tensor, Tensor | None, bool]:
@@ -336,7 +275,33 @@ class Backbone(nn.Module):
             InputError: another ``dtype``, or bfloat16 on a processor without it.
             TrainingError: this network is such a copy already.
         """
-        return inference_copy(self, dtype=dtype, compile=compile, pack=pack)
+        self.refuse_copy("optimised again")
+        if dtype not in INFERENCE_DTYPES:
+            raise InputError(f"dtype={dtype} is not available for inference; expected torch.float32 or torch.bfloat16")
+        on_cpu = self.device.type == "cpu"
+        if dtype == torch.bfloat16 and on_cpu and not can_pack(dtype):
+            raise InputError(
+                "this processor has no bfloat16 arithmetic that oneDNN could use (AVX-512 or AMX); use dtype=torch.float32"
+            )
+        result = copy.deepcopy(self).eval().requires_grad_(False)
+        result.front_end, result.encoder = result.folded_front_end(), result.folded_encoder(dtype)
+        result.pooling = inference_pooling(result.pooling).to(dtype)
+        head = Kernel.of(self.embedding)
+        if self.embedding_norm is not None:
+            head = head.then(affine_of(self.embedding_norm))
+            result.embedding_norm = None
+        assign(result.embedding, head.after(affine_of(self.pooled_norm)))
+        result.pooled_norm = cast(nn.BatchNorm1d, nn.Identity())  # all that asks it for statistics refuses a copy
+        if compile:
+            # The compiler packs the weights itself, and knows best what to fuse.
+            for part in (result.encoder, result.pooling):
+                part.compile(options={"freezing": True})
+        elif pack and on_cpu and can_pack(dtype):
+            for module in result.modules():
+                if isinstance(module, InferenceConv):
+                    module.pack()
+        result.inference_only = True
+        return result.eval()
 
     def folded_front_end(self) -> FrontEnd:
         """Return the front end of an inference copy; a family may have a faster one."""
@@ -362,7 +327,7 @@ class Backbone(nn.Module):
 
     @classmethod
     def scratch_names(cls) -> tuple[str, ...]:
-        """Return the names of the untrained networks that :meth:`from_scratch` builds."""
+        """Return the names of the untrained networks that :meth:`scratch_config` describes."""
         raise NotImplementedError
 
     def size_name(self) -> str | None:
@@ -370,8 +335,8 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     @classmethod
-    def from_scratch(cls, name: str) -> Backbone:
-        """Return a network with random weights, one of :meth:`scratch_names`."""
+    def scratch_config(cls, name: str) -> BackboneConfig:
+        """Return the configuration of an untrained network, one of :meth:`scratch_names`."""
         raise NotImplementedError
 
     @classmethod
@@ -431,44 +396,3 @@ class Backbone(nn.Module):
             raise TrainingError(
                 f"an inference copy cannot be {what}: its norms are folded into its weights; use the model it was made from"
             )
-
-
-def pool_in_groups(
-    pool: Callable[[Tensor, Tensor | None], Tensor], features: Tensor, num_frames: Tensor | None, numbers_per_frame: int
-) -> Tensor:
-    """Return ``pool(features, mask)`` for the whole batch, computed in groups that fit the processor's cache.
-
-    In a large batch every operation fetches its input from main memory and writes its output back there. A few recordings at a
-    time stay in cache, and need less memory. Recordings of like length go together, cut to the longest of their group, so that
-    little time is lost on padding.
-
-    Args:
-        pool: from features ``(group, frames, bands)`` and mask ``(group, frames)`` or None to statistics ``(group, pooled)``.
-        features: ``(batch, frames, bands)``, padded where ``num_frames`` says so.
-        num_frames: ``(batch,)`` frames per item; None: all are full.
-        numbers_per_frame: how many numbers the largest map holds per frame.
-
-    Returns:
-        ``(batch, pooled)``, in the order of ``features``.
-    """
-    counts = [features.shape[1]] * features.shape[0] if num_frames is None else num_frames.tolist()
-    groups = length_groups(counts, _NUMBERS_PER_THREAD * torch.get_num_threads() // numbers_per_frame)
-    pooled: list[Tensor] = [features] * len(counts)
-    for group in groups:
-        longest = counts[group[0]]
-        padded = counts[group[-1]] != longest
-        mask = frame_mask(torch.tensor([counts[item] for item in group]), longest) if padded else None
-        for item, row in zip(group, pool(features[group, :longest], mask), strict=True):
-            pooled[item] = row
-    return torch.stack(pooled)
-
-
-def length_groups(counts: list[int], most_frames: int) -> list[list[int]]:
-    """Split items, longest first, into groups of at most ``most_frames`` frames with padding, but at least one item each."""
-    groups: list[list[int]] = []
-    for item in sorted(range(len(counts)), key=lambda index: -counts[index]):
-        if groups and counts[groups[-1][0]] * (len(groups[-1]) + 1) <= most_frames:
-            groups[-1].append(item)
-        else:
-            groups.append([item])
-    return groups

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mrl.backbone.frontend import FrontEndConfig
+from mrl.backbone.frontend_config import FrontEndConfig
 from mrl.errors import CheckpointError
 
 NORM = ("weight", "bias")

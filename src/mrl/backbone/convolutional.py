@@ -7,14 +7,13 @@ Waveform ``(batch, samples)`` -> log-mel features before normalisation, ``(batch
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-if TYPE_CHECKING:
-    from mrl.backbone.frontend import FrontEnd, FrontEndConfig, LogMelFrontEnd
+from mrl.backbone.frontend_config import FrontEndConfig
 
 LOG_FLOOR = 1e-6
 _DEVIATION_EPSILON = 1e-8
@@ -37,16 +36,14 @@ class LogMelConvolutions(nn.Module):
     kernels: Tensor
     filters: Tensor
 
-    def __init__(self, front_end: LogMelFrontEnd) -> None:
+    def __init__(self, config: FrontEndConfig, window: Tensor, filters: Tensor, taps: Tensor | None) -> None:
         super().__init__()
-        config = front_end.config
         self.config = config
-        taps = front_end.pre_emphasis_filter
         self.pre_emphasis = 0.0 if taps is None else -float(taps.flatten()[0])
-        used = front_end.filters.abs().sum(dim=1).nonzero().flatten()
-        self.register_buffer("kernels", fourier_kernels(front_end.window, used, config.n_fft))
+        used = filters.abs().sum(dim=1).nonzero().flatten()
+        self.register_buffer("kernels", fourier_kernels(window, used, config.n_fft))
         # Squares of cosine and sine part weigh alike, so one product with the filters twice adds them up as well.
-        self.register_buffer("filters", front_end.filters[used].t().repeat(1, 2).unsqueeze(-1).contiguous())
+        self.register_buffer("filters", filters[used].t().repeat(1, 2).unsqueeze(-1).contiguous())
 
     def forward(self, waveform: Tensor) -> Tensor:
         signal = waveform
@@ -66,10 +63,9 @@ class LogMelConvolutions(nn.Module):
 class TimeNormalisation(nn.Module):
     """Normalise features ``(batch, frames, bands)`` per band over time, as the front end ends."""
 
-    def __init__(self, front_end: FrontEnd) -> None:
+    def __init__(self, kind: str, norm: nn.BatchNorm1d | None = None) -> None:
         super().__init__()
-        self.kind = front_end.config.normalisation
-        self.norm: nn.BatchNorm1d | None = getattr(front_end, "norm", None)
+        self.kind, self.norm = kind, norm
 
     def forward(self, features: Tensor) -> Tensor:
         if self.norm is not None:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from mrl.backbone.base import Backbone
+from mrl.backbone.encoder import BackboneConfig
 from mrl.backbone.redimnet.network import ReDimNet
 from mrl.backbone.redimnet2.network import ReDimNet2
 from mrl.errors import CheckpointError, InputError
@@ -54,9 +55,23 @@ def scratch_backbone(name: str) -> Backbone:
     Raises:
         InputError: there is none of that name; the message lists those that exist.
     """
+    network = _scratch_network(name)
+    return network.from_model_config(network.scratch_config(name).to_model_config())
+
+
+def scratch_config(name: str) -> BackboneConfig:
+    """Return the configuration of such a network.
+
+    Raises:
+        InputError: there is none of that name; the message lists those that exist.
+    """
+    return _scratch_network(name).scratch_config(name)
+
+
+def _scratch_network(name: str) -> type[Backbone]:
     for network in _NETWORKS:
         if name in network.scratch_names():
-            return network.from_scratch(name)
+            return network
     near = difflib.get_close_matches(str(name), SCRATCH_NAMES, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise InputError(f"no from-scratch variant {name!r}; {hint}There are {', '.join(SCRATCH_NAMES)}")

@@ -8,95 +8,20 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mrl.backbone.convolutional import LogMelConvolutions, log_mel_facts
-from mrl.backbone.reading import ConfigReader, is_count
-from mrl.errors import ConfigError, InputError
-
-FEATURE_NORMALISATIONS = ("mn", "mvn", "bn")
+from mrl.backbone.convolutional import LogMelConvolutions, TimeNormalisation, log_mel_facts
+from mrl.backbone.frontend_config import FrontEndConfig
+from mrl.errors import InputError
 
 _LOG_FLOOR = 1e-6
 _DEVIATION_EPSILON = 1e-8
 _PRE_EMPHASIS = 0.97
-
-
-@dataclass(frozen=True)
-class FrontEndConfig:
-    """The log-mel front end. Frequencies in Hz, window and hop in samples."""
-
-    sample_rate: int = 16000
-    n_fft: int = 512
-    window_length: int = 400
-    hop_length: int = 160
-    lowest_frequency: float = 20
-    highest_frequency: float = 7600
-    bands: int = 72
-    normalise_signal: bool = False
-    signal_epsilon: float = 1e-6
-    pre_emphasis: bool = True
-    normalisation: str = "mn"
-    spec_augment: bool = False
-    spec_augment_repeats: int = 1
-    spec_augment_lowest_band: int = 0
-    band_mask_width: tuple[int, int] = (0, 6)
-    frame_mask_width: tuple[int, int] = (0, 8)
-
-    def to_spec_params(self) -> dict[str, Any]:
-        """Return the official ``spec_params``, every key spelled out."""
-        return {
-            "sample_rate": self.sample_rate,
-            "n_fft": self.n_fft,
-            "win_length": self.window_length,
-            "f_min": self.lowest_frequency,
-            "f_max": self.highest_frequency,
-            "do_spec_aug": self.spec_augment,
-            "norm_signal": self.normalise_signal,
-            "do_preemph": self.pre_emphasis,
-            "spec_norm": self.normalisation,
-            "freq_start_bin": self.spec_augment_lowest_band,
-            "num_apply_spec_aug": self.spec_augment_repeats,
-            "freq_mask_width": list(self.band_mask_width),
-            "time_mask_width": list(self.frame_mask_width),
-        }
-
-
-def read_front_end(spec_params: Mapping[str, Any], where: str, bands: int, hop_length: int) -> FrontEndConfig:
-    """Read the official ``spec_params``; errors begin with ``where``.
-
-    Raises:
-        ConfigError: an unknown key, or a value that the official front end cannot have.
-    """
-    reader = ConfigReader(spec_params, where)
-    sample_rate = reader.positive("sample_rate", 16000)
-    n_fft = reader.positive("n_fft", 512)
-    config = FrontEndConfig(
-        sample_rate=sample_rate,
-        n_fft=n_fft,
-        window_length=reader.take("win_length", 400, lambda v: is_count(v) and v <= n_fft, f"a whole number up to n_fft={n_fft}"),
-        hop_length=hop_length,
-        lowest_frequency=reader.number("f_min", 20, 0, sample_rate / 2),
-        highest_frequency=reader.number("f_max", 7600, 0, sample_rate / 2),
-        bands=bands,
-        normalise_signal=reader.boolean("norm_signal", False),
-        pre_emphasis=reader.boolean("do_preemph", True),
-        normalisation=reader.choice("spec_norm", "mn", FEATURE_NORMALISATIONS),
-        spec_augment=reader.boolean("do_spec_aug", False),
-        spec_augment_repeats=reader.positive("num_apply_spec_aug", 1),
-        spec_augment_lowest_band=reader.take("freq_start_bin", 0, lambda v: is_count(v, zero=True), "a whole number"),
-        band_mask_width=reader.pair("freq_mask_width", (0, 8)),
-        frame_mask_width=reader.pair("time_mask_width", (0, 10)),
-    )
-    reader.finish()
-    if config.lowest_frequency >= config.highest_frequency:
-        raise ConfigError(f"{reader.where}: f_min={config.lowest_frequency} must lie below f_max={config.highest_frequency}")
-    return config
 
 
 def mel_filters(bands: int, n_fft: int, sample_rate: int, lowest: float, highest: float) -> Tensor:
@@ -215,6 +140,10 @@ class FrontEnd(nn.Module):
         """Return a module from waveforms ``(batch, samples)`` to log-mel features before their normalisation, to be exported."""
         raise NotImplementedError
 
+    def time_normalisation(self) -> TimeNormalisation:
+        """Return the module that normalises what :meth:`as_convolutions` gives, to be exported."""
+        return TimeNormalisation(self.config.normalisation)
+
     def facts(self) -> dict[str, Any]:
         """Return every parameter, for toolkits that compute features themselves."""
         raise NotImplementedError
@@ -282,7 +211,10 @@ class LogMelFrontEnd(FrontEnd):
         return max(self.config.n_fft // 2 + 1, (frames - 1) * self.config.hop_length)
 
     def as_convolutions(self) -> LogMelConvolutions:
-        return LogMelConvolutions(self)
+        return LogMelConvolutions(self.config, self.window, self.filters, self.pre_emphasis_filter)
+
+    def time_normalisation(self) -> TimeNormalisation:
+        return TimeNormalisation(self.config.normalisation, self.norm)
 
     def facts(self) -> dict[str, Any]:
         return log_mel_facts(self.config)

@@ -6,14 +6,11 @@ residual and activation belong to the convolution before them, and residuals are
 
 from __future__ import annotations
 
-import copy
-from typing import TYPE_CHECKING
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mrl.backbone.folding import Activation, Affine, InferenceConv, Kernel, affine_of, can_pack
+from mrl.backbone.folding import Activation, Affine, InferenceConv, Kernel, affine_of
 from mrl.backbone.layers import (
     ConvNeXtBlock,
     FrameFeedForward,
@@ -29,14 +26,9 @@ from mrl.backbone.layers import (
     map_mask,
 )
 from mrl.backbone.pooling import AttentiveStatistics, LaterFrames, _attention_weights, _deviation, _mean, _weighted_statistics
-from mrl.errors import InputError
-
-if TYPE_CHECKING:
-    from mrl.backbone.base import Backbone
 
 # Merging groups of 4 in pairs was faster than leaving them and than groups of 16, in float32 and in bfloat16 (AVX-512).
 GROUP_INPUTS = 8
-DTYPES = (torch.float32, torch.bfloat16)
 
 
 def _linear(layer: nn.Linear, activation: Activation = "none") -> InferenceConv:
@@ -260,38 +252,6 @@ def padding_of(conv: nn.Conv2d) -> tuple[int, int]:
     return height // 2, width // 2
 
 
-def inference_copy(network: Backbone, *, dtype: torch.dtype, compile: bool, pack: bool) -> Backbone:
-    """Return a copy with everything folded; see :meth:`Backbone.optimize_for_inference`."""
-    network.refuse_copy("optimised again")
-    if dtype not in DTYPES:
-        raise InputError(f"dtype={dtype} is not available for inference; expected torch.float32 or torch.bfloat16")
-    on_cpu = network.device.type == "cpu"
-    if dtype == torch.bfloat16 and on_cpu and not can_pack(dtype):
-        raise InputError(
-            "this processor has no bfloat16 arithmetic that oneDNN could use (AVX-512 or AMX); use dtype=torch.float32"
-        )
-    result = copy.deepcopy(network).eval().requires_grad_(False)
-    result.front_end, result.encoder = result.folded_front_end(), result.folded_encoder(dtype)
-    result.pooling = inference_pooling(result.pooling).to(dtype)
-    head = Kernel.of(network.embedding)
-    if network.embedding_norm is not None:
-        head = head.then(affine_of(network.embedding_norm))
-        result.embedding_norm = None
-    assert isinstance(network.pooled_norm, nn.BatchNorm1d)
-    _assign(result.embedding, head.after(affine_of(network.pooled_norm)))
-    result.pooled_norm = nn.Identity()
-    if compile:
-        # The compiler packs the weights itself, and knows best what to fuse.
-        for part in (result.encoder, result.pooling):
-            part.compile(options={"freezing": True})
-    elif pack and on_cpu and can_pack(dtype):
-        for module in result.modules():
-            if isinstance(module, InferenceConv):
-                module.pack()
-    result.inference_only = True
-    return result.eval()
-
-
 def inference_pooling(pooling: nn.Module) -> nn.Module:
     """Return the inference form of a pooling; without weights to fold it is the pooling itself."""
     if isinstance(pooling, LaterFrames):
@@ -306,6 +266,7 @@ def fold_norm(weight: Tensor, bias: Tensor, norm: nn.BatchNorm1d) -> tuple[Tenso
 
 
 @torch.no_grad()
-def _assign(layer: nn.Linear, kernel: Kernel) -> None:
+def assign(layer: nn.Linear, kernel: Kernel) -> None:
+    """Give a linear layer the weights of a 1x1 convolution."""
     layer.weight.copy_(kernel.weight[:, :, 0, 0])
     layer.bias.copy_(kernel.bias)

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mrl.backbone import Backbone
-from mrl.backbone.convolutional import TimeNormalisation
 from mrl.backbone.folding import Kernel
 from mrl.backbone.layers import MapNorm, SelfAttention, SignalGroupNorm
 from mrl.matryoshka import ReDimNetMRL
@@ -154,7 +153,7 @@ class FeatureNetwork(nn.Module):
         backbone = copy.deepcopy(backbone_of(model)).cpu().float().eval()
         self.bands = backbone.config.bands
         self.time_stride = backbone.time_stride
-        self.normalisation = TimeNormalisation(backbone.front_end)
+        self.normalisation = backbone.front_end.time_normalisation()
         self.encoder = for_other_runtimes(backbone.encoder, fused_attention=fused_attention)
         self.pooling = backbone.pooling
         self.pooled_norm = backbone.pooled_norm

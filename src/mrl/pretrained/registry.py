@@ -306,11 +306,10 @@ def find_by_file_name(file_name: str, family: str | None = None) -> PretrainedCh
 
     Some released files of two families have one name: without ``family`` such a name means the first generation.
     """
-    for name_of in (lambda each: each.file_name, lambda each: each.released_name):
-        for checkpoint in _CHECKPOINTS:
-            if name_of(checkpoint) == file_name and family in (None, checkpoint.family):
-                return checkpoint
-    return None
+    candidates = [checkpoint for checkpoint in _CHECKPOINTS if family in (None, checkpoint.family)]
+    in_cache = (checkpoint for checkpoint in candidates if checkpoint.file_name == file_name)
+    at_source = (checkpoint for checkpoint in candidates if checkpoint.released_name == file_name)
+    return next(in_cache, None) or next(at_source, None)
 
 
 def find_by_address(address: str) -> PretrainedCheckpoint | None:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mrl.backbone.frontend import FrontEndConfig, read_front_end
+from mrl.backbone.frontend_config import FrontEndConfig, read_front_end
 from mrl.backbone.layers import check_context
 from mrl.backbone.pooling import POOLINGS, check_pooling
 from mrl.backbone.reading import ConfigReader, is_count

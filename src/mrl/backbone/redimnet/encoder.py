@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mrl.backbone.base import Encoder
+from mrl.backbone.encoder import Encoder
 from mrl.backbone.layers import ConvNeXtBlock, MapNorm, ResidualBlock, TimeContext, grouped_conv, hide_padding, map_mask
 from mrl.backbone.redimnet.config import ReDimNetConfig, StageConfig
 from mrl.backbone.sums import WeightedSum

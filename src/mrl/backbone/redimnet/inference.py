@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mrl.backbone.base import Encoder
+from mrl.backbone.encoder import Encoder
 from mrl.backbone.folding import InferenceConv, Kernel, affine_of
 from mrl.backbone.inference import GROUP_INPUTS, InferenceTimeContext, inference_block, padding_of
 from mrl.backbone.layers import as_maps, as_signal, hide_padding, map_mask

@@ -11,8 +11,9 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 
-from mrl.backbone.base import Backbone, Encoder
+from mrl.backbone.base import Backbone
 from mrl.backbone.conversion import Entry
+from mrl.backbone.encoder import Encoder
 from mrl.backbone.frontend import LogMelFrontEnd
 from mrl.backbone.pooling import build_pooling
 from mrl.backbone.redimnet.config import ReDimNetConfig
@@ -59,8 +60,8 @@ class ReDimNet(Backbone):
         return size_name(self.config)
 
     @classmethod
-    def from_scratch(cls, name: str) -> ReDimNet:
-        return cls(scratch_config(name))
+    def scratch_config(cls, name: str) -> ReDimNetConfig:
+        return scratch_config(name)
 
     def official_entries(self) -> list[Entry]:
         return official_entries(self.config)

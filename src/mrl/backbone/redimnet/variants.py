@@ -9,12 +9,10 @@ b6 15.0M parameters (arXiv 2407.18223).
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 
-from mrl.backbone.frontend import FrontEndConfig
+from mrl.backbone.frontend_config import FrontEndConfig
 from mrl.backbone.redimnet.config import ReDimNetConfig, StageConfig
-from mrl.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -75,15 +73,8 @@ def scratch_config(name: str) -> ReDimNetConfig:
 
     All have ``conv+att`` time context, attentive statistics pooling with global context, and 192-dimensional embeddings. ``tiny``
     has fewer than 100,000 parameters and learns on a CPU.
-
-    Raises:
-        InputError: no variant of that name; the message lists those that exist.
     """
-    variant = VARIANTS.get(name)
-    if variant is None:
-        near = difflib.get_close_matches(str(name), VARIANTS, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise InputError(f"no from-scratch variant {name!r}; {hint}There are {', '.join(VARIANTS)}")
+    variant = VARIANTS[name]
     return ReDimNetConfig(
         front_end=FrontEndConfig(hop_length=variant.hop_length, bands=variant.bands, normalise_signal=variant.normalise_signal),
         channels=variant.channels,

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mrl.backbone.base import Encoder
+from mrl.backbone.encoder import Encoder
 from mrl.backbone.layers import (
     ConvNeXtBlock,
     MapNorm,

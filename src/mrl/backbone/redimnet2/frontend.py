@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mrl.backbone.convolutional import emphasised, log_mel_facts, normalised
-from mrl.backbone.frontend import FrontEnd, FrontEndConfig, emphasise, frame_mask, normalise_signal, pre_emphasis_taps
+from mrl.backbone.frontend import FrontEnd, emphasise, frame_mask, normalise_signal, pre_emphasis_taps
+from mrl.backbone.frontend_config import FrontEndConfig
 from mrl.backbone.reading import ConfigReader, is_count
 from mrl.errors import ConfigError
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mrl.backbone.base import Encoder
+from mrl.backbone.encoder import Encoder
 from mrl.backbone.folding import InferenceConv, Kernel, affine_of
 from mrl.backbone.frontend import FrontEnd
 from mrl.backbone.inference import InferenceTimeContext, inference_block
@@ -202,4 +202,5 @@ class InferenceEncoder(Encoder):
         maps = summed.view(*summed.shape[:2], self.head_bands, -1)
         if self.frame_projection is None:
             return maps.transpose(2, 3).flatten(2)
-        return self.frame_projection(maps.permute(0, 3, 1, 2)).permute(0, 2, 1, 3).flatten(2)
+        projected: Tensor = self.frame_projection(maps.permute(0, 3, 1, 2))
+        return projected.permute(0, 2, 1, 3).flatten(2)

@@ -12,8 +12,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from mrl.backbone.base import Backbone, Encoder
+from mrl.backbone.base import Backbone
 from mrl.backbone.conversion import Entry
+from mrl.backbone.encoder import Encoder
 from mrl.backbone.frontend import FrontEnd, LogMelFrontEnd
 from mrl.backbone.pooling import LaterFrames, build_pooling
 from mrl.backbone.redimnet2.config import OWN_KEYS, ReDimNet2Config
@@ -89,8 +90,8 @@ class ReDimNet2(Backbone):
         return size_name(self.config)
 
     @classmethod
-    def from_scratch(cls, name: str) -> ReDimNet2:
-        return cls(scratch_config(name))
+    def scratch_config(cls, name: str) -> ReDimNet2Config:
+        return scratch_config(name)
 
     def official_entries(self) -> list[Entry]:
         return official_entries(self.config)
