@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 
 from mrl.audio import SAMPLE_RATE, SyntheticVoice, find_audio_files, load_audio
-from mrl.backbone import ReDimNet
+from mrl.backbone import Backbone
 from mrl.deployment.formats import Runner, card_of, files_of, open_runner, self_test_of
 from mrl.deployment.network import ConvolutionalLogMel, InputKind, Model, backbone_of
 from mrl.deployment.onnx_graph import MINIMUM_COSINE
@@ -52,7 +52,7 @@ class Reference:
     def __init__(self, model: Model, kind: InputKind) -> None:
         self.model = model
         self.kind = kind
-        self._log_mel = ConvolutionalLogMel(backbone_of(model).front_end) if kind == "features" else None
+        self._log_mel = ConvolutionalLogMel(backbone_of(model)) if kind == "features" else None
 
     @property
     def sample_rate(self) -> int:
@@ -138,9 +138,9 @@ _MEMORY = Path("/proc/meminfo")
 _GROUP = Path("/sys/fs/cgroup")
 
 
-def estimated_bytes(backbone: ReDimNet, batch: int, seconds: float) -> int:
+def estimated_bytes(backbone: Backbone, batch: int, seconds: float) -> int:
     """Return about how many bytes a runtime without fused attention takes at most for ``batch`` recordings of ``seconds``."""
-    frames = 1 + round(seconds * backbone.sample_rate) // backbone.config.front_end.hop_length
+    frames = 1 + round(seconds * backbone.sample_rate) // backbone.front_end.config.hop_length
     per_recording = _MAPS * backbone.encoder.numbers_per_frame * frames + _PAIRS * frames * frames
     return _FLOAT_BYTES * batch * per_recording
 

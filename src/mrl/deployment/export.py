@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mrl.backbone import ReDimNet
+from mrl.backbone import Backbone
 from mrl.deployment.checks import (
     CHECKED_SHAPES,
     ParityPoint,
@@ -28,7 +28,7 @@ from mrl.deployment.checks import (
 )
 from mrl.deployment.comparison import TrialData, Variant, compare_variants, count_candidates
 from mrl.deployment.formats import FormatName, Runner, card_of, files_of, format_of, open_runner, self_test_of
-from mrl.deployment.network import INPUT_KINDS, InputKind, Model, backbone_of, front_end_facts
+from mrl.deployment.network import INPUT_KINDS, InputKind, Model, backbone_of
 from mrl.deployment.onnx_graph import MINIMUM_COSINE, PRECISIONS, Precision, precisions_of
 from mrl.deployment.writing import GraphBuilder
 from mrl.embeddings import open_model, weights_sha256
@@ -63,7 +63,7 @@ def describe(
         minimum_samples=backbone.minimum_samples,
         embed_dim=model.embed_dim,
         mrl_dims=model.mrl_dims if isinstance(model, ReDimNetMRL) else (model.embed_dim,),
-        front_end=front_end_facts(backbone.config.front_end),
+        front_end=backbone.front_end.facts(),
         model_config=backbone.config.to_model_config(),
         weights_sha256=sha256,
         model_hash=sha256,
@@ -232,7 +232,7 @@ def _check_arguments(
 
 def _open(spec: PathLike, weights: PathLike | None, depth: int | None) -> Model:
     model = open_model(spec, weights=weights, depth=depth)
-    if not isinstance(model, (ReDimNet, ReDimNetMRL)):
+    if not isinstance(model, (Backbone, ReDimNetMRL)):
         raise InputError(f"{os.fspath(spec)} is an exported file already; export the model folder or checkpoint it was made from")
     return model
 

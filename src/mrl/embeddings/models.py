@@ -14,7 +14,7 @@ from mrl.backbone.state_hash import state_sha256
 from mrl.errors import CheckpointError, InputError
 
 if TYPE_CHECKING:
-    from mrl.backbone import ReDimNet
+    from mrl.backbone import Backbone
     from mrl.embeddings.encoders import Encoder, ExportedEncoder
     from mrl.matryoshka import ReDimNetMRL
 
@@ -31,7 +31,7 @@ def open_model(
     weights: str | os.PathLike[str] | None = None,
     device: str | torch.device = "cpu",
     depth: int | None = None,
-) -> ReDimNet | ReDimNetMRL | ExportedEncoder:
+) -> Backbone | ReDimNetMRL | ExportedEncoder:
     """Open the network that ``spec`` names, in evaluation mode.
 
     Args:
