@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mrl.cli.main import run
-from mrl.evaluation import load_calibration
+from mrl.embeddings import load_calibration
 from tests.embeddings.fakes import all_pairs
 from tests.embeddings.tiny import write_models, write_voices
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from mrl.cli.main import run
-from mrl.evaluation import load_calibration
-from mrl.identification import VoiceStore, default_store, open_embedder
+from mrl.embeddings import load_calibration, open_embedder
+from mrl.identification import VoiceStore, default_store
 from tests.embeddings.fakes import all_pairs
 from tests.embeddings.tiny import write_models, write_voices
 

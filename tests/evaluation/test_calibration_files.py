@@ -13,8 +13,9 @@ import torch
 
 from mrl.audio import audio_info
 from mrl.embeddings import embed_files, open_model, score_files
+from mrl.embeddings.calibrated import CALIBRATION, load_calibration
 from mrl.errors import CheckpointError, DataError, InputError
-from mrl.evaluation.calibrating import CALIBRATION, calibrate_model, load_calibration
+from mrl.evaluation.calibrating import calibrate_model
 from mrl.evaluation.verification import verify_files
 from mrl.matryoshka import ReDimNetMRL
 from mrl.scoring import score_prefixes

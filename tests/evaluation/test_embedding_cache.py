@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from mrl.embeddings import EmbeddingCache
 from mrl.errors import DataError
 from mrl.evaluation import embedding
 from mrl.evaluation.conditions import Condition, Cut
-from mrl.evaluation.embedding import EmbeddingCache, embed_recordings
+from mrl.evaluation.embedding import embed_recordings
 from tests.embeddings.fakes import SpectrumBackbone, SpectrumMatryoshka, write_corpus, write_tone
 
 

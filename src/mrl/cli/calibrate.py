@@ -49,7 +49,8 @@ def command(
     """
     from rich.console import Console
 
-    from mrl.evaluation.calibrating import CALIBRATION, calibrate_model, calibration_table, threshold_table
+    from mrl.embeddings.calibrated import CALIBRATION
+    from mrl.evaluation.calibrating import calibrate_model, calibration_table, threshold_table
     from mrl.trials import read_speakers, read_trials
 
     calibration = calibrate_model(

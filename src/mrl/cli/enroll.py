@@ -38,7 +38,8 @@ def command(
     FILES are recordings of one speaker; NAME is what the voice is called from now on. Longer recordings weigh more. Either all
     recordings are enrolled or, where one cannot be used, none.
     """
-    from mrl.identification import default_store, enrol, open_embedder
+    from mrl.embeddings import open_embedder
+    from mrl.identification import default_store, enrol
 
     place = store or default_store()
     voice = enrol(open_embedder(model, weights=weights, device=device), name, files, place, form=form, extend=extend)  # type: ignore[arg-type]

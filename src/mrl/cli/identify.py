@@ -49,7 +49,8 @@ def command(
 
     Scores are raw cosines in [-1, 1]. A decision needs a model that mrl calibrate has been run on, or --threshold.
     """
-    from mrl.identification import VoiceStore, default_store, identify, open_embedder
+    from mrl.embeddings import open_embedder
+    from mrl.identification import VoiceStore, default_store, identify
 
     opened = VoiceStore(store or default_store())
     found = identify(

@@ -32,9 +32,8 @@ from mrl.deployment.network import INPUT_KINDS, InputKind, Model, backbone_of, f
 from mrl.deployment.onnx_graph import MINIMUM_COSINE, PRECISIONS, Precision, precisions_of
 from mrl.deployment.writing import GraphBuilder
 from mrl.embeddings import open_model, weights_sha256
-from mrl.embeddings.encoders import cut_of
+from mrl.embeddings.calibrated import load_calibration
 from mrl.errors import InputError
-from mrl.evaluation.calibrating import load_calibration
 from mrl.files import atomic_path, sha256_of, write_json
 from mrl.hardware import hardware_line
 from mrl.matryoshka import ReDimNetMRL
@@ -53,7 +52,7 @@ def describe(
     backbone = backbone_of(model)
     source = _shareable(backbone.pretrained_source)
     sha256 = weights_sha256(model)
-    cut = cut_of(model)
+    cut = model.cut if isinstance(model, ReDimNetMRL) else None
     return Description(
         version=__version__,
         kind="matryoshka" if isinstance(model, ReDimNetMRL) else "backbone",
@@ -170,7 +169,7 @@ def export_model(
     format_name = format_of(target)
     _check_arguments(format_name, kind, precision, calibration_audio, trials, root)
     model = _open(spec, weights, depth)
-    left_early = depth is not None and cut_of(model) is not None
+    left_early = depth is not None and isinstance(model, ReDimNetMRL) and model.cut is not None
     reference = Reference(model, kind)
     description = describe(model, kind, "fp32", opset=None, calibration=None if left_early else calibration_of_folder(spec))
     speech = [] if calibration_audio is None else calibration_waveforms(Path(calibration_audio), description.minimum_samples)

@@ -10,19 +10,18 @@ import contextlib
 import dataclasses
 import datetime
 import hashlib
-import heapq
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import distributed
-from torch.distributed.rendezvous import rendezvous
 
 from mrl.errors import MRLError, ProcessError, ReportedElsewhereError
 from mrl.processes import ProcessPlace
+
+if TYPE_CHECKING:
+    import torch
 
 _MEETING = datetime.timedelta(minutes=10)
 _TIMEOUT = datetime.timedelta(hours=2)  # shares are of equal length, but machines may differ
@@ -46,6 +45,9 @@ class Processes(ProcessPlace):
         if self.world_size == 1:
             yield self
             return
+        from torch import distributed
+        from torch.distributed.rendezvous import rendezvous
+
         if distributed.is_initialized():
             raise ProcessError("this process has joined a torch.distributed group already; leave it first")
         try:
@@ -77,6 +79,8 @@ class Processes(ProcessPlace):
         """
         if self.world_size == 1:
             return [value]
+        import torch
+
         data = torch.frombuffer(bytearray(json.dumps(value).encode()), dtype=torch.uint8)
         lengths = [int(length) for length in self._gather(torch.tensor([len(data)]))]
         padded = torch.zeros(max(lengths), dtype=torch.uint8)
@@ -92,6 +96,8 @@ class Processes(ProcessPlace):
         """
         if self.world_size == 1:
             return [rows]
+        import torch
+
         if not any(counts):
             return [rows[:0] for _ in counts]
         padded = torch.zeros((max(counts), rows.shape[1]), dtype=torch.float32)
@@ -118,6 +124,9 @@ class Processes(ProcessPlace):
         return error if self.is_first else ReportedElsewhereError(str(error))
 
     def _gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
+        import torch
+        from torch import distributed
+
         gathered = [torch.empty_like(tensor) for _ in range(self.world_size)]
         try:
             distributed.all_gather(gathered, tensor)
@@ -126,27 +135,6 @@ class Processes(ProcessPlace):
                 f"{self} has lost the others: one has ended early (its own message says why) or does not answer ({_short(error)})"
             ) from error
         return gathered
-
-
-def split_by_length(seconds: Mapping[int, float], num_shares: int) -> list[list[int]]:
-    """Divide recordings into shares of nearly equal total length: each, from the longest on, goes to the shortest share so far.
-
-    The shares' totals differ by the longest recording at most. The same lengths give the same shares in every process.
-
-    Args:
-        seconds: length of each recording, by its number.
-        num_shares: number of shares.
-
-    Returns:
-        The numbers in each share, ascending.
-    """
-    shares: list[list[int]] = [[] for _ in range(num_shares)]
-    totals = [(0.0, 0, share) for share in range(num_shares)]
-    for index in sorted(seconds, key=lambda index: (-seconds[index], index)):
-        total, count, share = totals[0]
-        shares[share].append(index)
-        heapq.heapreplace(totals, (total + seconds[index], count + 1, share))
-    return [sorted(share) for share in shares]
 
 
 def _short(error: BaseException) -> str:

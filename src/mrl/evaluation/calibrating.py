@@ -1,8 +1,7 @@
-"""``calibration.json`` of a model folder, and making it."""
+"""Making ``calibration.json`` for a model folder."""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Iterable, Mapping
@@ -13,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mrl.audio import audio_info
-from mrl.errors import CheckpointError, DataError, InputError
+from mrl.embeddings.calibrated import CALIBRATION
+from mrl.errors import DataError, InputError
 from mrl.files import write_json
 from mrl.scoring.calibration import Calibration, Quality, fit_calibration
 from mrl.scoring.cosine import check_dims, score_prefixes
@@ -72,9 +72,6 @@ def threshold_table(calibration: Calibration) -> Table:
 
 
 logger = logging.getLogger(__name__)
-
-
-CALIBRATION = "calibration.json"
 
 
 def calibrate_model(
@@ -163,32 +160,3 @@ def _speakers(trials: TrialList, speakers: Mapping[str, str] | None) -> npt.NDAr
             raise
         logger.info("no cost on held-out speakers: %s", error)
         return None
-
-
-def load_calibration(folder: str | os.PathLike[str]) -> Calibration | None:
-    """Return the calibration of a model folder, None when there is none.
-
-    Raises:
-        CheckpointError: the file is damaged or was made for other weights than the folder holds.
-    """
-    from mrl.matryoshka.saving import read_model_config
-
-    path = Path(folder) / CALIBRATION
-    if not path.is_file():
-        return None
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); calibrate again (mrl calibrate) or delete it") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} holds a {type(values).__name__}, no calibration; calibrate again (mrl calibrate)")
-    try:
-        calibration = Calibration.from_dict(values)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    if calibration.weights_sha256 != read_model_config(folder)["weights_sha256"]:
-        raise CheckpointError(
-            f"{path} was made for other weights than {folder} holds, so its log-likelihood ratios would be wrong; "
-            "calibrate again (mrl calibrate) or delete the file"
-        )
-    return calibration

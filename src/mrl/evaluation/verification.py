@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mrl.audio import audio_info
+from mrl.embeddings.calibrated import load_calibration
 from mrl.errors import AudioLoadingError, InputError
-from mrl.evaluation.calibrating import load_calibration
 from mrl.scoring.calibration import Calibration
 
 
@@ -120,10 +120,9 @@ def _open(
     if path.suffix.lower() == ".onnx" and weights is None and device == "cpu" and depth is None:
         return _open_exported(path, with_calibration)
     from mrl.embeddings import open_model, score_files
-    from mrl.embeddings.encoders import cut_of
 
     network = open_model(model, weights=weights, device=device, depth=depth)
-    left_early = depth is not None and cut_of(network) is not None
+    left_early = depth is not None and getattr(network, "cut", None) is not None
     calibration = load_calibration(model) if with_calibration and path.is_dir() and not left_early else None
     return calibration, _Network(
         int(network.embed_dim), lambda first, second, dim: score_files(network, first, second, target_dim=dim), left_early

@@ -1,7 +1,4 @@
 from .database import Voice as Voice
-from .embedder import EmbeddedRecording as EmbeddedRecording
-from .embedder import VoiceEmbedder as VoiceEmbedder
-from .embedder import open_embedder as open_embedder
 from .exchange import export_voices as export_voices
 from .exchange import import_voices as import_voices
 from .qdrant_search import QdrantSearch as QdrantSearch

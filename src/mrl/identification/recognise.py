@@ -12,10 +12,10 @@ from typing import Literal, TypeAlias
 import numpy as np
 
 from mrl.embeddings.compact import EmbeddingFormat
+from mrl.embeddings.embedder import EmbeddedRecording, Embedder, open_embedder
 from mrl.errors import DataError, InputError
 from mrl.evaluation.verification import Verification
 from mrl.identification.database import Voice, clean_name
-from mrl.identification.embedder import EmbeddedRecording, VoiceEmbedder, open_embedder
 from mrl.identification.search import ExactSearch, FunnelSearch, VoiceSearch, hits, unit_queries
 from mrl.identification.store import VoiceStore
 from mrl.identification.voice_matrix import load_voices, voices_in_memory
@@ -31,7 +31,7 @@ SearchMethod = Literal["exact", "approximate"]
 Recording: TypeAlias = "str | os.PathLike[str] | EmbeddedRecording"
 
 
-"""A recording's file, or what :meth:`VoiceEmbedder.embed_waveform` made of one."""
+"""A recording's file, or what :meth:`Embedder.embed_waveform` made of one."""
 
 
 _VOICE = "voice:"
@@ -89,7 +89,7 @@ def default_store() -> Path:
 
 
 def enrol(
-    embedder: VoiceEmbedder,
+    embedder: Embedder,
     name: str,
     recordings: Sequence[Recording],
     store: str | os.PathLike[str],
@@ -127,7 +127,7 @@ def enrol(
 
 
 def verify_voice(
-    embedder: VoiceEmbedder,
+    embedder: Embedder,
     name: str,
     recording: Recording,
     store: VoiceStore,
@@ -247,7 +247,7 @@ def verify_enrolled(
 
 
 def identify(
-    embedder: VoiceEmbedder,
+    embedder: Embedder,
     recording: Recording,
     store: VoiceStore,
     *,
@@ -328,7 +328,7 @@ def _rank(one: VoiceScore) -> float:
     return one.score if one.log_likelihood_ratio is None else one.log_likelihood_ratio
 
 
-def _require_enrollable(embedder: VoiceEmbedder, name: str, store: Path, form: EmbeddingFormat | None, extend: bool) -> None:
+def _require_enrollable(embedder: Embedder, name: str, store: Path, form: EmbeddingFormat | None, extend: bool) -> None:
     if store.is_file() and store.stat().st_size:
         opened = VoiceStore.open_or_create(store, embed_dim=embedder.embed_dim, form=form)
         opened.require_enrollable(name, embedder.model_hash, extend=extend)
@@ -338,11 +338,11 @@ def _require_enrollable(embedder: VoiceEmbedder, name: str, store: Path, form: E
         raise DataError(f"there is no voice {wanted!r} in {store} to add recordings to")
 
 
-def _heard(embedder: VoiceEmbedder, recording: Recording) -> EmbeddedRecording:
+def _heard(embedder: Embedder, recording: Recording) -> EmbeddedRecording:
     return recording if isinstance(recording, EmbeddedRecording) else embedder.embed_file(recording)
 
 
-def _calibration(embedder: VoiceEmbedder, store: VoiceStore) -> Calibration | None:
+def _calibration(embedder: Embedder, store: VoiceStore) -> Calibration | None:
     if embedder.calibration is not None and store.form == "binary":
         logger.warning(
             "%s holds signs only, whose cosines have another scale than the calibration's: no decision by it", store.path
@@ -356,6 +356,6 @@ def _scored(rule: DecisionRule, name: str, score: float, voice_seconds: float, s
     return VoiceScore(name, score, ratio, rule.accepts(score, ratio))
 
 
-def _warn_of_other_calibration(embedder: VoiceEmbedder, voice: Voice) -> None:
+def _warn_of_other_calibration(embedder: Embedder, voice: Voice) -> None:
     if voice.calibration_hash and voice.calibration_hash != embedder.calibration_hash:
         logger.warning("%s was enrolled under another calibration of this model; the present one is used", voice.name)

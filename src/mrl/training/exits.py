@@ -14,8 +14,8 @@ from torch import Tensor
 
 from mrl.backbone.inference_copy import refuse_copy
 from mrl.embeddings import collect_recordings, evaluation_mode, map_files, open_model
+from mrl.embeddings.calibrated import CALIBRATION, load_calibration
 from mrl.errors import InputError
-from mrl.evaluation.calibrating import CALIBRATION, load_calibration
 from mrl.files import write_json
 from mrl.matryoshka import ReDimNetMRL
 from mrl.matryoshka.exits import EarlyExit, checked_exit_depth

@@ -19,8 +19,8 @@ import torch
 from mrl.data import Corpus, Utterance, WholeUtterances, load_batches, scan_speaker_folders
 from mrl.data.crops import group_by_seconds, seconds_of
 from mrl.data.pooled_cache import pooled_in_batches
-from mrl.embeddings.processes import split_by_length
 from mrl.errors import DataError
+from mrl.lengths import split_by_length
 from mrl.matryoshka import ReDimNetMRL
 from mrl.progress import progress_bar
 from mrl.scoring import score_prefixes
