@@ -114,4 +114,4 @@ def test_embedded_already(place: Path, tmp_path: Path) -> None:
     assert identify(embedder, heard, store) == identify(embedder, file, store)
     for dim in (8, 24):
         score = voice_score(store, "x", heard, dim)
-        assert score == verify_voice(embedder, "x", file, store, dim=dim)[0].score == pytest.approx(1.0, abs=1e-6)
+        assert score == verify_voice(embedder, "x", file, store, dim=dim).score == pytest.approx(1.0, abs=1e-6)

@@ -54,12 +54,12 @@ def command(
     A folder is for up to millions of recordings: they are written shard by shard, and the same command again goes on where an
     interrupted one stopped.
     """
-    from mrl.embeddings import Processes, collect_recordings, embed_to_file, embed_to_folder, means_folder, open_model
+    from mrl.embeddings import Processes, collect_recordings, embed_to_file, embed_to_folder, means_folder, open_embedder
 
     into_folder = means_folder(output, shard_size=shard_size, shard_format=shard_format)
     with Processes.from_environment().together() as processes:
         recordings = [str(path) for path in collect_recordings(inputs)]  # of very many names, text takes the least memory
-        network = open_model(model, weights=weights, device=processes.device(device), depth=depth)
+        network = open_embedder(model, weights=weights, device=processes.device(device), depth=depth)
         settings: dict[str, Any] = {
             "model_name": model,
             "target_dim": dim,

@@ -69,9 +69,7 @@ def command(
         click.echo(f"{one.score:7.4f}{ratio}  {one.name}")
     rule = found.rule
     if rule.threshold is None:
-        if rule.calibrated_dims:
-            click.echo(f"calibrated dims: {', '.join(map(str, rule.calibrated_dims))}; dim {rule.dim} is none of them")
-        click.echo("no decision: none is possible without a threshold calibrated on your own data (mrl calibrate, --threshold)")
+        click.echo(f"no decision: {rule.absence}")
         return
     click.echo(f"decision: {found.name or 'unknown'} ({rule.basis}: threshold {rule.threshold:.3f})")
     if rule.calibration is None:

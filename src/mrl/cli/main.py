@@ -34,7 +34,7 @@ VERBS: dict[str, str] = {
     "train": "Train a Matryoshka model in two stages.",
     "trials": "Fetch, make and check trial lists.",
     "evaluate": "Measure the error rate at every dimension on a trial list.",
-    "calibrate": "Calibrate a model folder: log-likelihood ratios and thresholds.",
+    "calibrate": "Calibrate a model folder or an exported file: log-likelihood ratios and thresholds.",
     "quantise-report": "Measure what storing voices in fewer bytes costs.",
     "export": "Write a model for ONNX Runtime, OpenVINO or torch.export.",
     "fit-exits": "Give a model early exits: faster embeddings from its first stages.",

@@ -44,51 +44,31 @@ def command(
     The score is the raw cosine of the two embeddings, in [-1, 1]. A model folder that mrl calibrate has been run on gives a
     log-likelihood ratio and a decision too.
     """
-    from mrl.evaluation.verification import verify_files
-    from mrl.identification.recognise import enrolled_name, verify_enrolled
+    from mrl.embeddings import open_embedder
+    from mrl.identification import VoiceStore, default_store, verify_files, verify_voice
+    from mrl.identification.recognise import enrolled_name
 
     name = enrolled_name(first, store)
+    if name is not None and depth is not None:
+        raise click.UsageError("--depth is for two recordings; voices are enrolled and verified by the whole network")
+    criterion = {"threshold": threshold, "prior": prior, "max_false_accept": max_far}
     if name is not None:
-        if depth is not None:
-            raise click.UsageError("--depth is for two recordings; voices are enrolled and verified by the whole network")
-        found = verify_enrolled(
-            model,
-            name,
-            second,
-            store,
-            weights=weights,
-            dim=dim,
-            threshold=threshold,
-            prior=prior,
-            max_false_accept=max_far,
-            device=device,
-        )
+        opened = VoiceStore(store or default_store())
+        found = verify_voice(open_embedder(model, weights=weights, device=device), name, second, opened, dim=dim, **criterion)
     else:
-        found = verify_files(
-            model,
-            first,
-            second,
-            weights=weights,
-            dim=dim,
-            depth=depth,
-            threshold=threshold,
-            prior=prior,
-            max_false_accept=max_far,
-            device=device,
-        )
+        embedder = open_embedder(model, weights=weights, device=device, depth=depth)
+        found = verify_files(embedder, first, second, dim=dim, **criterion)
+    rule = found.rule
     click.echo(f"score: {found.score:.4f} (raw cosine, from -1 to 1)")
+    if rule.threshold is None:
+        click.echo(f"no decision: {rule.absence}")
+        return
     decision = "same speaker" if found.same_speaker else "different speakers"
     if found.log_likelihood_ratio is not None:
         click.echo(f"log-likelihood ratio: {found.log_likelihood_ratio:.3f} (natural logarithm, above 0 speaks for one speaker)")
-        at = f"prior {found.prior:g}" if found.prior is not None else f"false accept rate {found.max_false_accept:g}"
-        click.echo(f"decision: {decision} ({at}: threshold {found.threshold:.3f})")
+        click.echo(f"decision: {decision} ({rule.basis}: threshold {rule.threshold:.3f})")
         return
-    if found.calibrated_dims:
-        click.echo(f"calibrated dims: {', '.join(map(str, found.calibrated_dims))}; dim {found.dim} is none of them")
-    if found.threshold is None:
-        click.echo("no decision: none is possible without a threshold calibrated on your own data (--threshold)")
-        return
-    click.echo(f"decision: {decision} (threshold {found.threshold:g})")
+    click.echo(f"decision: {decision} (threshold {rule.threshold:g})")
     click.echo(
         "warning: a threshold holds for one model, one dim and one kind of recording; calibrate it on trials of your own. "
         "It is a raw cosine, not the (cosine + 1) / 2 of some toolkits.",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from mrl.errors import CheckpointError
 from mrl.scoring.calibration import Calibration
+from mrl.scoring.decisions import NO_CALIBRATION
 
 if TYPE_CHECKING:
     from mrl.runtime.description import Description
@@ -26,7 +27,7 @@ class ModelCalibration(NamedTuple):
     """
 
     calibration: Calibration | None
-    absence: str = "it has no calibration; make one with mrl calibrate"
+    absence: str = NO_CALIBRATION
 
 
 def calibration_file(model: str | os.PathLike[str]) -> Path:

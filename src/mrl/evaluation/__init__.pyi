@@ -54,6 +54,4 @@ from .tables import markdown_table as markdown_table
 from .tables import rich_table as rich_table
 from .tables import strata_tables as strata_tables
 from .tables import summary_table as summary_table
-from .verification import Verification as Verification
-from .verification import verify_files as verify_files
 from .writing import write_report as write_report

@@ -297,18 +297,18 @@ class VoiceService:
         scores: list[DimScore] = []
         decision: tuple[int, bool | None, str] | None = None
         for dim in self.dims:
-            found, rule = verify_voice(self._embedder, wanted, heard, self._store, dim=dim)
+            found = verify_voice(self._embedder, wanted, heard, self._store, dim=dim)
             scores.append(
                 DimScore(
                     dim=dim,
                     score=found.score,
                     log_likelihood_ratio=found.log_likelihood_ratio,
-                    threshold=rule.threshold,
-                    accepted=found.accepted,
+                    threshold=found.rule.threshold,
+                    accepted=found.same_speaker,
                 )
             )
-            if found.accepted is not None:
-                decision = dim, found.accepted, rule.basis
+            if found.same_speaker is not None:
+                decision = dim, found.same_speaker, found.rule.basis
         dim_decided, accepted, basis = decision or (None, None, "")
         return Verified(
             name=wanted,
