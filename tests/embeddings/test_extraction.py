@@ -41,7 +41,7 @@ def test_several_outputs_come_from_one_pass(recordings: list[Path]) -> None:
     np.testing.assert_allclose(found.matrices[1], raw[:, :4] / np.linalg.norm(raw[:, :4], axis=1, keepdims=True), atol=1e-5)
     np.testing.assert_allclose(found.matrices[2], raw, rtol=1e-5, atol=1e-5)
     with pytest.raises(InputError, match="SpectrumBackbone has no backbone with an embedding of its own"):
-        extract(as_embedder(SpectrumBackbone()), recordings[:1], outputs=("backbone",), on_error="raise")
+        extract(as_embedder(SpectrumBackbone()), recordings[:1], outputs=("backbone",))
 
 
 def test_settings_by_keyword_or_whole_and_unknown_ones(recordings: list[Path]) -> None:

@@ -108,7 +108,7 @@ class Embedder(ABC):
 
     def raw_with_backbone(self, waveforms: Sequence[Waveform]) -> tuple[Matrix, Matrix]:
         """Return what :meth:`raw` does, and the raw embeddings of :attr:`backbone`, computed in the same pass."""
-        raise InputError(f"{self.name} has no backbone with an embedding of its own")
+        raise self._no_backbone()
 
     @property
     def backbone(self) -> Embedder | None:
@@ -214,11 +214,19 @@ class Embedder(ABC):
         return tuple(cast("Matrix", made[name]()) for name in names)
 
     def width(self, output: Output, dim: int) -> int:
-        """Return the number of dimensions of an output; "embedding" has ``dim``."""
-        backbone = self.backbone
+        """Return the number of dimensions of an output; "embedding" has ``dim``.
+
+        Raises:
+            InputError: it does not give this output.
+        """
         if output == "backbone":
-            return 0 if backbone is None else backbone.embed_dim
+            if self.backbone is None:
+                raise self._no_backbone()
+            return self.backbone.embed_dim
         return dim if output == "embedding" else self.embed_dim
+
+    def _no_backbone(self) -> InputError:
+        return InputError(f"{self.name} has no backbone with an embedding of its own")
 
     def embed_file(self, path: str | os.PathLike[str]) -> EmbeddedRecording:
         """Embed a recording; a warning is logged where it holds little speech.

@@ -192,6 +192,7 @@ def extract(
     """
     chosen, width = how or Extraction(), embedder.check_dim(dim)
     kept_dim = width if cache is None else embedder.embed_dim  # a cache keeps whole embeddings, of which prefixes can be taken
+    widths = [embedder.width(output, kept_dim) for output in outputs]
     function = _function(embedder, outputs, kept_dim, crops, chosen)
     paths = [Path(path) for path in recordings]
     called = [str(path) for path in paths] if names is None else names
@@ -213,8 +214,8 @@ def extract(
             shelf = cache.shelf(_about(embedder, outputs, crops, change, chosen))
             mapped = _with_cache(run, paths, shelf, processes or Processes(), on_error)
     matrices = []
-    for output, matrix in zip(outputs, mapped.matrices or [None] * len(outputs), strict=True):
-        shape = (len(mapped.kept), *([] if crops is None else [crops.count]), embedder.width(output, kept_dim))
+    for output, columns, matrix in zip(outputs, widths, mapped.matrices or [None] * len(outputs), strict=True):
+        shape = (len(mapped.kept), *([] if crops is None else [crops.count]), columns)
         rows = np.empty(shape, dtype=np.float32) if matrix is None else matrix.reshape(shape)
         matrices.append(_prefix(embedder, rows, width) if output == "embedding" and width < kept_dim else rows)
     return Extracted(mapped.kept, tuple(paths[index] for index in mapped.kept), tuple(matrices), mapped.failures)

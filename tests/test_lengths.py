@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -31,3 +32,25 @@ def test_every_item_once_longest_first_and_within_bounds(
             following = lengths[groups[number + 1][0]]
             full = longest * (len(group) + 1) > most or len(group) == most_items
             assert full or (equal and following != longest)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "most", "expected"),
+    [
+        ([5, 5, 5], 100, [[0, 1, 2]]),
+        ([5, 5, 5], 10, [[0, 1], [2]]),
+        ([5, 9, 1], 18, [[1, 0], [2]]),
+        ([5, 9, 1], 0, [[1], [0], [2]]),
+        ([7], 3, [[0]]),
+        ([3.0, 1.0, 9.0, 1.5, 2.9], 6.0, [[2], [0, 4], [3, 1]]),
+        ([], 6.0, []),
+    ],
+)
+def test_groups(lengths: list[float], most: float, expected: list[list[int]]) -> None:
+    assert group_by_length(lengths, most) == expected
+
+
+def test_groups_of_one_length() -> None:
+    assert group_by_length([5, 3, 5, 5, 3], 10, equal=True) == [[0, 2], [3], [1, 4]]
+    assert group_by_length([50, 50], 10, equal=True) == [[0], [1]]
+    assert group_by_length([2, 2, 2], 100, most_items=2) == [[0, 1], [2]]
