@@ -11,6 +11,7 @@ from .extraction import Crops as Crops
 from .extraction import EmbeddedFiles as EmbeddedFiles
 from .extraction import Extracted as Extracted
 from .extraction import Extraction as Extraction
+from .extraction import Processes as Processes
 from .extraction import collect_recordings as collect_recordings
 from .extraction import embed_files as embed_files
 from .extraction import extract as extract
@@ -33,7 +34,6 @@ from .networks import evaluation_mode as evaluation_mode
 from .networks import is_matryoshka as is_matryoshka
 from .networks import open_model as open_model
 from .networks import weights_sha256 as weights_sha256
-from .processes import Processes as Processes
 from .sharded import ShardedEmbeddings as ShardedEmbeddings
 from .sharded import is_sharded as is_sharded
 from .similarity import cosine_similarity as cosine_similarity

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mrl.audio import SAMPLE_RATE, audio_info, load_audio
-from mrl.embeddings.processes import Processes
+from mrl.distribution import Processes
 from mrl.errors import AudioLoadingError, DataError, InputError
 from mrl.lengths import group_by_length, split_by_length
 from mrl.progress import progress_bar

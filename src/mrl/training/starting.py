@@ -22,6 +22,7 @@ from mrl.data import (
 )
 from mrl.data.crops import seconds_of
 from mrl.data.pooled_cache import pooled_in_batches
+from mrl.distribution import Processes
 from mrl.errors import DataError, InputError
 from mrl.lengths import group_by_length
 from mrl.matryoshka import ReDimNetMRL, data_free_rotation
@@ -30,7 +31,6 @@ from mrl.progress import progress_bar
 from mrl.training.building import weights_hash
 from mrl.training.config import TrainConfig
 from mrl.training.data import TrainingData
-from mrl.training.distribution import Processes
 from mrl.training.system import TrainingSystem
 
 _LOG = logging.getLogger(__name__)

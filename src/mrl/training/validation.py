@@ -19,6 +19,7 @@ import torch
 from mrl.data import Corpus, Utterance, WholeUtterances, load_batches, scan_speaker_folders
 from mrl.data.crops import seconds_of
 from mrl.data.pooled_cache import pooled_in_batches
+from mrl.distribution import Processes
 from mrl.errors import DataError
 from mrl.lengths import group_by_length, split_by_length
 from mrl.matryoshka import ReDimNetMRL
@@ -26,7 +27,6 @@ from mrl.progress import progress_bar
 from mrl.scoring import score_prefixes
 from mrl.scoring.metrics import error_curve
 from mrl.training.config import ValidationConfig
-from mrl.training.distribution import Processes
 from mrl.trials import TrialList, read_trials
 
 _P_TARGET = 0.01
