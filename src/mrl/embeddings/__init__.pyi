@@ -5,8 +5,6 @@ from .cache import EmbeddingCache as EmbeddingCache
 from .calibrated import load_calibration as load_calibration
 from .embedder import EmbeddedRecording as EmbeddedRecording
 from .embedder import Embedder as Embedder
-from .embedder import as_embedder as as_embedder
-from .embedder import open_embedder as open_embedder
 from .extraction import Crops as Crops
 from .extraction import EmbeddedFiles as EmbeddedFiles
 from .extraction import Extracted as Extracted
@@ -32,8 +30,10 @@ from .networks import Encoder as Encoder
 from .networks import MatryoshkaEncoder as MatryoshkaEncoder
 from .networks import evaluation_mode as evaluation_mode
 from .networks import is_matryoshka as is_matryoshka
-from .networks import open_model as open_model
 from .networks import weights_sha256 as weights_sha256
+from .opening import as_embedder as as_embedder
+from .opening import open_embedder as open_embedder
+from .opening import open_model as open_model
 from .sharded import ShardedEmbeddings as ShardedEmbeddings
 from .sharded import is_sharded as is_sharded
 from .similarity import cosine_similarity as cosine_similarity

@@ -21,10 +21,10 @@ import numpy as np
 from rich.console import Console
 
 from mrl.distribution import Processes
-from mrl.embeddings.embedder import as_embedder
 from mrl.embeddings.extraction import Extraction, chosen_settings
 from mrl.embeddings.formats import EMBEDDING_SUFFIXES, READABLE_SUFFIXES
 from mrl.embeddings.mapping import BatchFunction, FileFailure
+from mrl.embeddings.opening import as_embedder
 from mrl.embeddings.shard_writing import ShardPlan, ShardWriter
 from mrl.embeddings.sharded import ShardedEmbeddings
 from mrl.embeddings.tasks import describe_embeddings

@@ -14,7 +14,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import numpy as np
@@ -31,10 +30,6 @@ if TYPE_CHECKING:
     from mrl.matryoshka.exits import Cut
 
 logger = logging.getLogger(__name__)
-
-EXPORTED_SUFFIX = ".onnx"
-CHECKPOINT_SUFFIXES = (".pt", ".pth", EXPORTED_SUFFIX)
-"""Of files that hold a network with its weights."""
 
 SHORT_SECONDS = 1.0
 """Recordings with less speech than this are warned about: their scores are much less certain."""
@@ -205,13 +200,14 @@ class Embedder(ABC):
 
     def outputs(self, waveforms: Sequence[Waveform], names: Sequence[Output], dim: int) -> tuple[Matrix, ...]:
         """Return the outputs ``names``, each (batch, width), from one pass; "embedding" has ``dim`` dimensions."""
-        own: Matrix | None = None
+        made: dict[Output, Matrix] = {}
         if "backbone" in names:
-            raw, own = self.raw_with_backbone(waveforms)
+            made["raw"], made["backbone"] = self.raw_with_backbone(waveforms)
         else:
-            raw = self.raw(waveforms)
-        made = {"raw": lambda: raw, "embedding": lambda: self.prefix(raw, dim), "backbone": lambda: own}
-        return tuple(cast("Matrix", made[name]()) for name in names)
+            made["raw"] = self.raw(waveforms)
+        if "embedding" in names:
+            made["embedding"] = self.prefix(made["raw"], dim)
+        return tuple(made[name] for name in names)
 
     def width(self, output: Output, dim: int) -> int:
         """Return the number of dimensions of an output; "embedding" has ``dim``.
@@ -286,59 +282,6 @@ class ExportedEmbedder(Embedder):
 
     def raw(self, waveforms: Sequence[Waveform]) -> Matrix:
         return self.runtime.raw(waveforms)
-
-
-def open_embedder(
-    spec: str | os.PathLike[str],
-    *,
-    weights: str | os.PathLike[str] | None = None,
-    device: str = "cpu",
-    depth: int | None = None,
-    threads: int | None = None,
-) -> Embedder:
-    """Open the model that ``spec`` names.
-
-    Args:
-        spec: a model folder, an official checkpoint, the name of a released or bundled model (see
-            :func:`mrl.embeddings.open_model`), or an ``.onnx`` file that ``mrl export`` wrote, for which torch is not needed.
-        weights: for a released model's name, where its file is.
-        device: where a network in torch goes.
-        depth: stop after this many stages (early exit) of a model folder's network; None for the whole network.
-        threads: of one call of an ``.onnx`` file; a network goes by ``torch.set_num_threads``.
-
-    Raises:
-        InputError: no such model, device or depth.
-        CheckpointError: a damaged model.
-        DownloadError: a released model cannot be fetched.
-        MissingDependencyError: an ``.onnx`` file without ONNX Runtime.
-    """
-    text = os.fspath(spec)
-    if Path(text).suffix.lower() == EXPORTED_SUFFIX:
-        if weights is not None:
-            raise InputError(f"weights are for a released model's name; {text} has weights of its own")
-        if device != "cpu":
-            raise InputError(f"{text} is an exported file, which runs on the CPU; device {device!r} cannot be used")
-        if depth is not None:
-            raise InputError(
-                f"{text} is an exported file, which has no exits; export one of the model folder (mrl export --depth)"
-            )
-        return ExportedEmbedder(text, threads=threads)
-    from mrl.embeddings.networks import open_network
-
-    return open_network(text, weights=weights, device=device, depth=depth)
-
-
-def as_embedder(model: Any) -> Embedder:
-    """Return an embedder for a network in torch; an embedder is returned as it is.
-
-    Raises:
-        InputError: it is neither.
-    """
-    if isinstance(model, Embedder):
-        return model
-    from mrl.embeddings.networks import NetworkEmbedder
-
-    return NetworkEmbedder(model)
 
 
 def speech_seconds(waveform: Waveform) -> float:

@@ -15,8 +15,9 @@ import numpy.typing as npt
 from mrl.audio import SAMPLE_RATE, find_audio_files
 from mrl.distribution import Processes as Processes
 from mrl.embeddings.cache import EmbeddingCache, Shelf
-from mrl.embeddings.embedder import Embedder, Matrix, Output, Waveform, as_embedder
+from mrl.embeddings.embedder import Embedder, Matrix, Output, Waveform
 from mrl.embeddings.mapping import BatchFunction, FileFailure, MappedFiles, WaveformChange, failure_summary, map_files
+from mrl.embeddings.opening import as_embedder
 from mrl.errors import DataError, InputError
 
 PathLike = str | os.PathLike[str]

@@ -8,7 +8,6 @@ import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 import torch
@@ -16,14 +15,12 @@ from torch import Tensor, nn
 
 from mrl.backbone.state_hash import state_sha256
 from mrl.embeddings.calibrated import ModelCalibration, load_calibration
-from mrl.embeddings.embedder import CHECKPOINT_SUFFIXES, EXPORTED_SUFFIX, Embedder, Matrix, Waveform, open_embedder
-from mrl.errors import CheckpointError, InputError
+from mrl.embeddings.embedder import Embedder, Matrix, Waveform
+from mrl.errors import InputError
 
 if TYPE_CHECKING:
     from typing_extensions import TypeIs
 
-    from mrl.backbone import ReDimNet
-    from mrl.matryoshka import ReDimNetMRL
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +93,7 @@ class NetworkEmbedder(Embedder):
         )
 
     @functools.cached_property
-    def model_hash(self) -> str:  # type: ignore[override]
+    def model_hash(self) -> str:
         return weights_sha256(self.network)
 
     def raw(self, waveforms: Sequence[Waveform]) -> Matrix:
@@ -113,7 +110,7 @@ class NetworkEmbedder(Embedder):
             return _array(self.network.project(pooled)), _array(self.network.backbone.embed_pooled(pooled))
 
     @functools.cached_property
-    def backbone(self) -> NetworkEmbedder | None:  # type: ignore[override]
+    def backbone(self) -> NetworkEmbedder | None:
         whole = is_matryoshka(self.network) and self.cut is None
         return NetworkEmbedder(self.network.backbone, f"{self.name} (backbone)") if whole else None
 
@@ -141,79 +138,6 @@ class NetworkEmbedder(Embedder):
             return ModelCalibration(None, f"a calibration is of the whole network, not of depth {self.depth}")
         found = load_calibration(self._folder)
         return ModelCalibration(None) if found is None else ModelCalibration(found)
-
-
-def open_network(
-    spec: str, *, weights: str | os.PathLike[str] | None = None, device: str = "cpu", depth: int | None = None
-) -> Embedder:
-    """Open the network that ``spec`` names; see :func:`open_model`."""
-    network = open_model(spec, weights=weights, device=device, depth=depth)
-    folder = Path(spec).expanduser()
-    return NetworkEmbedder(network, spec, folder=folder if folder.is_dir() else None)
-
-
-def open_model(
-    spec: str | os.PathLike[str],
-    *,
-    weights: str | os.PathLike[str] | None = None,
-    device: str | torch.device = "cpu",
-    depth: int | None = None,
-) -> ReDimNet | ReDimNetMRL | Embedder:
-    """Open the network that ``spec`` names, in evaluation mode.
-
-    Args:
-        spec: a folder written by ``ReDimNetMRL.save_pretrained``; an official checkpoint (``.pt``); a file that ``mrl export``
-            wrote (``.onnx``, which gives an :class:`Embedder`); the name of a model that comes with the package, such as
-            ``mrl-b0-demo``; or that of a released model, such as ``b2-vox2-ft_lm`` or ``b2`` (see ``mrl pretrained list``). A
-            folder of that name wins.
-        weights: for a released name, where its file is: a file, an address, or a folder of such files.
-        device: where the network goes, such as ``cpu`` or ``cuda:0``; an exported file runs on the CPU only.
-        depth: stop after this many stages (early exit) of a model folder's network, see :meth:`ReDimNetMRL.at_depth`; None for
-            the whole network.
-
-    Raises:
-        InputError: no such file, folder, released model, device or depth.
-        CheckpointError: the folder or file is damaged or of another kind.
-        DownloadError: a released model is not here and cannot be fetched.
-    """
-    from mrl.pretrained import bundled_names, find_bundled, find_by_name, load_pretrained_redimnet
-
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        raise InputError(f"device {str(device)!r} cannot be used here: {' '.join(str(error).split())[:120]}") from error
-    text = os.fspath(spec)
-    path = Path(text).expanduser()
-    is_file = path.suffix.lower() in CHECKPOINT_SUFFIXES
-    if (path.is_dir() or is_file) and weights is not None:
-        raise InputError(f"weights are for a released model's name; {text} is a file or folder with weights of its own")
-    if path.is_dir():
-        from mrl.matryoshka import ReDimNetMRL
-
-        if not (path / "config.json").is_file():
-            raise CheckpointError(f"{path} is no model folder: it has no config.json; give one written by save_pretrained")
-        return _at_depth(ReDimNetMRL.from_pretrained(path, device=device), depth)
-    if is_file:
-        if path.suffix.lower() == EXPORTED_SUFFIX:
-            return open_embedder(spec, device=str(device), depth=depth)
-        if not path.is_file():
-            raise InputError(f"checkpoint {path} does not exist")
-        _refuse_depth(text, depth)
-        return load_pretrained_redimnet(weights=path, device=device)
-    bundled = find_bundled(text)
-    if bundled is not None:
-        if weights is not None:
-            raise InputError(f"weights are for a released model's name; {text} comes with the package and has weights of its own")
-        from mrl.matryoshka import ReDimNetMRL
-
-        logger.info("%s", bundled.release.notice)
-        return _at_depth(ReDimNetMRL.from_pretrained(bundled.folder, device=device), depth)
-    try:
-        released = find_by_name(text)
-    except InputError as error:
-        raise InputError(f"{error}; in the package: {', '.join(bundled_names()) or 'none'}") from None
-    _refuse_depth(text, depth)  # before anything is downloaded
-    return load_pretrained_redimnet(released.model_name, released.train_type, released.dataset, weights=weights, device=device)
 
 
 def weights_sha256(model: Encoder | nn.Module) -> str:
@@ -247,15 +171,3 @@ def evaluation_mode(*models: object) -> Iterator[None]:
 def _array(embeddings: Tensor) -> Matrix:
     matrix: Matrix = embeddings.detach().float().cpu().numpy()
     return matrix
-
-
-def _at_depth(model: ReDimNetMRL, depth: int | None) -> ReDimNetMRL:
-    return model.eval() if depth is None or depth == model.depths[-1] else model.at_depth(depth)
-
-
-def _refuse_depth(spec: str, depth: int | None) -> None:
-    if depth is not None:
-        raise InputError(
-            f"{spec} is a plain ReDimNet without exits, so depth={depth} is not available; mrl fit-exits makes a "
-            "model folder that has some"
-        )

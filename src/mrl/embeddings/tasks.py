@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from mrl.distribution import Processes
-from mrl.embeddings.embedder import Embedder, as_embedder
+from mrl.embeddings.embedder import Embedder
 from mrl.embeddings.extraction import EmbeddedFiles, Extraction, chosen_settings, embed_files
 from mrl.embeddings.formats import check_suffix, save_embeddings
 from mrl.embeddings.mapping import failure_summary
+from mrl.embeddings.opening import as_embedder
 from mrl.embeddings.similarity import cosine_similarity
 from mrl.errors import AudioLoadingError
 from mrl.version import __version__

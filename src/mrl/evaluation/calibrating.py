@@ -14,8 +14,8 @@ import numpy.typing as npt
 from mrl.audio import audio_info
 from mrl.embeddings import Extraction, extract, open_embedder
 from mrl.embeddings.calibrated import calibration_file
-from mrl.embeddings.embedder import EXPORTED_SUFFIX
 from mrl.embeddings.extraction import chosen_settings
+from mrl.embeddings.opening import EXPORTED_SUFFIX
 from mrl.errors import DataError, InputError
 from mrl.files import write_json
 from mrl.matryoshka.saving import read_model_config

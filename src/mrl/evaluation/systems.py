@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mrl.dims import default_dims
-from mrl.embeddings.embedder import CHECKPOINT_SUFFIXES, Embedder, open_embedder
+from mrl.embeddings import Embedder, open_embedder
 from mrl.embeddings.formats import READABLE_SUFFIXES, EmbeddingTable, load_embeddings
+from mrl.embeddings.opening import CHECKPOINT_SUFFIXES
 from mrl.embeddings.sharded import embeddings_sha256, holds_embeddings
 from mrl.errors import InputError
 from mrl.evaluation.measure import BASELINE, TRAINED_BACKBONE, UNMODIFIED_BACKBONE
@@ -199,16 +200,16 @@ def _with_whole(dims: Sequence[int], width: int) -> tuple[int, ...]:
 def _with_own_backbones(systems: Sequence[System]) -> list[System]:
     """Let the first model of each different backbone be measured together with it."""
     known = {system.sha256 for system in systems if isinstance(system, NetworkSystem) and not system.model.mrl_dims}
-    inside: list[tuple[int, Embedder, bool]] = []
+    inside: dict[int, Embedder] = {}
     for place, system in enumerate(systems):
         backbone = system.model.backbone if isinstance(system, NetworkSystem) else None
         if backbone is not None and backbone.model_hash not in known:
             known.add(backbone.model_hash)
-            inside.append((place, backbone, system.model.backbone_is_unmodified))
-    kinds = [unmodified for _, _, unmodified in inside]
+            inside[place] = backbone
+    networks = [system for place, system in enumerate(systems) if isinstance(system, NetworkSystem) and place in inside]
+    kinds = [system.model.backbone_is_unmodified for system in networks]
     result = list(systems)
-    for place, backbone, unmodified in inside:
-        system = result[place]
+    for (place, backbone), system, unmodified in zip(inside.items(), networks, kinds, strict=True):
         name = UNMODIFIED_BACKBONE if unmodified else TRAINED_BACKBONE
         if kinds.count(unmodified) > 1:
             name = f"{name} of {system.name}"
