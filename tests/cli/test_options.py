@@ -34,4 +34,4 @@ def test_models_and_criteria() -> None:
     output = CliRunner().invoke(command, ["--model", "x", "--depth", "2", "--max-far", "0.1"]).output.strip()
     chosen = {"threshold": None, "prior": None, "max_false_accept": 0.1}
     assert output == f"{ModelChoice('x', None, 2, 'cpu')} None {chosen}"
-    assert "No such option: --max-seconds" in CliRunner().invoke(command, ["--max-seconds", "1"]).output
+    assert "No such option" in CliRunner().invoke(command, ["--max-seconds", "1"]).output

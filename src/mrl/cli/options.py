@@ -62,19 +62,26 @@ store_option = click.option(
     help="The voice store's file; by default voices.sqlite in redimnet-mrl below the user's data folder [also MRL_STORE].",
 )
 
-EXTRACTION_OPTIONS: dict[str, Decorator] = {
-    "batch_seconds": click.option(
-        "--batch-seconds", type=float, default=60.0, show_default=True, help="Most audio per forward pass, in seconds."
-    ),
-    "max_seconds": click.option("--max-seconds", type=float, help="Truncate every recording to this length, in seconds."),
-    "num_workers": click.option("--num-workers", type=int, default=2, show_default=True, help="Threads that decode ahead."),
+EXTRACTION_OPTIONS: dict[str, dict[str, Any]] = {
+    "batch_seconds": {"type": float, "default": 60.0, "help": "Most audio per forward pass, in seconds."},
+    "max_seconds": {"type": float, "default": None, "help": "Truncate every recording to this length, in seconds."},
+    "num_workers": {"type": int, "default": 2, "help": "Threads that decode ahead."},
 }
 """One for each setting of :class:`mrl.embeddings.Extraction` that users choose, by its name there."""
 
 
-def extraction_options(*, without: Collection[str] = ()) -> Decorator:
-    """Add the options of :data:`EXTRACTION_OPTIONS`; the command gets ``how``, an :class:`mrl.embeddings.Extraction`."""
-    options = {name: option for name, option in EXTRACTION_OPTIONS.items() if name not in without}
+def extraction_options(*, without: Collection[str] = (), **defaults: Any) -> Decorator:
+    """Add the options of :data:`EXTRACTION_OPTIONS`; the command gets ``how``, an :class:`mrl.embeddings.Extraction`.
+
+    Args:
+        without: settings that the command does not offer.
+        defaults: other defaults than those of the class.
+    """
+    options = {}
+    for name, about in EXTRACTION_OPTIONS.items():
+        if name not in without:
+            settings = {**about, "default": defaults.get(name, about["default"])}
+            options[name] = click.option(f"--{name.replace('_', '-')}", show_default=True, **settings)
 
     def fill(values: dict[str, Any]) -> dict[str, Any]:
         from mrl.embeddings import Extraction
