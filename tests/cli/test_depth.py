@@ -13,9 +13,8 @@ import torch
 
 from mrl.cli.main import run
 from mrl.deployment import export as exporting
-from mrl.embeddings import embed_files, load_embeddings, open_model, weights_sha256
+from mrl.embeddings import embed_files, load_calibration, load_embeddings, open_model, weights_sha256
 from mrl.evaluation import evaluate_model
-from mrl.evaluation.calibrating import load_calibration
 from mrl.matryoshka import ReDimNetMRL
 from mrl.trials import read_trials
 from tests.embeddings.fakes import all_pairs

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mrl.audio import load_audio
-from mrl.embeddings import embed_files
+from mrl.audio import SAMPLE_RATE, load_audio
+from mrl.embeddings import Crops, embed_files
 from mrl.errors import DataError, InputError
-from mrl.evaluation.embedding import cut_crops, embed_crops
+from mrl.evaluation.embedding import embed_crops
 from mrl.evaluation.protocol import score_crops
 from mrl.scoring import score_prefixes
 from mrl.trials import TrialList
@@ -22,7 +22,7 @@ from tests.embeddings.fakes import SpectrumMatryoshka, write_corpus, write_tone
 @given(length=st.integers(1, 500), samples=st.integers(1, 100), num_crops=st.integers(1, 12))
 @settings(max_examples=60, deadline=None)
 def test_crops_are_evenly_spaced(length: int, samples: int, num_crops: int) -> None:
-    crops = cut_crops(np.arange(length, dtype=np.float32), num_crops, samples)
+    crops = Crops(num_crops, samples / SAMPLE_RATE).cut(np.arange(length, dtype=np.float32))
     if length <= samples:
         assert len(crops) == 1 and crops[0].tolist() == list(range(length))
         return
@@ -48,7 +48,7 @@ def test_crops_are_embedded_as_the_network_would_alone(tmp_path: Path) -> None:
         if len(waveform) <= 4000:
             np.testing.assert_allclose(found.array[row], np.repeat(whole[row : row + 1], 3, axis=0), atol=1e-6)
             continue
-        for column, crop in enumerate(cut_crops(waveform, 3, 4000)):
+        for column, crop in enumerate(Crops(3, 0.25).cut(waveform)):
             raw = model.project(model.pooled_statistics([crop])).detach().numpy()[0, :8]
             np.testing.assert_allclose(found.array[row, column], raw / np.linalg.norm(raw), atol=1e-5)
     lengths = {len(load_audio(file)) <= 4000 for file in files}

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
+from mrl.embeddings import EmbeddingCache, extraction
 from mrl.errors import DataError
-from mrl.evaluation import embedding
 from mrl.evaluation.conditions import Condition, Cut
-from mrl.evaluation.embedding import EmbeddingCache, embed_recordings
+from mrl.evaluation.embedding import embed_recordings
 from tests.embeddings.fakes import SpectrumBackbone, SpectrumMatryoshka, write_corpus, write_tone
 
 
@@ -79,7 +79,7 @@ def test_other_weights_conditions_and_outputs_are_not_mixed_up(root: Path, tmp_p
 
 
 def test_killed_in_the_middle_it_goes_on(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedding, "_PART", 4)
+    monkeypatch.setattr(extraction, "_RECORDINGS_PER_PART", 4)
     model = SpectrumBackbone()
     pooled = model.pooled_statistics
 
@@ -120,7 +120,7 @@ def test_a_damaged_part_is_named_and_computed_again(root: Path, tmp_path: Path, 
 def test_unreadable_recordings_are_counted_and_the_others_kept(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedding, "_PART", 5)
+    monkeypatch.setattr(extraction, "_RECORDINGS_PER_PART", 5)
     for name in ("speaker0/0.wav", "speaker3/2.wav"):
         (root / name).write_text("not audio")
     with pytest.raises(DataError, match=r"2 of 18 recordings cannot be used"):

@@ -111,7 +111,7 @@ from pathlib import Path
 import numpy as np
 from mrl.embeddings import Processes, open_model
 from mrl.evaluation.cached_crops import crops_of_recordings
-from mrl.evaluation.embedding_cache import EmbeddingCache
+from mrl.embeddings import EmbeddingCache
 from tests.evaluation.test_processes import CROPS
 model, voices, folder = sys.argv[1:]
 paths = sorted(Path(voices).glob("*/*.flac"))

@@ -1,4 +1,4 @@
-"""``mrl calibrate``: log-likelihood ratios and thresholds for a model folder."""
+"""``mrl calibrate``: log-likelihood ratios and thresholds for a model folder or an exported file."""
 
 from __future__ import annotations
 
@@ -43,13 +43,16 @@ def command(
     num_workers: int,
     device: str,
 ) -> None:
-    """Calibrate a model folder on trials of your own.
+    """Calibrate a model on trials of your own.
 
-    MODEL is a model folder; calibration.json is written into it, and mrl verify then gives log-likelihood ratios and decisions.
+    MODEL is a model folder, into which calibration.json is written, or an exported .onnx file, beside which FILE.calibration.json
+    is written. mrl verify and identify then give log-likelihood ratios and decisions. An int8 file needs a calibration of its
+    own: its scores differ from those of the network that it was made from.
     """
     from rich.console import Console
 
-    from mrl.evaluation.calibrating import CALIBRATION, calibrate_model, calibration_table, threshold_table
+    from mrl.embeddings.calibrated import calibration_file
+    from mrl.evaluation.calibrating import calibrate_model, calibration_table, threshold_table
     from mrl.trials import read_speakers, read_trials
 
     calibration = calibrate_model(
@@ -68,4 +71,4 @@ def command(
     console = Console(width=None if sys.stdout.isatty() else 160)
     console.print(calibration_table(calibration))
     console.print(threshold_table(calibration))
-    click.echo(f"written: {model / CALIBRATION}")
+    click.echo(f"written: {calibration_file(model)}")

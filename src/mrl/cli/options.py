@@ -1,10 +1,45 @@
-"""Options that several verbs share: which model, where its weights are, on which device, and which voice store."""
+"""Options that several verbs share, in bundles: each fills one object, which the command is given whole."""
 
 from __future__ import annotations
 
+import dataclasses
+import functools
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypedDict
 
 import click
+
+if TYPE_CHECKING:
+    from mrl.embeddings import Embedder
+
+Command = Callable[..., Any]
+Decorator = Callable[[Command], Command]
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelChoice:
+    """Which model to open, and where it goes."""
+
+    spec: str
+    weights: str | None = None
+    depth: int | None = None
+    device: str = "cpu"
+
+    def open(self) -> Embedder:
+        """Open it; see :func:`mrl.embeddings.open_embedder`."""
+        from mrl.embeddings import open_embedder
+
+        return open_embedder(self.spec, weights=self.weights, device=self.device, depth=self.depth)
+
+
+class Criterion(TypedDict):
+    """By what to decide; see :func:`mrl.scoring.decision_rule`."""
+
+    threshold: float | None
+    prior: float | None
+    max_false_accept: float | None
+
 
 model_option = click.option(
     "--model",
@@ -17,11 +52,95 @@ weights_option = click.option(
 )
 device_option = click.option("--device", default="cpu", show_default=True, help="Such as cpu, cuda or cuda:1.")
 depth_option = click.option(
-    "--depth", type=int, help="Leave the network after so many stages; for a model folder with early exits (mrl fit-exits)."
+    "--depth", type=int, help="Stop after this many stages (early exit), for a model folder with exits (mrl fit-exits)."
 )
+dim_option = click.option("--dim", type=int, help="Use prefixes of this length; all dimensions by default.")
 store_option = click.option(
     "--store",
     type=click.Path(path_type=Path),
     envvar="MRL_STORE",
     help="The voice store's file; by default voices.sqlite in redimnet-mrl below the user's data folder [also MRL_STORE].",
 )
+
+EXTRACTION_OPTIONS: dict[str, dict[str, Any]] = {
+    "batch_seconds": {"type": float, "default": 60.0, "help": "Most audio per forward pass, in seconds."},
+    "max_seconds": {"type": float, "default": None, "help": "Truncate every recording to this length, in seconds."},
+    "num_workers": {"type": int, "default": 2, "help": "Threads that decode ahead."},
+}
+"""One for each setting of :class:`mrl.embeddings.Extraction` that users choose, by its name there."""
+
+
+def extraction_options(*, without: Collection[str] = (), **defaults: Any) -> Decorator:
+    """Add the options of :data:`EXTRACTION_OPTIONS`; the command gets ``how``, an :class:`mrl.embeddings.Extraction`.
+
+    Args:
+        without: settings that the command does not offer.
+        defaults: other defaults than those of the class.
+    """
+    options = {}
+    for name, about in EXTRACTION_OPTIONS.items():
+        if name not in without:
+            settings = {**about, "default": defaults.get(name, about["default"])}
+            options[name] = click.option(f"--{name.replace('_', '-')}", show_default=True, **settings)
+
+    def fill(values: dict[str, Any]) -> dict[str, Any]:
+        from mrl.embeddings import Extraction
+
+        return {"how": Extraction(**{name: values.pop(name) for name in options})}
+
+    return _bundle(list(options.values()), fill)
+
+
+def model_options(*, depth: bool = False) -> Decorator:
+    """Add ``--model``, ``--weights``, ``--device`` and, if asked for, ``--depth``; the command gets ``model``."""
+
+    def fill(values: dict[str, Any]) -> dict[str, Any]:
+        spec, chosen = values.pop("model"), {name: values.pop(name) for name in names}
+        return {"model": ModelChoice(spec, **chosen)}
+
+    names = ["weights", "depth", "device"] if depth else ["weights", "device"]
+    return _bundle([model_option, weights_option, *([depth_option] if depth else []), device_option], fill)
+
+
+def decision_options() -> Decorator:
+    """Add ``--threshold``, ``--prior`` and ``--max-far``; the command gets ``criterion``."""
+
+    def fill(values: dict[str, Any]) -> dict[str, Any]:
+        threshold, prior, rate = (values.pop(name) for name in ("threshold", "prior", "max_far"))
+        return {"criterion": Criterion(threshold=threshold, prior=prior, max_false_accept=rate)}
+
+    options = [
+        click.option(
+            "--threshold",
+            type=click.FloatRange(-1.0, 1.0),
+            help="Accept from this raw cosine on; without it, a decision needs a calibrated model (mrl calibrate).",
+        ),
+        click.option(
+            "--prior",
+            type=float,
+            help="Decide at this probability that the speaker is the one (or among those) compared with; needs a calibration.",
+        ),
+        click.option(
+            "--max-far",
+            type=float,
+            help="Decide at this false accept rate instead: how often a stranger may be taken for the speaker, or for any voice.",
+        ),
+    ]
+    return _bundle(options, fill)
+
+
+def _bundle(options: Sequence[Callable[[Any], Any]], fill: Callable[[dict[str, Any]], dict[str, Any]]) -> Decorator:
+    """Return a decorator that adds options and hands the command what ``fill`` makes of their values, which it takes out."""
+
+    def decorate(command: Command) -> Command:
+        @functools.wraps(command)
+        def filled(*args: Any, **values: Any) -> Any:
+            made = fill(values)
+            return command(*args, **made, **values)
+
+        with_options: Command = filled
+        for option in reversed(options):
+            with_options = option(with_options)
+        return with_options
+
+    return decorate

@@ -27,8 +27,8 @@ def command(ctx: click.Context, configs: tuple[Path, ...], resume: str | None, d
     Exit status 0: done. 2: something is wrong with settings, data or training (one line says what). 75: the run was asked to stop
     (SIGTERM), has saved everything, and goes on with --resume auto.
     """
+    from mrl.distribution import Processes
     from mrl.training import EXIT_INTERRUPTED, load_config, plan_run, run_training
-    from mrl.training.distribution import Processes
 
     config = load_config(configs, overrides)
     if dry_run:

@@ -18,10 +18,10 @@ from mrl.backbone import Backbone
 from mrl.deployment.formats import Runner, card_of, files_of, open_runner, self_test_of
 from mrl.deployment.network import ConvolutionalLogMel, InputKind, Model, backbone_of
 from mrl.deployment.onnx_graph import MINIMUM_COSINE
-from mrl.embeddings.mapping import map_files
+from mrl.embeddings import Extraction
+from mrl.embeddings.networks import NetworkEmbedder
 from mrl.errors import AudioLoadingError, CheckpointError, DataError, ExportError, InputError
 from mrl.files import atomic_path, sha256_of
-from mrl.matryoshka import ReDimNetMRL
 from mrl.scoring.cosine import score_prefixes
 from mrl.scoring.metrics import equal_error_rate
 from mrl.trials.lists import TrialList
@@ -52,6 +52,7 @@ class Reference:
     def __init__(self, model: Model, kind: InputKind) -> None:
         self.model = model
         self.kind = kind
+        self._embedder = NetworkEmbedder(model)
         self._log_mel = ConvolutionalLogMel(backbone_of(model)) if kind == "features" else None
 
     @property
@@ -61,11 +62,7 @@ class Reference:
 
     def raw(self, batch: Matrix) -> Matrix:
         """``(batch, samples)`` -> raw embeddings ``(batch, embed_dim)`` by PyTorch."""
-        with torch.inference_mode():
-            pooled = self.model.pooled_statistics(torch.from_numpy(batch))
-            embedded = self.model.project(pooled) if isinstance(self.model, ReDimNetMRL) else self.model.embed_pooled(pooled)
-            raw: Matrix = embedded.numpy()
-        return raw
+        return self._embedder.raw(list(batch))
 
     def feed(self, batch: Matrix) -> Matrix:
         """``(batch, samples)`` -> the input of the exported form: the same, or features ``(batch, frames, bands)``."""
@@ -322,7 +319,7 @@ def _embeddings(run: Callable[[Matrix], Matrix], trials: TrialList, root: str | 
     def one_by_one(waveforms: list[Matrix]) -> Matrix:
         return np.concatenate([run(waveform[None]) for waveform in waveforms])
 
-    return map_files(one_by_one, trials.paths(root), on_error="raise", description=description).matrices[0]
+    return Extraction().map(one_by_one, trials.paths(root), on_error="raise", description=description).matrices[0]
 
 
 # A pair of inputs and expected embeddings beside every exported file, and the check that runs it again.

@@ -8,6 +8,7 @@ made anew is the same shard.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 import time
@@ -19,11 +20,11 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from mrl.embeddings.encoders import Encoder, evaluation_mode
-from mrl.embeddings.extract import check_target_dim, embedding_function
+from mrl.distribution import Processes
+from mrl.embeddings.extraction import Extraction, chosen_settings
 from mrl.embeddings.formats import EMBEDDING_SUFFIXES, READABLE_SUFFIXES
-from mrl.embeddings.mapping import BatchFunction, FileFailure, map_files
-from mrl.embeddings.processes import Processes
+from mrl.embeddings.mapping import BatchFunction, FileFailure
+from mrl.embeddings.opening import as_embedder
 from mrl.embeddings.shard_writing import ShardPlan, ShardWriter
 from mrl.embeddings.sharded import ShardedEmbeddings
 from mrl.embeddings.tasks import describe_embeddings
@@ -65,19 +66,17 @@ def means_folder(output: str | os.PathLike[str], *, shard_size: int | None = Non
 
 
 def embed_to_folder(
-    model: Encoder,
+    model: Any,
     paths: Sequence[str | os.PathLike[str]],
     folder: str | os.PathLike[str],
+    how: Extraction | None = None,
     *,
     model_name: str,
     target_dim: int | None = None,
     shard_size: int = DEFAULT_SHARD_SIZE,
     shard_format: str = "safetensors",
-    batch_seconds: float = 60.0,
-    num_workers: int = 2,
-    max_seconds: float | None = None,
-    show_progress: bool = True,
     processes: Processes | None = None,
+    **changes: Any,
 ) -> EmbeddedFolder | None:
     """Embed recordings into a folder of shards, or go on where an interrupted run of the same job stopped.
 
@@ -85,14 +84,14 @@ def embed_to_folder(
     interruption. What a shard holds does not depend on the others, so only the shard in progress is lost.
 
     Args:
-        model: the network.
+        model: the network, or an :class:`mrl.embeddings.Embedder`.
         paths: the recordings; the id of each is its path as given.
         folder: made if absent; see :mod:`mrl.embeddings.sharded` for what is in it.
+        how: the settings; batches are made within a shard. Progress is a bar on a terminal, elsewhere a log line for each shard.
         model_name: how the network was called, for the metadata.
-        target_dim, batch_seconds, num_workers, max_seconds: as for :func:`mrl.embeddings.embed_files`.
-        shard_size: recordings per shard. Batches are made within a shard, so it should be many times their size.
+        target_dim, changes: as for :func:`mrl.embeddings.embed_files`.
+        shard_size: recordings per shard, many times more than are in a batch.
         shard_format: "safetensors", "npz" or "parquet".
-        show_progress: draw a bar on a terminal; elsewhere log a line for each shard.
         processes: those that share the work; together they do one shard after the other, and the first one writes.
 
     Returns:
@@ -106,7 +105,8 @@ def embed_to_folder(
         OSError: the folder cannot be written to or the disk is full; run again to go on.
     """
     team = processes or Processes()
-    width = check_target_dim(model, target_dim)
+    embedder, chosen = as_embedder(model), chosen_settings(how, changes)
+    width = embedder.check_dim(target_dim)
     suffix = f".{shard_format}"
     if suffix not in EMBEDDING_SUFFIXES:
         known = ", ".join(one.removeprefix(".") for one in EMBEDDING_SUFFIXES)
@@ -114,26 +114,19 @@ def embed_to_folder(
     ids = [_id_of(path) for path in paths]
     if team.world_size > 1:
         team.require_same_work(ids)
-    plan = ShardPlan(ids, shard_size, suffix, width, describe_embeddings(model, model_name, width, max_seconds))
+    plan = ShardPlan(ids, shard_size, suffix, width, describe_embeddings(embedder, model_name, width, chosen))
     with contextlib.ExitStack() as stack:
         writer, pending = _begin(stack, folder, plan, team)
-        stack.enter_context(evaluation_mode(model))
-        draw = show_progress and team.is_first
+        stack.enter_context(embedder.ready())
+        draw = chosen.show_progress and team.is_first
         advance = stack.enter_context(progress_bar("embedding", len(ids), enabled=draw))
         meter = _Meter(plan, pending, team.world_size, advance, log=draw and not Console(stderr=True).is_terminal)
-        function = meter.counting(embedding_function(model, width))
+        function = meter.counting(lambda waveforms: embedder.embed(waveforms, width))
+        quiet = dataclasses.replace(chosen, show_progress=False)  # one bar for all shards
         for number in pending:
             stretch = plan.stretch(number)
             meter.begin_shard(len(stretch))
-            mapped = map_files(
-                function,
-                stretch,
-                batch_seconds=batch_seconds,
-                num_workers=num_workers,
-                max_seconds=max_seconds,
-                show_progress=False,
-                processes=team,
-            )
+            mapped = quiet.map(function, stretch, processes=team)
             if writer is not None:
                 matrix = mapped.matrices[0] if mapped.matrices else np.empty((0, width), dtype=np.float32)
                 writer.write(number, [stretch[row] for row in mapped.kept], matrix, mapped.failures)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -13,11 +14,11 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from mrl.audio import SAMPLE_RATE, audio_info, load_audio
-from mrl.embeddings.processes import Processes, split_by_length
+from mrl.distribution import Processes
 from mrl.errors import AudioLoadingError, DataError, InputError
+from mrl.lengths import group_by_length, split_by_length
 from mrl.progress import progress_bar
 
 Waveform: TypeAlias = "npt.NDArray[np.float32]"
@@ -235,15 +236,9 @@ def _durations(
 
 def _batches(seconds: dict[int, float], batch_seconds: float) -> list[list[int]]:
     """Group recordings of similar length, longest first."""
-    batches: list[list[int]] = []
-    longest = 0.0
-    for index in sorted(seconds, key=lambda index: (-seconds[index], index)):
-        full = not batches or len(batches[-1]) >= _MOST_FILES_PER_BATCH or longest * (len(batches[-1]) + 1) > batch_seconds
-        if full:
-            batches.append([])
-            longest = seconds[index]
-        batches[-1].append(index)
-    return batches
+    members = list(seconds)
+    groups = group_by_length(list(seconds.values()), batch_seconds, most_items=_MOST_FILES_PER_BATCH)
+    return [[members[place] for place in group] for group in groups]
 
 
 def _decoded(
@@ -287,7 +282,7 @@ def _run(function: BatchFunction, members: list[int], waveforms: list[Waveform],
 
 
 def _rows(function: BatchFunction, waveforms: list[Waveform]) -> tuple[npt.NDArray[np.float32], ...]:
-    with torch.inference_mode():
+    with _inference_mode():
         result = function(waveforms)
     outputs = tuple(_as_array(output) for output in (result if isinstance(result, tuple) else (result,)))
     for output in outputs:
@@ -296,7 +291,13 @@ def _rows(function: BatchFunction, waveforms: list[Waveform]) -> tuple[npt.NDArr
     return outputs
 
 
+def _inference_mode() -> contextlib.AbstractContextManager[object]:
+    torch = sys.modules.get("torch")  # where it has not been loaded, the function runs an exported file and does not need it
+    return contextlib.nullcontext() if torch is None else torch.inference_mode()
+
+
 def _as_array(output: Any) -> npt.NDArray[np.float32]:
-    if isinstance(output, torch.Tensor):
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(output, torch.Tensor):
         output = output.detach().float().cpu().numpy()
     return np.asarray(output, dtype=np.float32)

@@ -1,12 +1,10 @@
 from .calibrating import calibrate_model as calibrate_model
 from .calibrating import calibration_table as calibration_table
-from .calibrating import load_calibration as load_calibration
 from .calibrating import threshold_table as threshold_table
 from .conditions import CHANNELS as CHANNELS
 from .conditions import Condition as Condition
 from .conditions import make_conditions as make_conditions
 from .embedding import EmbeddedCrops as EmbeddedCrops
-from .embedding import EmbeddingCache as EmbeddingCache
 from .embedding import embed_crops as embed_crops
 from .head_fitting import fit_head_file as fit_head_file
 from .measure import UNMODIFIED_BACKBONE as UNMODIFIED_BACKBONE
@@ -56,6 +54,4 @@ from .tables import markdown_table as markdown_table
 from .tables import rich_table as rich_table
 from .tables import strata_tables as strata_tables
 from .tables import summary_table as summary_table
-from .verification import Verification as Verification
-from .verification import verify_files as verify_files
 from .writing import write_report as write_report

@@ -1,20 +1,25 @@
-"""``calibration.json`` of a model folder, and making it."""
+"""Making the calibration of a model folder or of an exported file."""
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from mrl.audio import audio_info
-from mrl.errors import CheckpointError, DataError, InputError
+from mrl.embeddings import Extraction, extract, open_embedder
+from mrl.embeddings.calibrated import calibration_file
+from mrl.embeddings.extraction import chosen_settings
+from mrl.embeddings.opening import EXPORTED_SUFFIX
+from mrl.errors import DataError, InputError
 from mrl.files import write_json
+from mrl.matryoshka.saving import read_model_config
+from mrl.pretrained import find_bundled
 from mrl.scoring.calibration import Calibration, Quality, fit_calibration
 from mrl.scoring.cosine import check_dims, score_prefixes
 from mrl.trials.lists import TrialList
@@ -74,85 +79,86 @@ def threshold_table(calibration: Calibration) -> Table:
 logger = logging.getLogger(__name__)
 
 
-CALIBRATION = "calibration.json"
-
-
 def calibrate_model(
-    folder: str | os.PathLike[str],
+    model: str | os.PathLike[str],
     trials: TrialList,
     root: str | os.PathLike[str],
+    how: Extraction | None = None,
     *,
     dims: Iterable[int] | None = None,
     prior: float = 0.01,
     false_accept_rates: Iterable[float] = (),
     quality: Quality = "duration",
     speakers: Mapping[str, str] | None = None,
-    batch_seconds: float = 60.0,
-    num_workers: int = 2,
     device: str = "cpu",
-    show_progress: bool = True,
+    **changes: Any,
 ) -> Calibration:
-    """Calibrate a model folder on trials of one's own and write ``calibration.json`` into it.
+    """Calibrate a model on trials of one's own and write the result where it is looked for: see :func:`calibration_file`.
 
     Args:
-        folder: as ``ReDimNetMRL.save_pretrained`` writes it.
+        model: a folder as ``ReDimNetMRL.save_pretrained`` writes it, or an ``.onnx`` file that ``mrl export`` wrote, whose own
+            scores are then calibrated.
         trials: the list; recordings like those to be decided on, of speakers not trained on.
         root: folder below which the list's paths lie.
+        how: how recordings become embeddings.
         dims: prefix lengths; the model's own by default.
         prior, false_accept_rates: as for :func:`fit_calibration`.
         quality: "duration" makes the durations quality measures, "none" leaves the cosine alone.
         speakers: utterance -> speaker, for the cost on held-out speakers, where paths do not tell.
-        batch_seconds, num_workers, device, show_progress: as for :func:`mrl.evaluation.evaluate_model`.
+        device: where a model folder's network goes.
+        changes: settings of :class:`mrl.embeddings.Extraction` by keyword.
 
     Raises:
         InputError: unusable arguments.
         DataError: missing or unreadable recordings (all of them counted), or trials that cannot be calibrated on.
-        CheckpointError: the folder is no model folder.
+        CheckpointError: the folder or file is damaged or holds no model.
         OSError: the file cannot be written; one that was there is kept.
     """
-    from mrl.embeddings import embed_files, open_model
-    from mrl.matryoshka.saving import read_model_config
-    from mrl.pretrained import find_bundled
-
-    if not Path(folder).is_dir():
-        bundled = find_bundled(folder)
-        if bundled is not None:
-            raise InputError(
-                f"{bundled.name} belongs to the package, and a calibration is kept inside the model folder; make a copy of your "
-                f"own (mrl pretrained copy {bundled.name} FOLDER) and calibrate that"
-            )
-        raise InputError(
-            f"{os.fspath(folder)} is not a model folder, and a calibration is kept inside one; "
-            "write the model with save_pretrained (or train one) and calibrate the folder"
-        )
-    weights_sha256 = str(read_model_config(folder)["weights_sha256"])
+    chosen_how = chosen_settings(how, changes)
+    weights_sha256 = _weights_of(model)
     trials.require_both_classes()
     of_utterance = _speakers(trials, speakers)
-    model = open_model(folder, device=device)
-    chosen = check_dims(dims if dims is not None else getattr(model, "mrl_dims", (model.embed_dim,)), model.embed_dim)
+    embedder = open_embedder(model, device=device)
+    chosen = check_dims(embedder.default_dims if dims is None else dims, embedder.embed_dim)
     trials.require_files(root)
-    embedded = embed_files(
-        model,
-        trials.paths(root),
-        batch_seconds=batch_seconds,
-        num_workers=num_workers,
-        show_progress=show_progress,
-        on_error="raise",
-    )
+    embedded = extract(embedder, trials.paths(root), chosen_how, on_error="raise")
     seconds = None
     if quality == "duration":
-        seconds = np.array([audio_info(path).seconds for path in trials.paths(root)])
+        seconds = np.array([chosen_how.used_seconds(audio_info(path).seconds) for path in trials.paths(root)])
     calibration = fit_calibration(
-        score_prefixes(embedded.matrix, trials, chosen),
+        score_prefixes(embedded.matrices[0], trials, chosen),
         trials,
         seconds=seconds,
         prior=prior,
         false_accept_rates=false_accept_rates,
         speakers=of_utterance,
-        weights_sha256=weights_sha256,
+        weights_sha256=weights_sha256 or embedder.model_hash,
     )
-    write_json(Path(folder) / CALIBRATION, calibration.to_dict())
+    write_json(calibration_file(model), calibration.to_dict())
     return calibration
+
+
+def _weights_of(model: str | os.PathLike[str]) -> str:
+    """Return the hash that a model folder states of its weights, empty for an exported file, which has another kind of hash.
+
+    Raises:
+        InputError: it is neither, so there is no place for a calibration.
+    """
+    path = Path(model).expanduser()
+    if path.is_dir():
+        return str(read_model_config(path)["weights_sha256"])
+    if path.suffix.lower() == EXPORTED_SUFFIX:
+        return ""
+    bundled = find_bundled(model)
+    if bundled is not None:
+        raise InputError(
+            f"{bundled.name} belongs to the package, and a calibration is kept inside the model folder; make a copy of your "
+            f"own (mrl pretrained copy {bundled.name} FOLDER) and calibrate that"
+        )
+    raise InputError(
+        f"{os.fspath(model)} is neither a model folder nor an exported file (.onnx), with which a calibration could be kept; "
+        "write the model with save_pretrained (or train one) and calibrate the folder"
+    )
 
 
 def _speakers(trials: TrialList, speakers: Mapping[str, str] | None) -> npt.NDArray[np.int32] | None:
@@ -163,32 +169,3 @@ def _speakers(trials: TrialList, speakers: Mapping[str, str] | None) -> npt.NDAr
             raise
         logger.info("no cost on held-out speakers: %s", error)
         return None
-
-
-def load_calibration(folder: str | os.PathLike[str]) -> Calibration | None:
-    """Return the calibration of a model folder, None when there is none.
-
-    Raises:
-        CheckpointError: the file is damaged or was made for other weights than the folder holds.
-    """
-    from mrl.matryoshka.saving import read_model_config
-
-    path = Path(folder) / CALIBRATION
-    if not path.is_file():
-        return None
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); calibrate again (mrl calibrate) or delete it") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} holds a {type(values).__name__}, no calibration; calibrate again (mrl calibrate)")
-    try:
-        calibration = Calibration.from_dict(values)
-    except CheckpointError as error:
-        raise CheckpointError(f"{path}: {error}") from error
-    if calibration.weights_sha256 != read_model_config(folder)["weights_sha256"]:
-        raise CheckpointError(
-            f"{path} was made for other weights than {folder} holds, so its log-likelihood ratios would be wrong; "
-            "calibrate again (mrl calibrate) or delete the file"
-        )
-    return calibration

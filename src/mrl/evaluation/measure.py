@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import numpy as np
 import numpy.typing as npt
 
+from mrl.dims import default_dims
+from mrl.embeddings.calibrated import load_calibration
 from mrl.errors import DataError, InputError
-from mrl.evaluation.calibrating import load_calibration
 from mrl.evaluation.result import CalibratedFigures, DimFigures, EvaluationResult, ListFacts, ProtocolFacts, SystemResult
 from mrl.hardware import hardware_line
 from mrl.scoring.bootstrap import Replicates, SpeakerResamples, bootstrap_metrics, interval_of, paired_difference
@@ -24,7 +25,7 @@ from mrl.trials.speakers import speakers_of_trials
 from mrl.version import __version__
 
 if TYPE_CHECKING:
-    from mrl.embeddings.encoders import Encoder
+    from mrl.embeddings import Encoder
 
 
 P_TARGETS = (0.01, 0.05)
@@ -90,12 +91,6 @@ class SystemScores:
     scores: Mapping[int, npt.NDArray[np.float32]]
     log_likelihood_ratios: Mapping[int, npt.NDArray[np.float64]] = field(default_factory=dict)
     calibration: str = ""
-
-
-def default_dims(embed_dim: int) -> tuple[int, ...]:
-    """Return powers of two from 16 (or less for small embeddings) up, and ``embed_dim`` itself."""
-    powers = [2**power for power in range(4, 20) if 2**power < embed_dim]
-    return (*powers, embed_dim)
 
 
 def evaluate_systems(
@@ -256,12 +251,11 @@ def evaluate_model(
         DataError: missing or unreadable files (all of them counted), or as :func:`evaluate_systems`.
         InputError: unusable arguments.
     """
-    from mrl.embeddings.encoders import has_own_backbone, is_matryoshka
+    from mrl.embeddings import as_embedder
     from mrl.evaluation.embedding import embed_utterances
 
-    if dims is None:
-        dims = model.mrl_dims if is_matryoshka(model) else default_dims(model.embed_dim)
-    chosen = check_dims(dims, model.embed_dim)
+    embedder = as_embedder(model)
+    chosen = check_dims(embedder.default_dims if dims is None else dims, embedder.embed_dim)
     trials.require_both_classes()
     if bootstrap:  # speakers that cannot be told should show before hours of work
         SpeakerResamples.draw(trials, bootstrap, seed=seed, speakers=speakers)
@@ -272,12 +266,12 @@ def evaluate_model(
         "max_seconds": max_seconds,
         "show_progress": show_progress,
     }
-    model_name = name or ("matryoshka" if is_matryoshka(model) else "backbone")
-    own = baseline == "own" and has_own_backbone(model)
-    matrices = embed_utterances(model, trials, root, own_backbone=own, **settings)
+    model_name = name or ("matryoshka" if embedder.mrl_dims else "backbone")
+    own = baseline == "own" and embedder.backbone is not None
+    matrices = embed_utterances(embedder, trials, root, own_backbone=own, **settings)
     systems = [SystemEmbeddings(model_name, matrices[0], chosen)]
     if own:
-        unmodified = bool(getattr(model, "backbone_is_unmodified", False))
+        unmodified = embedder.backbone_is_unmodified
         systems.append(_baseline_system(UNMODIFIED_BACKBONE if unmodified else TRAINED_BACKBONE, matrices[1], chosen))
     elif not (baseline is None or isinstance(baseline, str)):
         matrix = embed_utterances(baseline, trials, root, own_backbone=False, **settings)[0]

@@ -12,10 +12,9 @@ import numpy.typing as npt
 from rich.table import Table
 from rich.text import Text
 
-from mrl.embeddings import Encoder
-from mrl.embeddings.models import open_model
+from mrl.embeddings import EmbeddingCache, Encoder, open_model
 from mrl.errors import DataError, InputError
-from mrl.evaluation.embedding import EmbeddingCache, embed_recordings
+from mrl.evaluation.embedding import embed_recordings
 from mrl.evaluation.measure import SystemEmbeddings, SystemScores, evaluate_systems
 from mrl.evaluation.protocol import Cohort, Protocol, open_cohort, score_by_protocol
 from mrl.evaluation.result import EvaluationResult

@@ -12,12 +12,11 @@ import numpy as np
 import numpy.typing as npt
 
 from mrl.audio import audio_info
-from mrl.embeddings.encoders import cut_of, is_matryoshka
-from mrl.embeddings.processes import Processes
+from mrl.embeddings import EmbeddingCache, Processes
 from mrl.embeddings.sharded import holds_embeddings
 from mrl.errors import DataError, InputError
 from mrl.evaluation.conditions import Condition, Cut
-from mrl.evaluation.embedding import EmbeddingCache, crops_of_recordings, embed_recordings
+from mrl.evaluation.embedding import crops_of_recordings, embed_recordings
 from mrl.evaluation.measure import (
     CalibrateOn,
     SystemScores,
@@ -176,7 +175,7 @@ class Gallery:
             description = system.name if condition is None else f"{system.name}, {condition.name}"
             return self._embed_whole(system, names, paths, condition, description)
         networks = [system.model]
-        if system.own_name is not None and is_matryoshka(system.model):
+        if system.own_name is not None and system.model.backbone is not None:
             networks.append(system.model.backbone)
         crops = (
             crops_of_recordings(
@@ -528,7 +527,7 @@ def _provenance(
         facts |= {"embeddings_sha256": first.sha256, "embeddings_metadata": first.table.metadata}
     else:
         facts["model_sha256"] = first.sha256
-        cut = cut_of(first.model)
+        cut = first.model.cut
         if cut is not None:
             facts |= {"depth": f"{cut['depth']} of {cut['stages']} stages", "whole_model_sha256": cut["whole_sha256"]}
     if baseline is not None:

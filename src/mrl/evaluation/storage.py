@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mrl.embeddings import EmbeddingCache
 from mrl.embeddings.compact import (
     EMBEDDING_FORMATS,
     EmbeddingFormat,
@@ -22,7 +23,7 @@ from mrl.embeddings.compact import (
     encoded_cosines,
 )
 from mrl.errors import DataError, InputError
-from mrl.evaluation.embedding import EmbeddingCache, embed_recordings
+from mrl.evaluation.embedding import embed_recordings
 from mrl.evaluation.measure import SystemScores, evaluate_systems
 from mrl.evaluation.result import DimFigures, EvaluationResult
 from mrl.evaluation.run import Extraction

@@ -1,4 +1,4 @@
-"""What the command line does with a voice store: enrol, verify against an enrolled voice, identify among all."""
+"""Recognising speakers: enrol, verify two recordings or a recording against an enrolled voice, identify among all voices."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
+from mrl.embeddings.calibrated import ModelCalibration
 from mrl.embeddings.compact import EmbeddingFormat
-from mrl.errors import DataError, InputError
-from mrl.evaluation.verification import Verification
+from mrl.embeddings.embedder import EmbeddedRecording, Embedder
+from mrl.embeddings.mapping import FileFailure, failure_summary
+from mrl.embeddings.similarity import cosine_similarity
+from mrl.errors import AudioLoadingError, DataError, InputError
 from mrl.identification.database import Voice, clean_name
-from mrl.identification.embedder import EmbeddedRecording, VoiceEmbedder, open_embedder
 from mrl.identification.search import ExactSearch, FunnelSearch, VoiceSearch, hits, unit_queries
 from mrl.identification.store import VoiceStore
 from mrl.identification.voice_matrix import load_voices, voices_in_memory
-from mrl.scoring.calibration import Calibration
 from mrl.scoring.decisions import DecisionRule, decision_rule
 
 logger = logging.getLogger(__name__)
@@ -31,7 +32,7 @@ SearchMethod = Literal["exact", "approximate"]
 Recording: TypeAlias = "str | os.PathLike[str] | EmbeddedRecording"
 
 
-"""A recording's file, or what :meth:`VoiceEmbedder.embed_waveform` made of one."""
+"""A recording's file, or what :meth:`Embedder.embed_waveform` made of one."""
 
 
 _VOICE = "voice:"
@@ -58,6 +59,23 @@ class VoiceScore:
     score: float
     log_likelihood_ratio: float | None
     accepted: bool | None
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What comparing a recording with another one, or with an enrolled voice, gave.
+
+    Attributes:
+        score: raw cosine in [-1, 1].
+        log_likelihood_ratio: natural logarithm; None without a calibration of the dim.
+        same_speaker: the decision; None for none.
+        rule: how it was made.
+    """
+
+    score: float
+    log_likelihood_ratio: float | None
+    same_speaker: bool | None
+    rule: DecisionRule
 
 
 @dataclass(frozen=True)
@@ -89,7 +107,7 @@ def default_store() -> Path:
 
 
 def enrol(
-    embedder: VoiceEmbedder,
+    embedder: Embedder,
     name: str,
     recordings: Sequence[Recording],
     store: str | os.PathLike[str],
@@ -126,8 +144,47 @@ def enrol(
     )
 
 
+def verify_files(
+    embedder: Embedder,
+    first: str | os.PathLike[str],
+    second: str | os.PathLike[str],
+    *,
+    dim: int | None = None,
+    threshold: float | None = None,
+    prior: float | None = None,
+    max_false_accept: float | None = None,
+) -> Verification:
+    """Compare two recordings.
+
+    Args:
+        embedder: the model; a calibration at this very dim gives a log-likelihood ratio and a decision, one at a neighbouring dim
+            is never used in its place.
+        first, second: the recordings.
+        dim: prefix length; all dimensions by default.
+        threshold, prior, max_false_accept: as for :func:`decision_rule`, for one voice.
+
+    Raises:
+        AudioLoadingError: a recording cannot be used; both are looked at.
+        InputError: unusable arguments.
+        CheckpointError: a damaged calibration, or one of another model.
+    """
+    rule = _rule(embedder, embedder.check_dim(dim), 1, threshold, prior, max_false_accept)
+    embedded: list[EmbeddedRecording] = []
+    failures: list[FileFailure] = []
+    for recording in (first, second):
+        try:
+            embedded.append(embedder.embed_file(recording))
+        except (AudioLoadingError, InputError) as error:
+            failures.append(FileFailure(Path(recording), str(error)))
+    if failures:
+        raise AudioLoadingError(failure_summary(failures, 2))
+    one, two = embedded
+    score = cosine_similarity(one.embedding[: rule.dim], two.embedding[: rule.dim])
+    return _verification(rule, score, one.seconds, two.seconds)
+
+
 def verify_voice(
-    embedder: VoiceEmbedder,
+    embedder: Embedder,
     name: str,
     recording: Recording,
     store: VoiceStore,
@@ -136,7 +193,7 @@ def verify_voice(
     threshold: float | None = None,
     prior: float | None = None,
     max_false_accept: float | None = None,
-) -> tuple[VoiceScore, DecisionRule]:
+) -> Verification:
     """Compare a recording with one enrolled voice.
 
     Args:
@@ -154,20 +211,11 @@ def verify_voice(
     """
     chosen = store.check_dim(dim)
     store.require_model(embedder.model_hash)
-    rule = decision_rule(
-        _calibration(embedder, store),
-        chosen,
-        voices=1,
-        threshold=threshold,
-        prior=prior,
-        max_false_accept=max_false_accept,
-        model=embedder.name,
-    )
+    rule = _rule(embedder, chosen, 1, threshold, prior, max_false_accept, store)
     voice = store.voice(name)
     _warn_of_other_calibration(embedder, voice)
     heard = _heard(embedder, recording)
-    score = voice_score(store, name, heard, chosen)
-    return _scored(rule, voice.name, score, voice.seconds, heard.seconds), rule
+    return _verification(rule, voice_score(store, name, heard, chosen), voice.seconds, heard.seconds)
 
 
 def voice_score(store: VoiceStore, name: str, heard: EmbeddedRecording, dim: int) -> float:
@@ -209,45 +257,8 @@ def enrolled_name(first: str, store: str | os.PathLike[str] | None) -> str | Non
     return first if enrolled else None
 
 
-def verify_enrolled(
-    model: str | os.PathLike[str],
-    name: str,
-    recording: str | os.PathLike[str],
-    store: str | os.PathLike[str] | None = None,
-    *,
-    weights: str | None = None,
-    dim: int | None = None,
-    threshold: float | None = None,
-    prior: float | None = None,
-    max_false_accept: float | None = None,
-    device: str = "cpu",
-) -> Verification:
-    """Compare a recording with an enrolled voice, as :func:`mrl.evaluation.verification.verify_files` compares two recordings.
-
-    Args and errors are those of :func:`verify_voice` and :func:`open_embedder`; the false accept rate is that of one comparison.
-    """
-    opened = VoiceStore(default_store() if store is None else store)
-    embedder = open_embedder(model, weights=weights, device=device)
-    found, rule = verify_voice(
-        embedder, name, recording, opened, dim=dim, threshold=threshold, prior=prior, max_false_accept=max_false_accept
-    )
-    at_prior = None
-    if rule.calibration is not None and max_false_accept is None:
-        at_prior = rule.calibration.prior if prior is None else prior
-    return Verification(
-        found.score,
-        rule.dim,
-        found.log_likelihood_ratio,
-        rule.threshold,
-        found.accepted,
-        at_prior,
-        max_false_accept,
-        rule.calibrated_dims,
-    )
-
-
 def identify(
-    embedder: VoiceEmbedder,
+    embedder: Embedder,
     recording: Recording,
     store: VoiceStore,
     *,
@@ -282,15 +293,7 @@ def identify(
     voices = load_voices(store, chosen)
     if not len(voices):
         raise DataError(f"no voice is enrolled in {store.path}; enrol some first (mrl enroll)")
-    rule = decision_rule(
-        _calibration(embedder, store),
-        chosen,
-        voices=len(voices),
-        threshold=threshold,
-        prior=prior,
-        max_false_accept=max_false_accept,
-        model=embedder.name,
-    )
+    rule = _rule(embedder, chosen, len(voices), threshold, prior, max_false_accept, store)
     heard = _heard(embedder, recording)
     # For as many candidates as are wanted here, the exact funnel would have to look at nearly all voices in the end, too.
     search: VoiceSearch = ExactSearch(voices) if method == "exact" else FunnelSearch(voices)
@@ -328,7 +331,7 @@ def _rank(one: VoiceScore) -> float:
     return one.score if one.log_likelihood_ratio is None else one.log_likelihood_ratio
 
 
-def _require_enrollable(embedder: VoiceEmbedder, name: str, store: Path, form: EmbeddingFormat | None, extend: bool) -> None:
+def _require_enrollable(embedder: Embedder, name: str, store: Path, form: EmbeddingFormat | None, extend: bool) -> None:
     if store.is_file() and store.stat().st_size:
         opened = VoiceStore.open_or_create(store, embed_dim=embedder.embed_dim, form=form)
         opened.require_enrollable(name, embedder.model_hash, extend=extend)
@@ -338,17 +341,41 @@ def _require_enrollable(embedder: VoiceEmbedder, name: str, store: Path, form: E
         raise DataError(f"there is no voice {wanted!r} in {store} to add recordings to")
 
 
-def _heard(embedder: VoiceEmbedder, recording: Recording) -> EmbeddedRecording:
+def _heard(embedder: Embedder, recording: Recording) -> EmbeddedRecording:
     return recording if isinstance(recording, EmbeddedRecording) else embedder.embed_file(recording)
 
 
-def _calibration(embedder: VoiceEmbedder, store: VoiceStore) -> Calibration | None:
-    if embedder.calibration is not None and store.form == "binary":
+def _rule(
+    embedder: Embedder,
+    dim: int,
+    voices: int,
+    threshold: float | None,
+    prior: float | None,
+    max_false_accept: float | None,
+    store: VoiceStore | None = None,
+) -> DecisionRule:
+    """Return how a recording is decided on; the calibration is opened only where it is needed."""
+    known = ModelCalibration(None) if threshold is not None else embedder.calibrated
+    if known.calibration is not None and store is not None and store.form == "binary":
         logger.warning(
             "%s holds signs only, whose cosines have another scale than the calibration's: no decision by it", store.path
         )
-        return None
-    return embedder.calibration
+        known = ModelCalibration(None, f"{store.path} holds signs only, whose cosines the calibration is not for")
+    return decision_rule(
+        known.calibration,
+        dim,
+        voices=voices,
+        threshold=threshold,
+        prior=prior,
+        max_false_accept=max_false_accept,
+        model=embedder.name,
+        absence=known.absence,
+    )
+
+
+def _verification(rule: DecisionRule, score: float, voice_seconds: float, seconds: float) -> Verification:
+    ratio = rule.log_likelihood_ratio(score, voice_seconds, seconds)
+    return Verification(score, ratio, rule.accepts(score, ratio), rule)
 
 
 def _scored(rule: DecisionRule, name: str, score: float, voice_seconds: float, seconds: float) -> VoiceScore:
@@ -356,6 +383,6 @@ def _scored(rule: DecisionRule, name: str, score: float, voice_seconds: float, s
     return VoiceScore(name, score, ratio, rule.accepts(score, ratio))
 
 
-def _warn_of_other_calibration(embedder: VoiceEmbedder, voice: Voice) -> None:
+def _warn_of_other_calibration(embedder: Embedder, voice: Voice) -> None:
     if voice.calibration_hash and voice.calibration_hash != embedder.calibration_hash:
         logger.warning("%s was enrolled under another calibration of this model; the present one is used", voice.name)

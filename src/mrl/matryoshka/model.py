@@ -14,7 +14,7 @@ from mrl.backbone import Audio, Backbone, family_named
 from mrl.backbone.inference import fold_norm
 from mrl.backbone.state_hash import state_sha256
 from mrl.backbone.waveforms import as_batch
-from mrl.dims import default_mrl_dims
+from mrl.dims import default_dims
 from mrl.errors import CheckpointError, InputError, MRLError, TrainingError
 from mrl.matryoshka.closed_form import Method, data_free_rotation, fit_projection
 from mrl.matryoshka.exits import Cut, EarlyExit, checked_exit_depth, cut_backbone, read_cut
@@ -433,7 +433,7 @@ def create_mrl(
     backbone: Backbone, *, embed_dim: int = 256, mrl_dims: Iterable[int] | None = None, freeze_backbone: bool = False
 ) -> ReDimNetMRL:
     """Put a Matryoshka head on a network; see :func:`create_mrl_from_pretrained` for the arguments."""
-    model = ReDimNetMRL(backbone, embed_dim, default_mrl_dims(embed_dim) if mrl_dims is None else mrl_dims)
+    model = ReDimNetMRL(backbone, embed_dim, default_dims(embed_dim) if mrl_dims is None else mrl_dims)
     model.projection.assign(data_free_rotation(backbone))
     if freeze_backbone:
         model.freeze_backbone()

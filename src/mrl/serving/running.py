@@ -38,7 +38,7 @@ def serve(
     """Serve the page and the API until the process is interrupted.
 
     Args:
-        model: as for :func:`mrl.identification.open_embedder`.
+        model: as for :func:`mrl.embeddings.open_embedder`.
         store: the voice store's file, made if it is not there.
         weights: for a released model's name, where its file is.
         host: address to listen at.
@@ -55,7 +55,7 @@ def serve(
         MRLError: the model or the store cannot be used.
     """
     _require_packages()
-    from mrl.identification import open_embedder
+    from mrl.embeddings import open_embedder
     from mrl.serving.app import create_app
     from mrl.serving.service import VoiceService
 

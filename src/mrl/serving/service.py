@@ -11,10 +11,10 @@ from pydantic import BaseModel, Field
 
 from mrl.audio import SAMPLE_RATE, audio_info, load_audio
 from mrl.audio.decoded import Waveform
+from mrl.embeddings.embedder import SHORT_SECONDS, EmbeddedRecording, Embedder
 from mrl.errors import AudioLoadingError, DataError, InputError
-from mrl.identification import EmbeddedRecording, Voice, VoiceEmbedder, VoiceStore, enrol, identify, verify_voice, voice_score
+from mrl.identification import Voice, VoiceStore, enrol, identify, verify_voice, voice_score
 from mrl.identification.database import clean_name
-from mrl.identification.embedder import SHORT_SECONDS
 from mrl.serving.gate import Limits, Refusal, one_line
 from mrl.version import __version__
 
@@ -229,7 +229,7 @@ class VoiceService:
         DataError: the store is damaged, or its voices are of another model.
     """
 
-    def __init__(self, embedder: VoiceEmbedder, store: str | os.PathLike[str], limits: Limits) -> None:
+    def __init__(self, embedder: Embedder, store: str | os.PathLike[str], limits: Limits) -> None:
         self._embedder, self._limits = embedder, limits
         self._store = VoiceStore.open_or_create(store, embed_dim=embedder.embed_dim)
         self._store.require_model(embedder.model_hash)
@@ -297,18 +297,18 @@ class VoiceService:
         scores: list[DimScore] = []
         decision: tuple[int, bool | None, str] | None = None
         for dim in self.dims:
-            found, rule = verify_voice(self._embedder, wanted, heard, self._store, dim=dim)
+            found = verify_voice(self._embedder, wanted, heard, self._store, dim=dim)
             scores.append(
                 DimScore(
                     dim=dim,
                     score=found.score,
                     log_likelihood_ratio=found.log_likelihood_ratio,
-                    threshold=rule.threshold,
-                    accepted=found.accepted,
+                    threshold=found.rule.threshold,
+                    accepted=found.same_speaker,
                 )
             )
-            if found.accepted is not None:
-                decision = dim, found.accepted, rule.basis
+            if found.same_speaker is not None:
+                decision = dim, found.same_speaker, found.rule.basis
         dim_decided, accepted, basis = decision or (None, None, "")
         return Verified(
             name=wanted,

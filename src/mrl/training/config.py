@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from mrl.dims import default_mrl_dims
+from mrl.dims import default_dims
 
 Scalar = str | int | float | bool
 
@@ -221,7 +221,7 @@ class ModelConfig(Section):
     @property
     def dims(self) -> tuple[int, ...]:
         """The prefix lengths, ascending, the full one among them."""
-        return default_mrl_dims(self.embed_dim) if self.mrl_dims is None else tuple(sorted({*self.mrl_dims, self.embed_dim}))
+        return default_dims(self.embed_dim) if self.mrl_dims is None else tuple(sorted({*self.mrl_dims, self.embed_dim}))
 
     @model_validator(mode="after")
     def _dims_fit(self) -> ModelConfig:

@@ -18,6 +18,7 @@ import torch
 
 from mrl.data import Draw, split_updates
 from mrl.data.samplers import Sampler
+from mrl.distribution import Processes
 from mrl.errors import CheckpointError, TrainingError
 from mrl.matryoshka import ReDimNetMRL
 from mrl.pretrained import write_official_checkpoint
@@ -26,7 +27,6 @@ from mrl.training import checkpoints
 from mrl.training.checkpoints import CheckpointFolder, Progress, TrainingState, load_state
 from mrl.training.config import TrainConfig
 from mrl.training.data import TrainingData
-from mrl.training.distribution import Processes
 from mrl.training.folders import RunFolder, replace_folder
 from mrl.training.logs import RunLog, write_curves
 from mrl.training.stages import Feed, Inputs, Stage

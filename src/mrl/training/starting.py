@@ -22,15 +22,16 @@ from mrl.data import (
     finish_pooled_cache,
     load_batches,
 )
-from mrl.data.crops import group_by_seconds, seconds_of
+from mrl.data.crops import seconds_of
 from mrl.data.pooled_cache import pooled_in_batches
+from mrl.distribution import Processes
 from mrl.errors import DataError, InputError
+from mrl.lengths import group_by_length
 from mrl.matryoshka import ReDimNetMRL, data_free_rotation
 from mrl.matryoshka.closed_form import Method
 from mrl.progress import progress_bar
 from mrl.training.config import TrainConfig
 from mrl.training.data import TrainingData
-from mrl.training.distribution import Processes
 from mrl.training.system import TrainingSystem
 
 _LOG = logging.getLogger(__name__)
@@ -95,7 +96,7 @@ def clean_pooled(
     """Return the pooled statistics (len(members), pooled_dim) of clean whole utterances, from the cache or computed."""
     if cache is not None:
         return torch.from_numpy(cache.read([View(index, 0) for index in members]))
-    groups = group_by_seconds([seconds_of(corpus.utterances[index], max_seconds) for index in members], _BATCH_SECONDS)
+    groups = group_by_length([seconds_of(corpus.utterances[index], max_seconds) for index in members], _BATCH_SECONDS)
     rows = torch.empty(len(members), encoder.backbone.pooled_dim)
     was_training = encoder.training
     encoder.eval()

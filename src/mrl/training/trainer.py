@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from mrl.data import CropDataset, PooledCache
+from mrl.distribution import Processes
 from mrl.errors import TrainingError
 from mrl.matryoshka import ReDimNetMRL
 from mrl.training.building import build_encoder, build_sampler, build_system, build_validator, choose_device
@@ -18,7 +19,6 @@ from mrl.training.checkpoints import CheckpointFolder, Progress, TrainingState
 from mrl.training.config import TrainConfig
 from mrl.training.config_loading import with_absolute_paths
 from mrl.training.data import check_separate, read_training_data
-from mrl.training.distribution import Processes
 from mrl.training.folders import RunFolder, replace_folder
 from mrl.training.logs import RunLog, write_environment
 from mrl.training.run import (

@@ -11,8 +11,8 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from mrl.distribution import Processes
 from mrl.errors import ConfigError, TrainingError
-from mrl.training.distribution import Processes
 from mrl.training.system import StepLoss, TrainingSystem
 
 # Parameter groups, optimizer, and the learning rate as a plain function of the step.

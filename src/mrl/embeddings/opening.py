@@ -1,21 +1,22 @@
-"""From what a user names to a network: a folder, an official checkpoint, an exported file, a bundled or a released model."""
+"""From what a user names to a model: a folder, an official checkpoint, an exported file, a bundled or a released model.
+
+torch is imported where a network is opened, not for an exported file.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import nn
-
-from mrl.backbone.state_hash import state_sha256
+from mrl.embeddings.embedder import Embedder, ExportedEmbedder
 from mrl.errors import CheckpointError, InputError
 
 if TYPE_CHECKING:
+    import torch
+
     from mrl.backbone import Backbone
-    from mrl.embeddings.encoders import Encoder, ExportedEncoder
     from mrl.matryoshka import ReDimNetMRL
 
 logger = logging.getLogger(__name__)
@@ -25,28 +26,74 @@ CHECKPOINT_SUFFIXES = (".pt", ".pth", EXPORTED_SUFFIX)
 """Of files that hold a network with its weights."""
 
 
+def open_embedder(
+    spec: str | os.PathLike[str],
+    *,
+    weights: str | os.PathLike[str] | None = None,
+    device: str = "cpu",
+    depth: int | None = None,
+    threads: int | None = None,
+) -> Embedder:
+    """Open the model that ``spec`` names.
+
+    Args:
+        spec: a model folder, an official checkpoint, the name of a released or bundled model (see
+            :func:`mrl.embeddings.open_model`), or an ``.onnx`` file that ``mrl export`` wrote, for which torch is not needed.
+        weights: for a released model's name, where its file is.
+        device: where a network in torch goes.
+        depth: stop after this many stages (early exit) of a model folder's network; None for the whole network.
+        threads: of one call of an ``.onnx`` file; a network goes by ``torch.set_num_threads``.
+
+    Raises:
+        InputError: no such model, device or depth.
+        CheckpointError: a damaged model.
+        DownloadError: a released model cannot be fetched.
+        MissingDependencyError: an ``.onnx`` file without ONNX Runtime.
+    """
+    text = os.fspath(spec)
+    if Path(text).suffix.lower() == EXPORTED_SUFFIX:
+        if weights is not None:
+            raise InputError(f"weights are for a released model's name; {text} has weights of its own")
+        if device != "cpu":
+            raise InputError(f"{text} is an exported file, which runs on the CPU; device {device!r} cannot be used")
+        if depth is not None:
+            raise InputError(
+                f"{text} is an exported file, which has no exits; export one of the model folder (mrl export --depth)"
+            )
+        return ExportedEmbedder(text, threads=threads)
+    from mrl.embeddings.networks import NetworkEmbedder
+
+    folder = Path(text).expanduser()
+    network = open_model(text, weights=weights, device=device, depth=depth)
+    return NetworkEmbedder(network, text, folder=folder if folder.is_dir() else None)
+
+
 def open_model(
     spec: str | os.PathLike[str],
     *,
     weights: str | os.PathLike[str] | None = None,
     device: str | torch.device = "cpu",
     depth: int | None = None,
-) -> Backbone | ReDimNetMRL | ExportedEncoder:
+) -> Backbone | ReDimNetMRL | Embedder:
     """Open the network that ``spec`` names, in evaluation mode.
 
     Args:
         spec: a folder written by ``ReDimNetMRL.save_pretrained``; an official checkpoint (``.pt``); a file that ``mrl export``
-            wrote (``.onnx``); the name of a model that comes with the package, such as ``mrl-b0-demo``; or that of a released
-            model, such as ``b2-vox2-ft_lm`` or ``b2`` (see ``mrl pretrained list``). A folder of that name wins.
+            wrote (``.onnx``, which gives an :class:`Embedder`); the name of a model that comes with the package, such as
+            ``mrl-b0-demo``; or that of a released model, such as ``b2-vox2-ft_lm`` or ``b2`` (see ``mrl pretrained list``). A
+            folder of that name wins.
         weights: for a released name, where its file is: a file, an address, or a folder of such files.
         device: where the network goes, such as ``cpu`` or ``cuda:0``; an exported file runs on the CPU only.
-        depth: leave a model folder's network after so many stages, see :meth:`ReDimNetMRL.at_depth`; None for the whole network.
+        depth: stop after this many stages (early exit) of a model folder's network, see :meth:`ReDimNetMRL.at_depth`; None for
+            the whole network.
 
     Raises:
         InputError: no such file, folder, released model, device or depth.
         CheckpointError: the folder or file is damaged or of another kind.
         DownloadError: a released model is not here and cannot be fetched.
     """
+    import torch
+
     from mrl.pretrained import bundled_names, find_bundled, find_by_name, load_pretrained_redimnet
 
     try:
@@ -65,11 +112,11 @@ def open_model(
             raise CheckpointError(f"{path} is no model folder: it has no config.json; give one written by save_pretrained")
         return _at_depth(ReDimNetMRL.from_pretrained(path, device=device), depth)
     if is_file:
+        if path.suffix.lower() == EXPORTED_SUFFIX:
+            return open_embedder(spec, device=str(device), depth=depth)
         if not path.is_file():
             raise InputError(f"checkpoint {path} does not exist")
         _refuse_depth(text, depth)
-        if path.suffix.lower() == EXPORTED_SUFFIX:
-            return _open_exported(path, device)
         return load_pretrained_redimnet(weights=path, device=device)
     bundled = find_bundled(text)
     if bundled is not None:
@@ -87,19 +134,17 @@ def open_model(
     return load_pretrained_redimnet(released.model_name, released.train_type, released.dataset, weights=weights, device=device)
 
 
-def weights_sha256(model: Encoder | nn.Module) -> str:
-    """Return a hash of all weights and buffers with their names; it does not depend on the file they were loaded from.
+def as_embedder(model: Any) -> Embedder:
+    """Return an embedder for a network in torch; an embedder is returned as it is.
 
-    An exported file carries the hash of the network that it was made from (and another where its arithmetic is another).
+    Raises:
+        InputError: it is neither.
     """
-    from mrl.embeddings.encoders import ExportedEncoder
+    if isinstance(model, Embedder):
+        return model
+    from mrl.embeddings.networks import NetworkEmbedder
 
-    if isinstance(model, ExportedEncoder):
-        return model.model_hash
-    if not isinstance(model, nn.Module):
-        raise InputError(f"a hash of weights needs a torch module, found {type(model).__name__}")
-    # Early exits change nothing in the embedding of the whole network, which this stands for.
-    return state_sha256(model, without="exits.")
+    return NetworkEmbedder(model)
 
 
 def _at_depth(model: ReDimNetMRL, depth: int | None) -> ReDimNetMRL:
@@ -107,22 +152,8 @@ def _at_depth(model: ReDimNetMRL, depth: int | None) -> ReDimNetMRL:
 
 
 def _refuse_depth(spec: str, depth: int | None) -> None:
-    if depth is None:
-        return
-    if spec.lower().endswith(EXPORTED_SUFFIX):
-        raise InputError(f"{spec} is an exported file, which has no exits; export one of the model folder (mrl export --depth)")
-    raise InputError(
-        f"{spec} is a plain ReDimNet without exits, so depth={depth} is not available; mrl fit-exits makes a "
-        "model folder that has some"
-    )
-
-
-def _open_exported(path: Path, device: str | torch.device) -> ExportedEncoder:
-    from mrl.embeddings.encoders import ExportedEncoder, ExportedMatryoshka
-    from mrl.runtime import OnnxEmbedder
-
-    if torch.device(device).type != "cpu":
-        raise InputError(f"{path} is an exported file, which runs on the CPU here; device {str(device)!r} cannot be used")
-    # PyTorch's number of threads is what the user has set for this process.
-    embedder = OnnxEmbedder(path, threads=torch.get_num_threads())
-    return (ExportedMatryoshka if embedder.description.kind == "matryoshka" else ExportedEncoder)(embedder)
+    if depth is not None:
+        raise InputError(
+            f"{spec} is a plain ReDimNet without exits, so depth={depth} is not available; mrl fit-exits makes a "
+            "model folder that has some"
+        )
