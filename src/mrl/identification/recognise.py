@@ -15,12 +15,12 @@ from mrl.embeddings.calibrated import ModelCalibration
 from mrl.embeddings.compact import EmbeddingFormat
 from mrl.embeddings.embedder import EmbeddedRecording, Embedder
 from mrl.embeddings.mapping import FileFailure, failure_summary
-from mrl.embeddings.similarity import cosine_similarity
 from mrl.errors import AudioLoadingError, DataError, InputError
 from mrl.identification.database import Voice, clean_name
 from mrl.identification.search import ExactSearch, FunnelSearch, VoiceSearch, hits, unit_queries
 from mrl.identification.store import VoiceStore
 from mrl.identification.voice_matrix import load_voices, voices_in_memory
+from mrl.scoring.cosine import cosine_similarity
 from mrl.scoring.decisions import DecisionRule, decision_rule
 
 logger = logging.getLogger(__name__)
