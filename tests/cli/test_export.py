@@ -77,7 +77,7 @@ def test_verify_with_an_exported_file(
     assert run(["verify", _two(voices)[0], "absent.wav", "--model", str(EXPORTED)]) == 2
     assert "1 of 2 recordings cannot be used: absent.wav" in capsys.readouterr().err
     assert run(["verify", *_two(voices), "--model", str(EXPORTED), "--dim", "25"]) == 2
-    assert "from 1 to 24" in capsys.readouterr().err
+    assert "must lie in 1..24" in capsys.readouterr().err
 
 
 def test_a_calibration_travels_with_the_file(

@@ -20,9 +20,9 @@ from filelock import FileLock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import mrl.embeddings.bulk as bulk
 import mrl.embeddings.extraction as extraction
 import mrl.embeddings.mapping as mapping
+import mrl.embeddings.writing as writing
 import mrl.files
 from mrl.embeddings import EmbeddedFolder, ShardedEmbeddings, embed_files, embed_to_folder, load_embeddings, means_folder
 from mrl.errors import DataError, InputError
@@ -284,7 +284,7 @@ def test_the_bar_counts_every_recording_once(recordings: list[Path], tmp_path: P
         totals.append(total)
         yield steps.append
 
-    monkeypatch.setattr(bulk, "progress_bar", bar)
+    monkeypatch.setattr(writing, "progress_bar", bar)
     _embed(recordings, tmp_path)
     assert sum(steps) == 21 and steps[0] == 0 and min(steps) >= 0 and max(steps) < 8
     (tmp_path / "shard-00001.json").unlink()

@@ -1,6 +1,3 @@
-from .bulk import EmbeddedFolder as EmbeddedFolder
-from .bulk import embed_to_folder as embed_to_folder
-from .bulk import means_folder as means_folder
 from .cache import EmbeddingCache as EmbeddingCache
 from .calibrated import load_calibration as load_calibration
 from .embedder import EmbeddedRecording as EmbeddedRecording
@@ -11,8 +8,10 @@ from .extraction import Extracted as Extracted
 from .extraction import Extraction as Extraction
 from .extraction import Processes as Processes
 from .extraction import collect_recordings as collect_recordings
+from .extraction import cosine_similarity as cosine_similarity
 from .extraction import embed_files as embed_files
 from .extraction import extract as extract
+from .extraction import score_files as score_files
 from .formats import EMBEDDING_SUFFIXES as EMBEDDING_SUFFIXES
 from .formats import READABLE_SUFFIXES as READABLE_SUFFIXES
 from .formats import EmbeddingTable as EmbeddingTable
@@ -36,6 +35,7 @@ from .opening import open_embedder as open_embedder
 from .opening import open_model as open_model
 from .sharded import ShardedEmbeddings as ShardedEmbeddings
 from .sharded import is_sharded as is_sharded
-from .similarity import cosine_similarity as cosine_similarity
-from .tasks import embed_to_file as embed_to_file
-from .tasks import score_files as score_files
+from .writing import EmbeddedFolder as EmbeddedFolder
+from .writing import embed_to_file as embed_to_file
+from .writing import embed_to_folder as embed_to_folder
+from .writing import means_folder as means_folder

@@ -18,7 +18,8 @@ from mrl.embeddings.cache import EmbeddingCache, Shelf
 from mrl.embeddings.embedder import Embedder, Matrix, Output, Waveform
 from mrl.embeddings.mapping import BatchFunction, FileFailure, MappedFiles, WaveformChange, failure_summary, map_files
 from mrl.embeddings.opening import as_embedder
-from mrl.errors import DataError, InputError
+from mrl.errors import AudioLoadingError, DataError, InputError
+from mrl.scoring.cosine import cosine_similarity as cosine_similarity
 
 PathLike = str | os.PathLike[str]
 OnError = Literal["report", "raise"]
@@ -267,6 +268,26 @@ def embed_files(
         as_embedder(model), paths, chosen_settings(how, changes), dim=target_dim, on_error=on_error, processes=processes
     )
     return EmbeddedFiles(found.paths, found.matrices[0], found.failures)
+
+
+def score_files(
+    model: Any, first: str | os.PathLike[str], second: str | os.PathLike[str], *, target_dim: int | None = None
+) -> float:
+    """Return the raw cosine, in [-1, 1], of the embeddings of two recordings.
+
+    Args:
+        model: the network.
+        first, second: the recordings.
+        target_dim: compare prefixes of this length; all dimensions by default.
+
+    Raises:
+        AudioLoadingError: a recording cannot be used.
+        InputError: unusable ``target_dim``.
+    """
+    embedded = embed_files(model, [Path(first), Path(second)], target_dim=target_dim, num_workers=0, show_progress=False)
+    if embedded.failures:
+        raise AudioLoadingError(failure_summary(embedded.failures, 2))
+    return cosine_similarity(*embedded.matrix)
 
 
 def collect_recordings(inputs: Iterable[PathLike]) -> list[Path]:

@@ -1,8 +1,8 @@
-"""Embeddings of very many recordings: shard by shard into a folder, in bounded memory, to be gone on with after a kill.
+"""Embeddings written to disk: of some recordings into one file, of very many into a folder of shards, in bounded memory.
 
 A shard is the recordings of one stretch of the input. Each is one run of :func:`mrl.embeddings.map_files`: headers, then batches
 of similar length, decoded ahead. So audio and embeddings in memory do not grow with the input, only the names do, and a shard
-made anew is the same shard.
+made again is the same shard. An interrupted job is resumed shard by shard.
 """
 
 from __future__ import annotations
@@ -21,19 +21,74 @@ import numpy as np
 from rich.console import Console
 
 from mrl.distribution import Processes
-from mrl.embeddings.extraction import Extraction, chosen_settings
-from mrl.embeddings.formats import EMBEDDING_SUFFIXES, READABLE_SUFFIXES
+from mrl.embeddings.embedder import Embedder
+from mrl.embeddings.extraction import EmbeddedFiles, Extraction, chosen_settings, embed_files
+from mrl.embeddings.formats import EMBEDDING_SUFFIXES, READABLE_SUFFIXES, check_suffix, save_embeddings
 from mrl.embeddings.mapping import BatchFunction, FileFailure
 from mrl.embeddings.opening import as_embedder
 from mrl.embeddings.shard_writing import ShardPlan, ShardWriter
 from mrl.embeddings.sharded import ShardedEmbeddings
-from mrl.embeddings.tasks import describe_embeddings
 from mrl.errors import InputError, MRLError, ReportedElsewhereError
 from mrl.progress import progress_bar
+from mrl.version import __version__
 
 DEFAULT_SHARD_SIZE = 10_000
 
 _LOG = logging.getLogger(__name__)
+
+
+def embed_to_file(
+    model: Any,
+    paths: Sequence[str | os.PathLike[str]],
+    output: str | os.PathLike[str],
+    how: Extraction | None = None,
+    *,
+    model_name: str,
+    target_dim: int | None = None,
+    processes: Processes | None = None,
+    **changes: Any,
+) -> EmbeddedFiles:
+    """Embed recordings and write what could be embedded to ``output``, with the path of each as its id.
+
+    Args:
+        model: the network, or an :class:`mrl.embeddings.Embedder`.
+        paths: the recordings.
+        output: file to write; its suffix is checked before the work begins. Nothing is written when no recording worked.
+        how: the settings.
+        model_name: how the network was called, for the file's metadata.
+        target_dim, changes: as for :func:`embed_files`.
+        processes: those that share the work; the first one writes the file.
+
+    Raises:
+        InputError: unusable arguments.
+        ProcessError: another process has ended, does not answer, or was given other recordings.
+        OSError: the file cannot be written.
+    """
+    check_suffix(output)
+    embedder, chosen = as_embedder(model), chosen_settings(how, changes)
+    embedded = embed_files(embedder, paths, chosen, target_dim=target_dim, processes=processes)
+    if embedded.paths and (processes is None or processes.is_first):
+        metadata = describe_embeddings(embedder, model_name, embedded.matrix.shape[1], chosen)
+        save_embeddings(output, [str(path) for path in embedded.paths], embedded.matrix, metadata)
+    return embedded
+
+
+def describe_embeddings(embedder: Embedder, model_name: str, dim: int, how: Extraction) -> dict[str, Any]:
+    """Return the metadata of a file of embeddings: what they were made with.
+
+    ``model_sha256`` is of the very network that made them. With an early exit, ``depth`` is its number of stages and
+    ``whole_model_sha256`` is of the whole network, with whose embeddings they may be compared.
+    """
+    facts = {
+        "model": model_name,
+        "model_sha256": embedder.model_hash,
+        "dim": dim,
+        "unit_length": embedder.unit_length,
+        **how.facts(),
+        "package": f"redimnet-mrl {__version__}",
+    }
+    cut = embedder.cut
+    return facts if cut is None else {**facts, "depth": cut["depth"], "whole_model_sha256": cut["whole_sha256"]}
 
 
 @dataclass(frozen=True, eq=False)
