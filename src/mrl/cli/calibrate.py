@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Literal
 
@@ -49,10 +48,9 @@ def command(
     is written. mrl verify and identify then give log-likelihood ratios and decisions. An int8 file needs a calibration of its
     own: its scores differ from those of the network that it was made from.
     """
-    from rich.console import Console
-
     from mrl.embeddings.calibrated import calibration_file
     from mrl.evaluation.calibrating import calibrate_model, calibration_table, threshold_table
+    from mrl.tables import print_tables
     from mrl.trials import read_speakers, read_trials
 
     calibration = calibrate_model(
@@ -68,7 +66,5 @@ def command(
         num_workers=num_workers,
         device=device,
     )
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(calibration_table(calibration))
-    console.print(threshold_table(calibration))
+    print_tables(calibration_table(calibration), threshold_table(calibration))
     click.echo(f"written: {calibration_file(model)}")

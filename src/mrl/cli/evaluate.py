@@ -158,21 +158,21 @@ def command(
     are measured), or a file of embeddings (.npz, .parquet, .safetensors, Kaldi's .ark and .scp) whose ids are the list's paths.
     The unmodified backbone is always one of the systems, unless --no-backbone is given.
     """
-    from rich.console import Console
-
     from mrl.embeddings import Processes
     from mrl.evaluation import (
         Extraction,
         calibrated_table,
         comparison_table,
         evaluate_specs,
+        figures_table,
         make_conditions,
         make_protocol,
         report_folders,
-        rich_table,
-        strata_tables,
+        strata_groups,
+        strata_summary,
         write_report,
     )
+    from mrl.tables import print_tables
     from mrl.trials import read_speakers, read_trials
 
     protocol = make_protocol(
@@ -208,14 +208,11 @@ def command(
     )
     if not processes.is_first:
         return
-    # Where standard output is no terminal, a table must not be folded to a guessed width.
-    console = Console(width=None if sys.stdout.isatty() else 160)
     for result, folder in zip(results, folders, strict=True):
-        console.print(rich_table(result))
         compared = comparison_table(result) if len(models) > 1 else None
-        for table in (calibrated_table(result), compared, *strata_tables(result)):
-            if table is not None:
-                console.print(table)
+        strata_tables = (strata_summary(result, group) for group in strata_groups(result))
+        tables = (figures_table(result), calibrated_table(result), compared, *strata_tables)
+        print_tables(*(table for table in tables if table is not None))
         if folder is not None:
             for file in write_report(result, folder):
                 click.echo(f"written: {file}")

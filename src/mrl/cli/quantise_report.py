@@ -54,10 +54,9 @@ def command(
     embeddings (.npz, .parquet, .safetensors, Kaldi's .ark and .scp) whose ids are the list's paths. Besides the error rates on
     the list, one utterance of each speaker is enrolled and all others are identified.
     """
-    from rich.console import Console
-
     from mrl.embeddings import Processes
     from mrl.evaluation import Extraction, quantisation_table, quantise_spec, write_quantisation_report
+    from mrl.tables import print_tables
     from mrl.trials import read_speakers, read_trials
 
     processes = Processes.from_environment()
@@ -75,8 +74,7 @@ def command(
     )
     if result is None:
         return
-    # Where standard output is no terminal, a table must not be folded to a guessed width.
-    Console(width=None if sys.stdout.isatty() else 200).print(quantisation_table(result))
+    print_tables(quantisation_table(result))
     if output is not None:
         for file in write_quantisation_report(result, output):
             click.echo(f"written: {file}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import click
@@ -64,9 +63,8 @@ def voxceleb(
     Whole utterances, cosine scores, the cleaned lists; with --as-norm also beside the figures published with AS-Norm. The exit
     status is 1 when a difference is larger than --tolerance.
     """
-    from rich.console import Console
-
     from mrl.evaluation import Extraction, reproduce_voxceleb, reproduction_table
+    from mrl.tables import print_tables
 
     rows = reproduce_voxceleb(
         root,
@@ -83,7 +81,7 @@ def voxceleb(
         cohort=cohort,
         extraction=Extraction(batch_seconds, None, num_workers, device, cache),
     )
-    Console(width=None if sys.stdout.isatty() else 160).print(reproduction_table(rows))
+    print_tables(reproduction_table(rows))
     outside = sum(not row.within_tolerance for row in rows)
     if outside:
         click.echo(f"{outside} of {len(rows)} figures are outside the tolerance", err=True)

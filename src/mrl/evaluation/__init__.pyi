@@ -6,6 +6,8 @@ from .conditions import Condition as Condition
 from .conditions import make_conditions as make_conditions
 from .embedding import EmbeddedCrops as EmbeddedCrops
 from .embedding import embed_crops as embed_crops
+from .figures import CalibratedFigures as CalibratedFigures
+from .figures import DimFigures as DimFigures
 from .head_fitting import fit_head_file as fit_head_file
 from .measure import UNMODIFIED_BACKBONE as UNMODIFIED_BACKBONE
 from .measure import SystemEmbeddings as SystemEmbeddings
@@ -13,7 +15,6 @@ from .measure import SystemScores as SystemScores
 from .measure import evaluate_embeddings as evaluate_embeddings
 from .measure import evaluate_model as evaluate_model
 from .measure import evaluate_systems as evaluate_systems
-from .page import html_report as html_report
 from .plots import plot_eer_by_dim as plot_eer_by_dim
 from .protocol import Cohort as Cohort
 from .protocol import Protocol as Protocol
@@ -21,11 +22,12 @@ from .protocol import make_protocol as make_protocol
 from .protocol import open_cohort as open_cohort
 from .protocol import score_by_protocol as score_by_protocol
 from .protocol import score_crops as score_crops
+from .report import html_report as html_report
+from .report import markdown_report as markdown_report
+from .report import write_report as write_report
 from .reproduction import ReproducedRow as ReproducedRow
 from .reproduction import reproduce_voxceleb as reproduce_voxceleb
 from .reproduction import reproduction_table as reproduction_table
-from .result import CalibratedFigures as CalibratedFigures
-from .result import DimFigures as DimFigures
 from .result import EvaluationResult as EvaluationResult
 from .result import ListFacts as ListFacts
 from .result import ProtocolFacts as ProtocolFacts
@@ -40,8 +42,6 @@ from .storage import QuantisationResult as QuantisationResult
 from .storage import measure_formats as measure_formats
 from .storage import quantise_spec as quantise_spec
 from .storage_report import plot_storage_formats as plot_storage_formats
-from .storage_report import quantisation_csv as quantisation_csv
-from .storage_report import quantisation_markdown as quantisation_markdown
 from .storage_report import quantisation_table as quantisation_table
 from .storage_report import write_quantisation_report as write_quantisation_report
 from .strata import figures_of_strata as figures_of_strata
@@ -49,9 +49,8 @@ from .strata import strata_of_column as strata_of_column
 from .tables import calibrated_table as calibrated_table
 from .tables import comparison_table as comparison_table
 from .tables import csv_table as csv_table
-from .tables import markdown_report as markdown_report
-from .tables import markdown_table as markdown_table
-from .tables import rich_table as rich_table
-from .tables import strata_tables as strata_tables
+from .tables import figures_table as figures_table
+from .tables import strata_groups as strata_groups
+from .tables import strata_summary as strata_summary
+from .tables import strata_table as strata_table
 from .tables import summary_table as summary_table
-from .writing import write_report as write_report

@@ -14,12 +14,12 @@ import numpy.typing as npt
 from mrl.dims import default_dims
 from mrl.embeddings.calibrated import load_calibration
 from mrl.errors import DataError, InputError
-from mrl.evaluation.result import CalibratedFigures, DimFigures, EvaluationResult, ListFacts, ProtocolFacts, SystemResult
+from mrl.evaluation.figures import P_TARGETS, CalibratedFigures, DimFigures
+from mrl.evaluation.result import EvaluationResult, ListFacts, ProtocolFacts, SystemResult
 from mrl.hardware import hardware_line
-from mrl.scoring.bootstrap import Replicates, SpeakerResamples, bootstrap_metrics, interval_of, paired_difference
+from mrl.scoring.bootstrap import Replicates, SpeakerResamples, bootstrap_metrics, paired_difference
 from mrl.scoring.calibration import Calibration, can_hold_out, held_out_ratios
 from mrl.scoring.cosine import check_dims, score_prefixes
-from mrl.scoring.metrics import actual_dcf, cllr, error_curve
 from mrl.trials.lists import TrialList
 from mrl.trials.speakers import speakers_of_trials
 from mrl.version import __version__
@@ -28,35 +28,14 @@ if TYPE_CHECKING:
     from mrl.embeddings import Encoder
 
 
-P_TARGETS = (0.01, 0.05)
-
-
-"""Priors of the minimum detection costs in use: 0.01 (WeSpeaker, SpeechBrain) and 0.05 (VoxSRC)."""
-
-
-FALSE_ACCEPT_RATES = (0.01, 0.001)
-
-
-"""Rates at which the true accept rate is given."""
-
-
 UNMODIFIED_BACKBONE = "unmodified backbone"
-
-
 """Name of the backbone inside a Matryoshka model that was never trained further."""
 
-
 TRAINED_BACKBONE = "own backbone (trained)"
-
-
 """Name of the backbone inside a Matryoshka model that was trained along with it: no longer the one published."""
 
-
 BASELINE = "baseline"
-
-
 """Name of another network that is measured beside the model."""
-
 
 _ScoreKey = tuple[str, int]
 
@@ -136,11 +115,11 @@ def evaluate_systems(
     if resamples is not None:
         drawn = bootstrap_metrics(list(scores.values()), resamples, p_targets=P_TARGETS)
         replicates = dict(zip(scores, drawn, strict=True))
-    figures = {key: _figures(key[1], values, trials.labels, replicates.get(key)) for key, values in scores.items()}
+    figures = {key: DimFigures.of(key[1], values, trials.labels, replicates.get(key)) for key, values in scores.items()}
     for system in systems:
         if isinstance(system, SystemScores):
             for dim, ratios in system.log_likelihood_ratios.items():
-                calibrated = _calibrated(system.calibration, ratios, trials.labels)
+                calibrated = CalibratedFigures.of(system.calibration, ratios, trials.labels)
                 figures[system.name, dim] = replace(figures[system.name, dim], calibrated=calibrated)
     if reference is not None and resamples is not None:
         base, base_replicates = figures[reference].equal_error_rate, replicates[reference].equal_error_rate
@@ -307,38 +286,6 @@ def _scores_of(system: SystemEmbeddings | SystemScores, trials: TrialList) -> Ma
             f"{np.shape(system.scores[wrong[0]])} at dim {wrong[0]}"
         )
     return {dim: np.asarray(system.scores[dim], dtype=np.float32) for dim in dims}
-
-
-def _calibrated(source: str, ratios: npt.NDArray[np.float64], labels: npt.NDArray[np.bool_]) -> CalibratedFigures:
-    return CalibratedFigures(
-        source=source,
-        actual_dcf={p_target: actual_dcf(ratios, labels, p_target) for p_target in P_TARGETS},
-        cllr=cllr(ratios, labels),
-        minimum_cllr=error_curve(ratios, labels).minimum_cllr(),
-    )
-
-
-def _figures(
-    dim: int, scores: npt.NDArray[np.float32], labels: npt.NDArray[np.bool_], replicates: Replicates | None
-) -> DimFigures:
-    curve = error_curve(scores, labels)
-    return DimFigures(
-        dim=dim,
-        equal_error_rate=curve.equal_error_rate(),
-        equal_error_rate_interval=None if replicates is None else interval_of(replicates.equal_error_rate),
-        convex_hull_equal_error_rate=curve.convex_hull_equal_error_rate(),
-        threshold=curve.equal_error_threshold(),
-        minimum_dcf={p_target: curve.minimum_dcf(p_target) for p_target in P_TARGETS},
-        minimum_dcf_intervals={}
-        if replicates is None
-        else {p_target: interval_of(values) for p_target, values in replicates.minimum_dcf.items()},
-        minimum_cllr=curve.minimum_cllr(),
-        # A rate below one trial in all cannot be told from 0, so nothing is stated there.
-        true_accept_rates={
-            rate: curve.true_accept_rate(rate) if rate * np.count_nonzero(~labels) >= 1 - 1e-9 else None
-            for rate in FALSE_ACCEPT_RATES
-        },
-    )
 
 
 def _list_facts(trials: TrialList, resamples: SpeakerResamples | None) -> ListFacts:

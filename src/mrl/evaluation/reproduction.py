@@ -9,8 +9,6 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from rich.table import Table
-from rich.text import Text
 
 from mrl.embeddings import EmbeddingCache, Encoder, open_model
 from mrl.errors import DataError, InputError
@@ -22,6 +20,7 @@ from mrl.evaluation.run import Extraction
 from mrl.pretrained import PretrainedCheckpoint, find_checkpoint
 from mrl.scoring.bootstrap import Interval, SpeakerResamples
 from mrl.scoring.normalisation import speaker_means
+from mrl.tables import Table
 from mrl.trials.lists import TrialList, read_trials
 from mrl.trials.voxceleb import OfficialList, fetch_official_list, find_official_list
 
@@ -190,26 +189,25 @@ def reproduce_voxceleb(
 
 
 def reproduction_table(rows: Sequence[ReproducedRow]) -> Table:
-    """Return the published table with ours beside it, for a terminal."""
-    table = Table("checkpoint", "list", "trials", "scoring", "published EER %", "ours EER %", "difference", "allowed", "verdict")
-    for column in (table.columns[2], *table.columns[4:8]):
-        column.justify = "right"
+    """Return the published figures with ours beside them."""
+    headings = ("checkpoint", "list", "trials", "scoring", "published EER %", "ours EER %", "difference", "allowed", "verdict")
+    cells = []
     for row in rows:
         bounds = "" if row.interval is None else f" [{row.interval.low:.2f}, {row.interval.high:.2f}]"
-        verdict = "reproduced" if row.within_tolerance else "outside"
-        cells = (
-            row.checkpoint,
-            f"Vox1-{row.trial_list}",
-            f"{row.trials:,}{'' if row.official else ' (not the official list)'}",
-            row.scoring,
-            f"{row.published:.2f}",
-            f"{row.measured:.2f}{bounds}",
-            f"{row.difference:+.2f}",
-            f"±{row.tolerance:g}",
-            verdict,
+        cells.append(
+            (
+                row.checkpoint,
+                f"Vox1-{row.trial_list}",
+                f"{row.trials:,}{'' if row.official else ' (not the official list)'}",
+                row.scoring,
+                f"{row.published:.2f}",
+                f"{row.measured:.2f}{bounds}",
+                f"{row.difference:+.2f}",
+                f"±{row.tolerance:g}",
+                "reproduced" if row.within_tolerance else "outside",
+            )
         )
-        table.add_row(*map(Text, cells))
-    return table
+    return Table(headings, tuple(cells), words=(0, 1, 3, 8), group=None)
 
 
 def _published(model_name: str, train_type: str, dataset: str) -> PretrainedCheckpoint:

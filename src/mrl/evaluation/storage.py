@@ -24,8 +24,9 @@ from mrl.embeddings.compact import (
 )
 from mrl.errors import DataError, InputError
 from mrl.evaluation.embedding import embed_recordings
+from mrl.evaluation.figures import DimFigures
 from mrl.evaluation.measure import SystemScores, evaluate_systems
-from mrl.evaluation.result import DimFigures, EvaluationResult
+from mrl.evaluation.result import EvaluationResult
 from mrl.evaluation.run import Extraction
 from mrl.evaluation.systems import NetworkSystem, TableSystem, open_lineup
 from mrl.hardware import hardware_line
