@@ -1,10 +1,10 @@
-"""Making the calibration of a model folder or of an exported file."""
+"""Log-likelihood ratios: calibrating a model on trials, and using calibrations in an evaluation."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +17,21 @@ from mrl.embeddings.calibrated import calibration_file
 from mrl.embeddings.extraction import chosen_settings
 from mrl.embeddings.opening import EXPORTED_SUFFIX
 from mrl.errors import DataError, InputError
+from mrl.evaluation.measure import SystemScores
+from mrl.evaluation.systems import NetworkSystem
 from mrl.files import write_json
 from mrl.matryoshka.saving import read_model_config
 from mrl.pretrained import find_bundled
-from mrl.scoring.calibration import Calibration, Quality, fit_calibration
+from mrl.scoring.calibration import Calibration, Quality, can_hold_out, fit_calibration, held_out_ratios
 from mrl.scoring.cosine import check_dims, score_prefixes
+from mrl.scoring.decisions import NO_CALIBRATION
 from mrl.tables import ABSENT, Table
 from mrl.trials.lists import TrialList
 from mrl.trials.speakers import speakers_of_trials
 
 logger = logging.getLogger(__name__)
+
+_PRIOR = 0.01  # of the calibrations that an evaluation fits on held-out speakers
 
 
 def calibrate_model(
@@ -119,6 +124,76 @@ def _speakers(trials: TrialList, speakers: Mapping[str, str] | None) -> npt.NDAr
             raise
         logger.info("no cost on held-out speakers: %s", error)
         return None
+
+
+def calibration_of(system: NetworkSystem, *, plain: bool) -> tuple[Calibration | None, str]:
+    """Return the calibration of a model, and what a reader should know where there is one that cannot be used.
+
+    Args:
+        system: the model, as it was opened.
+        plain: whether scores are raw cosines of whole recordings; a calibration holds for nothing else.
+
+    Raises:
+        CheckpointError: the calibration is damaged or belongs to other weights.
+    """
+    calibration, absence = system.model.calibrated
+    unused = f"The calibration of {Path(system.spec).name} is not used: "
+    if calibration is None:
+        return None, "" if absence == NO_CALIBRATION else f"{unused}{absence}."
+    return (calibration, "") if plain else (None, f"{unused}it holds for raw cosines of whole recordings.")
+
+
+def with_calibration(
+    system: SystemScores, calibration: Calibration, trials: TrialList, seconds: Callable[[], npt.NDArray[np.float64]]
+) -> SystemScores:
+    """Return the system with log-likelihood ratios at the dims that ``calibration`` covers.
+
+    Args:
+        system: raw cosines of whole recordings.
+        calibration: of its weights.
+        trials: the list.
+        seconds: gives (utterances,) durations in the order of ``trials.utterances``; called where they are needed.
+    """
+    words = "calibration of the model"
+    if calibration.trial_list.get("sha256") and calibration.trial_list["sha256"] == trials.sha256:
+        words += ", fitted on this very list"
+    sides: tuple[npt.NDArray[np.float64], ...] = ()
+    if calibration.quality == "duration":
+        values = seconds()
+        sides = (values[trials.enrol], values[trials.test])
+    ratios = {
+        dim: calibration.log_likelihood_ratios(dim, scores, *sides)
+        for dim, scores in system.scores.items()
+        if dim in calibration.dims
+    }
+    return SystemScores(system.name, system.scores, ratios, words)
+
+
+def with_held_out_calibration(system: SystemScores, trials: TrialList, speakers: Mapping[str, str] | None = None) -> SystemScores:
+    """Return the system with log-likelihood ratios that were fitted, for every trial, without the speakers of that trial.
+
+    Raises:
+        DataError: speakers are not known or too few.
+        InputError: as :func:`mrl.scoring.calibration.held_out_ratios`.
+    """
+    require_held_out(trials, speakers)
+    _, of_utterance = speakers_of_trials(trials, speakers)
+    ratios: dict[int, npt.NDArray[np.float64]] = {}
+    for dim, scores in system.scores.items():
+        held_out = held_out_ratios(scores, trials, of_utterance, prior=_PRIOR)
+        assert held_out is not None  # require_held_out
+        ratios[dim] = held_out
+    return SystemScores(system.name, system.scores, ratios, f"fitted on the list's other speakers (five parts, prior {_PRIOR:g})")
+
+
+def require_held_out(trials: TrialList, speakers: Mapping[str, str] | None = None) -> None:
+    """Raise :class:`DataError` where speakers are not known or too few for :func:`with_held_out_calibration`."""
+    _, of_utterance = speakers_of_trials(trials, speakers)
+    if not can_hold_out(trials, of_utterance):
+        raise DataError(
+            f"{trials.source} has too few speakers to calibrate on others than those of each trial; "
+            "leave --calibrate-on held-out out"
+        )
 
 
 def calibration_table(calibration: Calibration) -> Table:
