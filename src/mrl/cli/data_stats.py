@@ -29,10 +29,15 @@ def command(
 
     Recordings are opened only where the manifest does not state their length and sample rate.
     """
-    from mrl.data.statistics import manifest_statistics, statistics_lines
+    from mrl.data.statistics import manifest_statistics, quantiles_table, statistics_lines
+    from mrl.tables import print_tables
 
     found = manifest_statistics(manifest, root=root, where=row_filter(where), num_workers=num_workers)
-    click.echo(json.dumps(found.to_dict(), indent=2) if as_json else "\n".join(statistics_lines(found)))
+    if as_json:
+        click.echo(json.dumps(found.to_dict(), indent=2))
+    else:
+        click.echo("\n".join([*statistics_lines(found), ""]))
+        print_tables(quantiles_table(found))
     if plot is not None:
         from mrl.data.statistics import plot_statistics
 

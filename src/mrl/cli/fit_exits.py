@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mrl.cli.evaluate import DimList
-from mrl.cli.options import device_option, extraction_options
+from mrl.cli.options import DimList, device_option, extraction_options
 
 if TYPE_CHECKING:
     from mrl.embeddings import Extraction

@@ -7,7 +7,7 @@ from typing import Literal
 
 import click
 
-from mrl.cli.evaluate import DimList
+from mrl.cli.options import DimList
 
 
 @click.command()

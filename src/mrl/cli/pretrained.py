@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from mrl.pretrained.bundled import BundledModel, bundled_models, copy_bundled, find_bundled
 from mrl.pretrained.registry import PretrainedCheckpoint, VoxCeleb1EER, find_by_name, list_pretrained
+from mrl.tables import Table, print_tables
 
 _NAME_HELP = "NAME is like b2-vox2-ft_lm; a model name alone (b2, M) means its fine-tuned version."
 _LISTED_DIM = 64
@@ -51,18 +51,10 @@ def _print_released(checkpoints: tuple[PretrainedCheckpoint, ...]) -> None:
         for checkpoint in checkpoints
     ]
     header = ("name", "parameters", "Vox1-O", "Vox1-E", "Vox1-H", "Vox1-O + AS-Norm", "licence")
-    console = Console()
-    if console.is_terminal:
-        # Without a frame it fits into 80 columns; a shortened name could not be typed again.
-        table = Table(box=None, padding=(0, 1, 0, 0), caption="EER in %, published; –: unpublished")
-        for title in header:
-            table.add_column(title, no_wrap=title in ("name", "parameters", "licence"))
-        for row in rows:
-            table.add_row(*row)
-        console.print(table)
-        return
-    for row in (header, *rows):
-        click.echo("\t".join(row))
+    note = "EER in %, published; –: unpublished"
+    # Without a frame it fits into 80 columns; a shortened name could not be typed again.
+    table = Table(header, tuple(rows), words=(0, 6), group=None, notes=(note,), frame=False, unbroken=(0, 1, 6))
+    print_tables(table) if sys.stdout.isatty() else click.echo(table.tab_separated())
 
 
 @command.command("info", epilog=_NAME_HELP)

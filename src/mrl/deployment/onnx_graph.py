@@ -104,6 +104,8 @@ def quantised(model: Any, precision: Precision, calibration: Callable[[], Iterat
             shared: dict[str, Any] = {
                 "per_channel": True,
                 "weight_type": quantization.QuantType.QInt8,
+                # Processors without 8-bit dot products (VNNI) add pairs of products in 16 bits, which saturate with 8-bit weights.
+                "reduce_range": True,
                 "nodes_to_exclude": _exact_nodes(onnx.load(str(ready))),
                 "extra_options": {"MatMulConstBOnly": True},
             }
