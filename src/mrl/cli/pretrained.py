@@ -14,7 +14,7 @@ from rich.table import Table
 from mrl.pretrained.bundled import BundledModel, bundled_models, copy_bundled, find_bundled
 from mrl.pretrained.registry import PretrainedCheckpoint, VoxCeleb1EER, find_by_name, list_pretrained
 
-_NAME_HELP = "NAME is like b2-vox2-ft_lm; a model name alone (b2, M) means its fine-tuned version."
+_NAME_HELP = "NAME is like b2-vox2-ft_lm; a model name alone (b2, M, redimnet2-b6) means its fine-tuned version."
 _LISTED_DIM = 64
 
 

@@ -18,9 +18,16 @@ def command() -> None:
 
 @command.command()
 @click.option("--root", required=True, type=click.Path(path_type=Path), help="Folder of VoxCeleb1 (idXXXXX/VIDEO/UTTERANCE.wav).")
-@click.option("--model", "models", multiple=True, default=("b2",), show_default=True, help="b0 to b6, S, M; several times.")
-@click.option("--train-type", default="ft_lm", show_default=True, help="ft_lm, ft_mix or ptn.")
-@click.option("--dataset", default="vox2", show_default=True, help="Training data, as in the checkpoint's name.")
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    default=("b2",),
+    show_default=True,
+    help="b0 to b6, S, M, redimnet2-b0 to -b6; several times.",
+)
+@click.option("--train-type", help="ft_lm, ft_mix, lm or ptn [default: the fine-tuned one].")
+@click.option("--dataset", help="Training data, as in the checkpoint's name [default: the first there is].")
 @click.option("--weights", help="Where the released file is: a file, an address, or a folder of such files.")
 @click.option("--lists", type=NameList(), default=("O", "E", "H"), help="Which of O, E and H [default: O,E,H].")
 @click.option("--trials-dir", type=click.Path(path_type=Path), help="Folder of the trial lists; below --root by default.")
@@ -42,8 +49,8 @@ def voxceleb(
     ctx: click.Context,
     root: Path,
     models: tuple[str, ...],
-    train_type: str,
-    dataset: str,
+    train_type: str | None,
+    dataset: str | None,
     weights: str | None,
     lists: tuple[str, ...],
     trials_dir: Path | None,

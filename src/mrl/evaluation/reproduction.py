@@ -90,7 +90,7 @@ class ReproducedRow:
 def reproduce_voxceleb(
     root: str | os.PathLike[str],
     *,
-    models: Sequence[tuple[str, str, str]] = (("b2", "ft_lm", "vox2"),),
+    models: Sequence[tuple[str, str | None, str | None]] = (("b2", "ft_lm", "vox2"),),
     weights: str | None = None,
     lists: Sequence[str] = LISTS,
     trials_dir: str | os.PathLike[str] | None = None,
@@ -109,7 +109,7 @@ def reproduce_voxceleb(
 
     Args:
         root: VoxCeleb1: folders ``idXXXXX/VIDEO/UTTERANCE.wav``, directly below it or below ``wav``, ``test/wav``, ``dev/wav``...
-        models: (model_name, train_type, dataset) of each checkpoint.
+        models: (model_name, train_type, dataset) of each checkpoint; None: the fine-tuned one, the first data set.
         weights: where its file is: a file, an address, or a folder of such files.
         lists: which of "O", "E" and "H".
         trials_dir: folder with the lists, under their official names or ours; by default they are looked for below ``root``.
@@ -213,7 +213,7 @@ def reproduction_table(rows: Sequence[ReproducedRow]) -> Table:
     return table
 
 
-def _published(model_name: str, train_type: str, dataset: str) -> PretrainedCheckpoint:
+def _published(model_name: str, train_type: str | None, dataset: str | None) -> PretrainedCheckpoint:
     checkpoint = find_checkpoint(model_name, train_type, dataset)
     if checkpoint.eer is None:
         raise InputError(f"no equal error rates were published for {checkpoint.name}, so there is nothing to reproduce")
