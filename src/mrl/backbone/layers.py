@@ -163,7 +163,7 @@ class SignalGroupNorm(nn.Module):
         centred = hide_padding(exact - mean.unsqueeze(1), inside)
         variance = self._by_feature(centred.square().sum(dim=1), count)
         scale = (variance + self.eps).rsqrt() * self.weight
-        return torch.addcmul(self.bias, centred, scale.unsqueeze(1)).to(signal.dtype)
+        return torch.addcmul(self.bias.to(exact.dtype), centred, scale.unsqueeze(1)).to(signal.dtype)
 
     def _by_feature(self, sums: Tensor, count: Tensor) -> Tensor:
         """Sums per feature ``(batch, features)`` -> means of their groups, again per feature."""

@@ -14,7 +14,7 @@ from mrl.pretrained.bundled import BundledModel, bundled_models, copy_bundled, f
 from mrl.pretrained.registry import PretrainedCheckpoint, VoxCeleb1EER, find_by_name, list_pretrained
 from mrl.tables import Table, print_tables
 
-_NAME_HELP = "NAME is like b2-vox2-ft_lm; a model name alone (b2, M) means its fine-tuned version."
+_NAME_HELP = "NAME is like b2-vox2-ft_lm; a model name alone (b2, M, redimnet2-b6) means its fine-tuned version."
 _LISTED_DIM = 64
 
 
