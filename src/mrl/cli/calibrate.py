@@ -14,21 +14,27 @@ from mrl.cli.options import device_option
 
 @click.command()
 @click.argument("model", type=click.Path(path_type=Path))
-@click.option("--trials", "trial_list", required=True, type=click.Path(path_type=Path), help="Trial list, gzip or not.")
-@click.option("--root", required=True, type=click.Path(path_type=Path), help="Folder below which the list's paths lie.")
-@click.option("--dims", type=DimList(), help="Prefix lengths, such as 16,64,192; the model's own by default.")
-@click.option("--prior", type=float, default=0.01, show_default=True, help="Probability of a same-speaker trial to be best at.")
+@click.option("--trials", "trial_list", required=True, type=click.Path(path_type=Path), help="Trial list, may be gzipped.")
+@click.option("--root", required=True, type=click.Path(path_type=Path), help="Folder that the list's paths are relative to.")
+@click.option("--dims", type=DimList(), help="Dimensions, such as 16,64,192; the model's own by default.")
 @click.option(
-    "--max-far", type=float, multiple=True, help="Keep a threshold for this false accept rate too; may be given several times."
+    "--prior",
+    type=float,
+    default=0.01,
+    show_default=True,
+    help="Prior probability of a same-speaker trial that the fit is optimal for.",
 )
 @click.option(
-    "--quality", type=click.Choice(["duration", "none"]), default="duration", show_default=True, help="Quality measures to use."
+    "--max-far", type=float, multiple=True, help="Also keep a threshold for this false accept rate; may be given several times."
 )
 @click.option(
-    "--speakers", type=click.Path(path_type=Path), help="Lines 'utterance speaker', where paths do not tell the speaker."
+    "--quality", type=click.Choice(["duration", "none"]), default="duration", show_default=True, help="Quality measures."
 )
-@click.option("--batch-seconds", type=float, default=60.0, show_default=True, help="Most audio per forward pass, in seconds.")
-@click.option("--num-workers", type=int, default=2, show_default=True, help="Threads that decode ahead.")
+@click.option(
+    "--speakers", type=click.Path(path_type=Path), help="File with lines 'utterance speaker', if paths do not name the speaker."
+)
+@click.option("--batch-seconds", type=float, default=60.0, show_default=True, help="Maximum audio per forward pass, in seconds.")
+@click.option("--num-workers", type=int, default=2, show_default=True, help="Number of decoding threads.")
 @device_option
 def command(
     model: Path,

@@ -17,17 +17,19 @@ from mrl.cli.options import depth_option, device_option, model_option, weights_o
     "--output",
     required=True,
     type=click.Path(path_type=Path),
-    help="File to write (.npz, .parquet or .safetensors), or a folder of shards: a name without suffix.",
+    help="File to write (.npz, .parquet or .safetensors), or a folder of shards (a name without extension).",
 )
 @model_option
 @weights_option
-@click.option("--dim", type=int, help="Length of the embeddings; all dimensions by default.")
+@click.option("--dim", type=int, help="Number of dimensions to keep; all by default.")
 @depth_option
-@click.option("--batch-seconds", type=float, default=60.0, show_default=True, help="Most audio per forward pass, in seconds.")
-@click.option("--max-seconds", type=float, help="Use only the first so many seconds of each recording.")
-@click.option("--num-workers", type=int, default=2, show_default=True, help="Threads that decode ahead.")
+@click.option("--batch-seconds", type=float, default=60.0, show_default=True, help="Maximum audio per forward pass, in seconds.")
+@click.option("--max-seconds", type=float, help="Truncate recordings to this many seconds.")
+@click.option("--num-workers", type=int, default=2, show_default=True, help="Number of decoding threads.")
 @click.option("--shard-size", type=int, help="Recordings per shard of a folder [default: 10000].")
-@click.option("--shard-format", type=click.Choice(["safetensors", "npz", "parquet"]), help="Of shards [default: safetensors].")
+@click.option(
+    "--shard-format", type=click.Choice(["safetensors", "npz", "parquet"]), help="Format of the shards [default: safetensors]."
+)
 @device_option
 @click.pass_context
 def command(
@@ -48,11 +50,11 @@ def command(
     """Turn recordings into embeddings, in one file or in a folder of shards.
 
     INPUTS are recordings, folders of them, or .txt lists with one path per line. Embeddings are raw for a plain ReDimNet and of
-    unit length for a Matryoshka model. Recordings that cannot be used are listed and counted, the others are written all the
-    same, and the exit status is then 1. Under torchrun the processes share the recordings.
+    unit length for a Matryoshka model. Recordings that cannot be used are listed, the rest is written, and the exit status is
+    1. Under torchrun the processes share the recordings.
 
-    A folder is for up to millions of recordings: they are written shard by shard, and the same command again goes on where an
-    interrupted one stopped.
+    Use a folder for up to millions of recordings: they are written shard by shard, and an interrupted command resumes if you
+    run it again.
     """
     from mrl.embeddings import Processes, collect_recordings, embed_to_file, embed_to_folder, means_folder, open_model
 

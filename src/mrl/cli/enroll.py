@@ -19,9 +19,9 @@ from mrl.cli.options import device_option, model_option, store_option, weights_o
     "--format",
     "form",
     type=click.Choice(["float32", "float16", "int8", "binary"]),
-    help="How a new store keeps embeddings: float32 by default; int8 takes a quarter, binary 1/32 of the space.",
+    help="Format of a new store, float32 by default; int8 takes a quarter of the space, binary 1/32.",
 )
-@click.option("--add", "extend", is_flag=True, help="Add the recordings to a voice that is enrolled already.")
+@click.option("--add", "extend", is_flag=True, help="Add the recordings to an enrolled voice.")
 @device_option
 def command(
     name: str,
@@ -35,8 +35,8 @@ def command(
 ) -> None:
     """Enrol a voice.
 
-    FILES are recordings of one speaker; NAME is what the voice is called from now on. Longer recordings weigh more. Either all
-    recordings are enrolled or, where one cannot be used, none.
+    FILES are recordings of one speaker, NAME is the name of the voice. Longer recordings weigh more. If a recording cannot be
+    used, nothing is enrolled.
     """
     from mrl.identification import default_store, enrol, open_embedder
 

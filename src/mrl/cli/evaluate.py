@@ -52,35 +52,33 @@ class NameList(click.ParamType):  # type: ignore[type-arg]
     required=True,
     multiple=True,
     type=click.Path(path_type=Path),
-    help="Trial list, gzip or not; may be given several times.",
+    help="Trial list, may be gzipped; may be given several times.",
 )
 @click.option(
-    "--root", type=click.Path(path_type=Path), help="Folder below which the list's paths lie (not for embedding files)."
+    "--root", type=click.Path(path_type=Path), help="Folder that the list's paths are relative to (not for embedding files)."
 )
 @weights_option
-@click.option("--dims", type=DimList(), help="Prefix lengths, such as 16,64,192; the models' own by default.")
+@click.option("--dims", type=DimList(), help="Dimensions to measure, such as 16,64,192; the models' own by default.")
 @depth_option
 @click.option("--output", type=click.Path(path_type=Path), help="Folder for report.html, report.json, table.md, table.csv, plot.")
 @click.option(
-    "--bootstrap", type=int, default=1000, show_default=True, help="Resamples of the speakers for intervals; 0 for none."
+    "--bootstrap", type=int, default=1000, show_default=True, help="Number of bootstrap resamples for the intervals; 0 for none."
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the resamples, and of the choice of noise.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the resamples and of the choice of noise.")
+@click.option("--backbone/--no-backbone", default=True, help="Also measure the backbone of a Matryoshka model [default: yes].")
+@click.option("--baseline", help="Model to compare with instead of the backbone, such as the published checkpoint.")
 @click.option(
-    "--backbone/--no-backbone", default=True, help="Measure a Matryoshka model's own backbone beside it [default: yes]."
+    "--speakers", type=click.Path(path_type=Path), help="File with lines 'utterance speaker', if paths do not name the speaker."
 )
-@click.option("--baseline", help="Another model to compare with instead of the own backbone, such as the published checkpoint.")
-@click.option(
-    "--speakers", type=click.Path(path_type=Path), help="Lines 'utterance speaker', where paths do not tell the speaker."
-)
-@click.option("--strata", type=NameList(), default=(), help="Columns of the manifest to divide the list by, such as gender,age.")
+@click.option("--strata", type=NameList(), default=(), help="Columns of the manifest to split the list by, such as gender,age.")
 @click.option("--manifest", type=click.Path(path_type=Path), help="CSV, TSV, JSONL or Parquet with a column path, for --strata.")
 @click.option(
     "--cut-seconds",
     type=NumberList(float, "seconds such as 1,2,3,5"),
     default=(),
-    help="Also measure with the test side cut to so many seconds, such as 1,2,3,5.",
+    help="Also measure with the test side cut to this many seconds, such as 1,2,3,5.",
 )
-@click.option("--noise", type=click.Path(path_type=Path), help="Folder of noise for the test side; goes with --snr.")
+@click.option("--noise", type=click.Path(path_type=Path), help="Folder of noise for the test side; needs --snr.")
 @click.option(
     "--snr", type=NumberList(float, "ratios in dB such as 20,10,0"), default=(), help="Signal-to-noise ratios in dB: 20,10,0."
 )
@@ -88,36 +86,36 @@ class NameList(click.ParamType):  # type: ignore[type-arg]
     "--codec",
     type=NameList(),
     default=(),
-    help="Channels of the test side: telephone, narrowband, mulaw, alaw, opus, aac, mp3; opus:12 for 12 kbit/s.",
+    help="Channels for the test side: telephone, narrowband, mulaw, alaw, opus, aac, mp3; opus:12 is 12 kbit/s.",
 )
-@click.option("--centre", is_flag=True, help="Subtract the mean of the cohort's speakers from every embedding.")
+@click.option("--centre", is_flag=True, help="Subtract the cohort's mean embedding from every embedding.")
 @click.option(
     "--as-norm", type=int, metavar="TOP", help="AS-Norm: normalise scores with the TOP closest cohort speakers of each side."
 )
 @click.option(
     "--cohort",
     type=click.Path(path_type=Path),
-    help="Speakers in no trial, for --centre and --as-norm: folder with one subfolder each, manifest, or file of embeddings.",
+    help="Cohort for --centre and --as-norm, speakers in no trial: speaker folders, manifest, or embeddings.",
 )
-@click.option("--crops", type=int, metavar="N", help="Score by N evenly spaced crops of every recording instead of the whole.")
+@click.option("--crops", type=int, metavar="N", help="Score N evenly spaced crops of every recording instead of the whole.")
 @click.option("--crop-seconds", type=float, help="Length of a crop in seconds [default: 4].")
 @click.option(
     "--enrolment-map",
     type=click.Path(path_type=Path),
-    help="Lines 'model recording [recording ...]': the list's first names are models, averaged over their recordings.",
+    help="File with lines 'model recording [recording ...]', if the list's first field names enrolment models.",
 )
-@click.option("--enrolment-prefix", help="Put before the map's paths so that they lie below --root, such as ../data/.")
+@click.option("--enrolment-prefix", help="Prefix for the map's paths, to make them relative to --root, such as ../data/.")
 @click.option(
     "--calibrate-on",
     type=click.Choice(["model", "held-out", "none"]),
     default="model",
     show_default=True,
-    help="Where log-likelihood ratios come from: a model folder's calibration.json, or the list's other speakers.",
+    help="Source of log-likelihood ratios: the model's calibration, or the list's other speakers.",
 )
-@click.option("--cache", type=click.Path(path_type=Path), help="Folder where embeddings are kept, to go on and to reuse.")
-@click.option("--batch-seconds", type=float, default=60.0, show_default=True, help="Most audio per forward pass, in seconds.")
-@click.option("--max-seconds", type=float, help="Use only the first so many seconds of each recording.")
-@click.option("--num-workers", type=int, default=2, show_default=True, help="Threads that decode ahead.")
+@click.option("--cache", type=click.Path(path_type=Path), help="Folder that caches embeddings, to resume and to reuse them.")
+@click.option("--batch-seconds", type=float, default=60.0, show_default=True, help="Maximum audio per forward pass, in seconds.")
+@click.option("--max-seconds", type=float, help="Truncate recordings to this many seconds.")
+@click.option("--num-workers", type=int, default=2, show_default=True, help="Number of decoding threads.")
 @device_option
 def command(
     models: tuple[str, ...],
@@ -154,9 +152,9 @@ def command(
 ) -> None:
     """Measure the error rate at every dimension on a trial list, of one system or of several side by side.
 
-    Each MODEL is a model folder or mrl-b0-demo, an official .pt checkpoint or a released name (then prefixes of the raw embedding
-    are measured), or a file of embeddings (.npz, .parquet, .safetensors, Kaldi's .ark and .scp) whose ids are the list's paths.
-    The unmodified backbone is always one of the systems, unless --no-backbone is given.
+    Each MODEL is a model folder or mrl-b0-demo, an official .pt checkpoint or a released name (prefixes of the raw embedding are
+    measured), or a file of embeddings (.npz, .parquet, .safetensors, Kaldi's .ark and .scp) whose ids are the list's paths.
+    The unmodified backbone is measured too, unless --no-backbone is given.
     """
     from rich.console import Console
 

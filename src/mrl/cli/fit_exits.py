@@ -13,10 +13,10 @@ from mrl.cli.options import device_option
 @click.command()
 @click.argument("model")
 @click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RECORDINGS...")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Model folder to write; new or empty.")
-@click.option("--depths", type=DimList(), help="After which stages, such as 1,2,3; after every one by default.")
-@click.option("--max-seconds", type=float, help="Use only the first so many seconds of each recording.")
-@click.option("--batch-seconds", type=float, default=30.0, show_default=True, help="Most audio per forward pass, in seconds.")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Model folder to write, new or empty.")
+@click.option("--depths", type=DimList(), help="Stages to add exits after, such as 1,2,3; all but the last by default.")
+@click.option("--max-seconds", type=float, help="Truncate recordings to this many seconds.")
+@click.option("--batch-seconds", type=float, default=30.0, show_default=True, help="Maximum audio per forward pass, in seconds.")
 @device_option
 def command(
     model: str,
@@ -27,11 +27,11 @@ def command(
     batch_seconds: float,
     device: str,
 ) -> None:
-    """Give a model early exits: embeddings after its first stages, in less time, for those who can do with a little less.
+    """Add early exits to a model: embeddings after its first stages, faster and slightly less accurate.
 
-    MODEL is a model folder or mrl-b0-demo. RECORDINGS are recordings, folders of them, or .txt lists with one path per line: some
-    thousand of many speakers, like those that will be embedded; no labels are needed. The whole network's results stay as they
-    are. Use an exit with --depth of mrl embed, verify, evaluate and export.
+    MODEL is a model folder or mrl-b0-demo. RECORDINGS are recordings, folders of them, or .txt lists with one path per line: a
+    few thousand of many speakers, similar to those that you will embed; no labels are needed. Results of the whole network do
+    not change. Use an exit with --depth of mrl embed, verify, evaluate and export.
     """
     from mrl.training.exits import fit_exits_into_folder
 

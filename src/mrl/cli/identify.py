@@ -11,26 +11,26 @@ from mrl.cli.options import device_option, model_option, store_option, weights_o
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="How many voices to show.")
+@click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Number of voices to show.")
 @model_option
 @weights_option
 @store_option
-@click.option("--dim", type=int, help="Compare prefixes of this length; all dimensions by default.")
+@click.option("--dim", type=int, help="Number of dimensions to compare; all by default.")
 @click.option(
     "--search",
     "method",
     type=click.Choice(["exact", "approximate"]),
     default="exact",
     show_default=True,
-    help="How to search: approximate is faster among very many voices and may miss one.",
+    help="Search method; approximate is faster with very many voices and may miss one.",
 )
 @click.option(
     "--threshold",
     type=click.FloatRange(-1.0, 1.0),
-    help="Accept from this raw cosine on; without it and a calibration: scores only.",
+    help="Accept if the cosine is at least this, for any number of voices; ignores a calibration.",
 )
-@click.option("--prior", type=float, help="Decide at this probability that the speaker is enrolled; needs a calibrated model.")
-@click.option("--max-far", type=float, help="Decide at this probability that a stranger is taken for any of the voices instead.")
+@click.option("--prior", type=float, help="Prior probability that the speaker is enrolled; needs a calibrated model.")
+@click.option("--max-far", type=float, help="Decide at this probability of accepting a stranger as any voice instead.")
 @device_option
 def command(
     file: Path,
@@ -45,9 +45,9 @@ def command(
     max_far: float | None,
     device: str,
 ) -> None:
-    """Say whose voice a recording is, among those enrolled, or that it is unknown.
+    """Identify the speaker of a recording among the enrolled voices, or answer unknown.
 
-    Scores are raw cosines in [-1, 1]. A decision needs a model that mrl calibrate has been run on, or --threshold.
+    Scores are cosines in [-1, 1]. A decision needs a calibrated model (mrl calibrate) or --threshold.
     """
     from mrl.identification import VoiceStore, default_store, identify, open_embedder
 

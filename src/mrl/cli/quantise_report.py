@@ -13,24 +13,26 @@ from mrl.cli.options import device_option, weights_option
 
 @click.command()
 @click.argument("model")
-@click.option("--trials", required=True, type=click.Path(path_type=Path), help="Trial list, gzip or not.")
+@click.option("--trials", required=True, type=click.Path(path_type=Path), help="Trial list, may be gzipped.")
 @click.option(
-    "--root", type=click.Path(path_type=Path), help="Folder below which the list's paths lie (not for embedding files)."
+    "--root", type=click.Path(path_type=Path), help="Folder that the list's paths are relative to (not for embedding files)."
 )
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Folder for report.json, table.md, table.csv and the plot.")
-@click.option("--dims", type=DimList(), help="Prefix lengths, such as 16,64,192; the model's own by default.")
+@click.option("--dims", type=DimList(), help="Dimensions, such as 16,64,192; the model's own by default.")
 @click.option(
-    "--bootstrap", type=int, default=1000, show_default=True, help="Resamples of the speakers for intervals; 0 for none."
+    "--bootstrap", type=int, default=1000, show_default=True, help="Number of bootstrap resamples for the intervals; 0 for none."
 )
-@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the resamples, and of who is enrolled with what.")
 @click.option(
-    "--speakers", type=click.Path(path_type=Path), help="Lines 'utterance speaker', where paths do not tell the speaker."
+    "--seed", type=int, default=0, show_default=True, help="Seed of the resamples and of the choice of enrolment utterances."
+)
+@click.option(
+    "--speakers", type=click.Path(path_type=Path), help="File with lines 'utterance speaker', if paths do not name the speaker."
 )
 @weights_option
-@click.option("--cache", type=click.Path(path_type=Path), help="Folder where embeddings are kept, to go on and to reuse.")
-@click.option("--batch-seconds", type=float, default=60.0, show_default=True, help="Most audio per forward pass, in seconds.")
-@click.option("--max-seconds", type=float, help="Use only the first so many seconds of each recording.")
-@click.option("--num-workers", type=int, default=2, show_default=True, help="Threads that decode ahead.")
+@click.option("--cache", type=click.Path(path_type=Path), help="Folder that caches embeddings, to resume and to reuse them.")
+@click.option("--batch-seconds", type=float, default=60.0, show_default=True, help="Maximum audio per forward pass, in seconds.")
+@click.option("--max-seconds", type=float, help="Truncate recordings to this many seconds.")
+@click.option("--num-workers", type=int, default=2, show_default=True, help="Number of decoding threads.")
 @device_option
 def command(
     model: str,
@@ -48,7 +50,7 @@ def command(
     num_workers: int,
     device: str,
 ) -> None:
-    """Measure what storing voices in fewer bytes costs: float32, float16, int8 and binary at every prefix length.
+    """Measure what storing embeddings in fewer bytes costs: float32, float16, int8 and binary at every dimension.
 
     MODEL is a model folder, an official .pt checkpoint, an exported .onnx file, a released name or mrl-b0-demo, or a file of
     embeddings (.npz, .parquet, .safetensors, Kaldi's .ark and .scp) whose ids are the list's paths. Besides the error rates on

@@ -14,13 +14,13 @@ from mrl.cli.options import depth_option, device_option, model_option, store_opt
 @click.argument("second", type=click.Path(path_type=Path))
 @model_option
 @weights_option
-@click.option("--dim", type=int, help="Compare prefixes of this length; all dimensions by default.")
+@click.option("--dim", type=int, help="Number of dimensions to compare; all by default.")
 @depth_option
 @click.option(
-    "--threshold", type=click.FloatRange(-1.0, 1.0), help="Accept from this raw cosine on; without it no decision is made."
+    "--threshold", type=click.FloatRange(-1.0, 1.0), help="Accept if the cosine is at least this; ignores a calibration."
 )
-@click.option("--prior", type=float, help="Decide at this probability of one speaker; needs a calibrated model (mrl calibrate).")
-@click.option("--max-far", type=float, help="Decide at this false accept rate of the calibration trials instead.")
+@click.option("--prior", type=float, help="Prior probability of the same speaker; needs a calibrated model (mrl calibrate).")
+@click.option("--max-far", type=float, help="Decide at this false accept rate instead; needs a calibrated model.")
 @store_option
 @device_option
 def command(
@@ -36,13 +36,13 @@ def command(
     store: Path | None,
     device: str,
 ) -> None:
-    """Say how alike the speakers of two recordings are.
+    """Compare the speakers of two recordings.
 
-    FIRST is a recording or the name of an enrolled voice (mrl enroll), SECOND a recording. voice:NAME always names a voice,
-    and a path with a slash in it, such as ./NAME, always a recording.
+    FIRST is a recording or the name of an enrolled voice (mrl enroll); SECOND is a recording. If a name is ambiguous, write
+    voice:NAME for the voice and ./NAME for the recording.
 
-    The score is the raw cosine of the two embeddings, in [-1, 1]. A model folder that mrl calibrate has been run on gives a
-    log-likelihood ratio and a decision too.
+    The score is the cosine of the two embeddings, in [-1, 1]. A calibrated model (mrl calibrate) also gives a log-likelihood
+    ratio and a decision.
     """
     from mrl.evaluation.verification import verify_files
     from mrl.identification.recognise import enrolled_name, verify_enrolled
