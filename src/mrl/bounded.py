@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import io
 import json
 import math
 import os
@@ -17,13 +16,11 @@ import stat
 import zipfile
 import zlib
 from collections.abc import Collection, Iterator, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeVar
 
 from mrl.errors import DataError, MRLError
 
 if TYPE_CHECKING:
-    import numpy as np
     import numpy.typing as npt
 
 _Record = TypeVar("_Record")
@@ -72,7 +69,9 @@ def open_regular(path: str | os.PathLike[str], *, error: ErrorKind = DataError, 
         MRLError: of the kind ``error``: it cannot be opened or is no regular file.
     """
     try:
-        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0))
+        descriptor = os.open(
+            path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
+        )
     except FileNotFoundError:
         raise
     except (OSError, ValueError) as reason:  # ValueError: a null character in the path
@@ -175,7 +174,7 @@ def read_json_object(
 def record(
     kind: type[_Record], values: Any, name: str, *, error: ErrorKind = DataError, advice: str = "", ignore_unknown: bool = False
 ) -> _Record:
-    """Return a dataclass from a JSON object, every value of the declared type (a whole number is a float, too; no text is a number).
+    """Return a dataclass from a JSON object, every value of the declared type (no text is a number).
 
     Args:
         kind: the dataclass.
@@ -258,7 +257,12 @@ def _count_values(value: Any, known: dict[int, int], depth: int) -> int:
 
 
 def read_npz(
-    path: str | os.PathLike[str], kinds: Mapping[str, str], *, error: ErrorKind = DataError, advice: str = "", optional: Collection[str] = ()
+    path: str | os.PathLike[str],
+    kinds: Mapping[str, str],
+    *,
+    error: ErrorKind = DataError,
+    advice: str = "",
+    optional: Collection[str] = (),
 ) -> dict[str, npt.NDArray[Any]]:
     """Return arrays of an ``.npz`` file; none is made before its size is known and allowed.
 
@@ -287,7 +291,17 @@ def read_npz(
                     array = _read_member(archive, members[wanted], left, allowed)
                     left -= array.nbytes
                     arrays[wanted] = array
-        except (OSError, EOFError, ValueError, KeyError, TypeError, NotImplementedError, RuntimeError, SyntaxError, OverflowError) as reason:
+        except (
+            OSError,
+            EOFError,
+            ValueError,
+            KeyError,
+            TypeError,
+            NotImplementedError,
+            RuntimeError,
+            SyntaxError,
+            OverflowError,
+        ) as reason:
             raise error(_line(f"{name} is damaged or not npz ({said(reason)})", advice)) from reason
         except (zipfile.BadZipFile, zlib.error, MemoryError) as reason:
             raise error(_line(f"{name} is damaged or not npz ({said(reason)})", advice)) from reason
@@ -302,7 +316,9 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, most: int, a
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
         raise ValueError(f"{member.filename} is compressed in a way that is not read")
     if member.file_size > most:
-        raise ValueError(f"{member.filename} would unpack to {member.file_size:,} bytes, {most:,} are allowed for a file of this size")
+        raise ValueError(
+            f"{member.filename} would unpack to {member.file_size:,} bytes, {most:,} are allowed for a file of this size"
+        )
     with archive.open(member) as part:
         version = np.lib.format.read_magic(part)
         header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
@@ -319,7 +335,9 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, most: int, a
     return flat.reshape(shape, order="F" if fortran_order else "C")
 
 
-def read_npy(path: str | os.PathLike[str], *, memory_map: bool = True, error: ErrorKind = DataError, advice: str = "") -> npt.NDArray[Any]:
+def read_npy(
+    path: str | os.PathLike[str], *, memory_map: bool = True, error: ErrorKind = DataError, advice: str = ""
+) -> npt.NDArray[Any]:
     """Return the array in an ``.npy`` file whose size is the one that its header promises.
 
     Raises:
@@ -362,7 +380,7 @@ def read_safetensors(
     error: ErrorKind = DataError,
     advice: str = "",
 ) -> Tensors:
-    """Return all tensors of a safetensors file; numbers of kinds that no reader here uses (8-bit floats and the like) are refused.
+    """Return all tensors of a safetensors file; numbers of kinds that no reader here uses (8-bit floats ...) are refused.
 
     Raises:
         FileNotFoundError: there is none.
@@ -383,14 +401,26 @@ def read_safetensors(
             for one in names:
                 kind = archive.get_slice(one).get_dtype()
                 if kind not in usable:
-                    raise error(_line(f"{name}: {brief(one)} holds numbers of the kind {brief(kind)}, which are not read", advice))
+                    raise error(
+                        _line(f"{name}: {brief(one)} holds numbers of the kind {brief(kind)}, which are not read", advice)
+                    )
             tensors = {one: archive.get_tensor(one) for one in names}
             notes = dict(archive.metadata() or {})
     except MRLError:
         raise
     except FileNotFoundError:
         raise
-    except (SafetensorError, OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, OverflowError, MemoryError) as reason:
+    except (
+        SafetensorError,
+        OSError,
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        RuntimeError,
+        OverflowError,
+        MemoryError,
+    ) as reason:
         raise error(_line(f"{name} is damaged or no safetensors file ({said(reason)})", advice)) from reason
     return Tensors(tensors, notes)
 
@@ -420,6 +450,13 @@ def said(reason: BaseException, *, most: int = 160) -> str:
     text = (reason.strerror if isinstance(reason, OSError) and reason.strerror else str(reason)) or type(reason).__name__
     text = " ".join(text.split())
     return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def reason_of(error: Exception) -> str:
+    """Return why one item of many cannot be used: what one of our errors says, or what anything else is and says."""
+    if isinstance(error, MRLError):
+        return " ".join(str(error).split())
+    return said(error) if isinstance(error, (MemoryError, OSError)) else f"{type(error).__name__}: {said(error)}"
 
 
 def brief(value: Any, *, most: int = 80) -> str:
@@ -466,7 +503,9 @@ def _finite_number(text: str) -> float:
 def _refuse_depth(value: Any) -> None:
     level = [value]
     for _ in range(LIMITS.depth + 1):
-        level = [part for one in level if isinstance(one, (dict, list)) for part in (one.values() if isinstance(one, dict) else one)]
+        level = [
+            part for one in level if isinstance(one, (dict, list)) for part in (one.values() if isinstance(one, dict) else one)
+        ]
         if not level:
             return
     raise ValueError("it is nested too deeply")

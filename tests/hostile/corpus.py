@@ -87,9 +87,7 @@ def hostile_recordings() -> dict[str, bytes]:
     }
 
 
-def wav(
-    *, tag: int = 1, channels: int = 1, rate: int = 8000, bits: int = 16, data: bytes = bytes(range(256)) * 8
-) -> bytes:
+def wav(*, tag: int = 1, channels: int = 1, rate: int = 8000, bits: int = 16, data: bytes = bytes(range(256)) * 8) -> bytes:
     """A WAV file whose header says what it is told to."""
     align = max(1, channels * bits // 8) & 0xFFFF
     fields = [
@@ -137,7 +135,7 @@ def write_model(folder: Path) -> Path:
 
 def calibration(weights_sha256: str) -> dict[str, Any]:
     """What ``calibration.json`` holds."""
-    from mrl.evaluation import Calibration, DimCalibration, FalseAcceptThreshold
+    from mrl.scoring import Calibration, DimCalibration, FalseAcceptThreshold
 
     limits = (FalseAcceptThreshold(0.1, 1.5, 0.3),)
     dims = {dim: DimCalibration(dim, 12.0, -5.0, 0.1, -0.1, 1.0, 0.2, None, 0.1, 0.2, 0.1, limits) for dim in (4, 8)}
@@ -157,7 +155,8 @@ def embedding_files() -> dict[str, bytes]:
             save_embeddings(path, ids, rows, {"model": "m", "dim": 3})
             found[suffix] = path.read_bytes()
     found[".ark"] = b"".join(
-        name.encode() + b" \0BFV \x04" + len(row).to_bytes(4, "little") + row.tobytes() for name, row in zip(ids, rows, strict=True)
+        name.encode() + b" \0BFV \x04" + len(row).to_bytes(4, "little") + row.tobytes()
+        for name, row in zip(ids, rows, strict=True)
     )
     found[".text.ark"] = b"".join(f"{name} [ {' '.join(map(str, row))} ]\n".encode() for name, row in zip(ids, rows, strict=True))
     return found
@@ -273,7 +272,28 @@ def hostile_embeddings(suffix: str) -> dict[str, bytes]:
         deep = np.frombuffer(b"[" * 200_000, np.uint8)
         found["hostile-deep.safetensors"] = save({"embeddings": np.zeros((1, 2), np.float32), "ids": deep})
         header = json.dumps(
-            {"embeddings": {"dtype": "F8_E4M3", "shape": [1, 2], "data_offsets": [0, 2]}, "ids": {"dtype": "U8", "shape": [5], "data_offsets": [2, 7]}}
+            {
+                "embeddings": {"dtype": "F8_E4M3", "shape": [1, 2], "data_offsets": [0, 2]},
+                "ids": {"dtype": "U8", "shape": [5], "data_offsets": [2, 7]},
+            }
         ).encode()
         found["hostile-f8.safetensors"] = len(header).to_bytes(8, "little") + header + b"\0\0" + b'["a"]'
     return found
+
+
+def recording(number: int) -> bytes:
+    """A good recording of somewhat more than a second, of another length and melody for each number."""
+    stream = io.BytesIO()
+    soundfile.write(stream, sweep(16000, 1.1 + 0.1 * number) * (0.5 + 0.1 * number), 16000, format="FLAC", subtype="PCM_16")
+    return stream.getvalue()
+
+
+def silent_flac(seconds: int, *, rate: int) -> bytes:
+    """A FLAC file of a few blocks of silence whose header promises a long recording."""
+    stream = io.BytesIO()
+    soundfile.write(stream, np.zeros(rate * 3, np.int16), rate, format="FLAC", subtype="PCM_16")
+    data = bytearray(stream.getvalue())
+    total = seconds * rate
+    data[21] = (data[21] & 0xF0) | (total >> 32)  # 36 bits: the length in samples
+    data[22:26] = (total & 0xFFFFFFFF).to_bytes(4, "big")
+    return bytes(data)

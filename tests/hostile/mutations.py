@@ -7,7 +7,23 @@ import math
 import random
 from typing import Any
 
-_NUMBERS = (0, 1, 2, 0x7F, 0x80, 0xFF, 0x7FFF, 0x8000, 0xFFFF, 0x7FFFFFFF, 0x80000000, 0xFFFFFFFF, 1 << 40, (1 << 63) - 1, (1 << 64) - 1)
+_NUMBERS = (
+    0,
+    1,
+    2,
+    0x7F,
+    0x80,
+    0xFF,
+    0x7FFF,
+    0x8000,
+    0xFFFF,
+    0x7FFFFFFF,
+    0x80000000,
+    0xFFFFFFFF,
+    1 << 40,
+    (1 << 63) - 1,
+    (1 << 64) - 1,
+)
 _WIDTHS = (1, 2, 4, 8)
 _TOKENS = (
     *(b"\0", b"\n", b"\r\n", b"\t", b" ", b",", b":", b"/", b"..", b"-", b"\xff", b"\xef\xbb\xbf", b"\xc2\xb2", b"\xed\xa0\x80"),
@@ -19,7 +35,22 @@ for _ in range(60):
 
 VALUES: tuple[Any, ...] = (
     *(None, True, False, 0, 1, -1, 2, 7, 255, 65536, 10**9, 10**18, -(10**18), 10**30, 0.0, -0.5, 0.5, 1e-300, 1e308, -1e308),
-    *(math.nan, math.inf, -math.inf, "", "a", "²", "1", "nan", "../../etc/passwd", "/dev/zero", "a\nb", "\x1b[2J", "\0", "\ud800"),
+    *(
+        math.nan,
+        math.inf,
+        -math.inf,
+        "",
+        "a",
+        "²",
+        "1",
+        "nan",
+        "../../etc/passwd",
+        "/dev/zero",
+        "a\nb",
+        "\x1b[2J",
+        "\0",
+        "\ud800",
+    ),
     *("x" * 5000, [], {}, [[]], [0], [1, 2, 3], ["a", "b"], {"a": 1}, [None], [True], DEEP),
 )
 """What may stand where something else should."""
@@ -47,7 +78,9 @@ def damaged_bytes(rng: random.Random, seeds: list[bytes]) -> bytes:
         elif kind == 5:
             del data[place : place + rng.choice((1, 2, 4, 16, 300))]
         elif kind == 6:
-            data[place:place] = rng.choice((rng.randbytes(rng.choice((1, 4, 40))), rng.choice(_TOKENS), bytes(rng.choice((1, 8, 300)))))
+            data[place:place] = rng.choice(
+                (rng.randbytes(rng.choice((1, 4, 40))), rng.choice(_TOKENS), bytes(rng.choice((1, 8, 300))))
+            )
         elif kind == 7:
             other = rng.choice(seeds)
             start = rng.randrange(len(other) + 1)

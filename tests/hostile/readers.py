@@ -52,12 +52,14 @@ def reader(name: str, *covers: str, weight: float = 1.0) -> Callable[[Callable[[
 
 
 def files(folder: Path, seeds: dict[str, bytes], read: Callable[[Path], Any], *, fixed: Sequence[str] = ()) -> Maker:
-    """Damaged files: each has the suffix of a seed, at times of another one; ``fixed`` seeds are now and then left as they are."""
+    """Damaged files: each has the suffix of a seed, at times of another one; ``fixed`` ones are at times left as they are."""
     suffixes, contents = list(seeds), list(seeds.values())
 
     def make(rng: random.Random) -> Action:
         suffix = rng.choice(suffixes)
-        data = seeds[suffix] if suffix in fixed and rng.random() < 0.5 else damaged_bytes(rng, [seeds[suffix], rng.choice(contents)])
+        data = (
+            seeds[suffix] if suffix in fixed and rng.random() < 0.5 else damaged_bytes(rng, [seeds[suffix], rng.choice(contents)])
+        )
         file = folder / f"case.{suffix.lstrip('.')}"
         file.write_bytes(data)
         return lambda: read(file)
@@ -101,7 +103,7 @@ def _audio(folder: Path) -> Maker:
 @reader("recordings in memory", "serving:decode_recording")
 def _uploads(folder: Path) -> Maker:
     from mrl.serving import Limits
-    from mrl.serving.recordings import decode_recording
+    from mrl.serving.service import decode_recording
 
     limits = Limits(max_seconds=5.0)
     return files(
@@ -228,7 +230,7 @@ def _descriptions(folder: Path) -> Maker:
     from tests.runtime.golden.record import EXPORTED
 
     described = {one.key: one.value for one in onnx.load(str(EXPORTED)).metadata_props}
-    values = {key: json.loads(text) if text[:1] in "{[0123456789n\"" else text for key, text in described.items()}
+    values = {key: json.loads(text) if text[:1] in '{[0123456789n"' else text for key, text in described.items()}
 
     def make(rng: random.Random) -> Action:
         tree = damaged_tree(rng, values)
@@ -360,9 +362,21 @@ def _configurations(folder: Path) -> Maker:
         "training": {"num_epochs": 3, "batch_size": 8, "output_dir": "run", "learning_rate": 1e-3},
     }
     good = yaml.safe_dump(tree)
-    bomb = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(f"{b}: &{b} [{','.join(['*' + a] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True))
-    texts = {"yaml": good.encode(), "bomb.yaml": bomb.encode(), "deep.yaml": b"[" * 3000, "keys.yaml": b"? [a]\n: b\n", "int.yaml": b"a: " + b"9" * 5000}
-    texts |= {"date.yaml": b"a: 2001-99-99\n", "self.yaml": b"a: &a [*a]\n", "tag.yaml": b"a: !!python/object/apply:os.system [ls]\n"}
+    bomb = "a: &a [x,x,x,x,x,x,x,x,x]\n" + "".join(
+        f"{b}: &{b} [{','.join(['*' + a] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True)
+    )
+    texts = {
+        "yaml": good.encode(),
+        "bomb.yaml": bomb.encode(),
+        "deep.yaml": b"[" * 3000,
+        "keys.yaml": b"? [a]\n: b\n",
+        "int.yaml": b"a: " + b"9" * 5000,
+    }
+    texts |= {
+        "date.yaml": b"a: 2001-99-99\n",
+        "self.yaml": b"a: &a [*a]\n",
+        "tag.yaml": b"a: !!python/object/apply:os.system [ls]\n",
+    }
     damaged = files(folder, texts, lambda file: load_config([file]), fixed=tuple(texts))
     file = folder / "tree.yaml"
 
