@@ -14,7 +14,7 @@ import torch
 
 from mrl.embeddings.formats import EmbeddingTable
 from mrl.errors import DataError, InputError
-from mrl.files import atomic_path
+from mrl.files import write_safetensors
 from mrl.matryoshka import AffineMap, fit_projection
 from mrl.matryoshka.closed_form import Method
 from mrl.version import __version__
@@ -96,16 +96,13 @@ def save_head(head: Head, path: str | os.PathLike[str]) -> None:
         InputError: the suffix is not ``.safetensors``.
         OSError: the folder cannot be written to or the disk is full.
     """
-    from safetensors.numpy import save
-
     check_head_suffix(path)
     tensors = {
         "weight": np.ascontiguousarray(head.affine.weight.float().numpy()),
         "bias": np.ascontiguousarray(head.affine.bias.float().numpy()),
     }
     notes = {"format": HEAD_FORMAT, "dims": json.dumps(list(head.dims)), "about": json.dumps(head.about, ensure_ascii=False)}
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(save(tensors, metadata=notes))
+    write_safetensors(path, tensors, notes)
 
 
 def load_head(path: str | os.PathLike[str]) -> Head:

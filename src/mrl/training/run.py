@@ -190,13 +190,14 @@ def find_state(
     if resume is None:
         return None
     if resume == "auto":
-        latest = saved.latest()
-        if latest is None:
+        found = saved.newest_good()
+        if found is None:
             _LOG.info("No checkpoint in %s; the run begins anew", folder.checkpoints)
             return None
+        latest, state = found
     else:
         latest = Path(resume)
-    state = load_state(latest)
+        state = load_state(latest)
     if latest.resolve().parent != folder.checkpoints.resolve():
         raise TrainingError(
             f"{latest} is not a checkpoint of the run in {folder.root}; set training.output_dir to the run's folder"
