@@ -109,7 +109,7 @@ def _lock(descriptor: int) -> bool:
 
 @contextlib.contextmanager
 def _naming(target: Path, temporary: Path) -> Iterator[None]:
-    """Let errors of the operating system about the temporary file name the one that it becomes; that of a full disk names none."""
+    """Let an error of the system about the temporary file name the one that it becomes; that of a full disk names none."""
     try:
         yield
     except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -65,7 +66,7 @@ def load_audio(
     mend = ""
     for decoder in (ffmpeg_decoder,) if facts.mp3 else (soundfile_decoder, ffmpeg_decoder):
         try:
-            decoded = _ask(decoder.__name__, lambda decoder=decoder: decoder.decode(file, window))
+            decoded = _ask(decoder.__name__, functools.partial(decoder.decode, file, window))
             break
         except Unreadable as refusal:
             reasons.append(refusal.reason)
