@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import math
 import os
@@ -74,6 +75,8 @@ def open_regular(path: str | os.PathLike[str], *, error: ErrorKind = DataError, 
         )
     except FileNotFoundError:
         raise
+    except NotADirectoryError as reason:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), os.fspath(path)) from reason
     except (OSError, ValueError) as reason:  # ValueError: a null character in the path
         raise error(_line(f"{os.fspath(path)} cannot be read ({said(reason)})", advice)) from reason
     with os.fdopen(descriptor, "rb") as stream:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import hashlib
+import importlib
 import json
 import os
 import re
@@ -15,10 +16,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+fcntl: Any
 try:
     import fcntl
 except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+    fcntl = None
 
 _CHUNK_BYTES = 1 << 20
 _TEMPORARY = re.compile(r"\.(?P<stem>.+)\.[0-9a-f]{8}\.tmp(\.[^.]*)?", re.DOTALL)
@@ -126,13 +128,11 @@ def write_safetensors(path: str | os.PathLike[str], tensors: Mapping[str, Any], 
     """
     from safetensors import SafetensorError
 
-    if any(type(tensor).__module__ == "numpy" for tensor in tensors.values()):
-        from safetensors.numpy import save_file
-    else:
-        from safetensors.torch import save_file
+    of_numpy = any(type(tensor).__module__ == "numpy" for tensor in tensors.values())
+    library: Any = importlib.import_module(f"safetensors.{'numpy' if of_numpy else 'torch'}")
     with atomic_path(path) as temporary:
         try:
-            save_file(dict(tensors), temporary, metadata=None if notes is None else dict(notes))
+            library.save_file(dict(tensors), temporary, metadata=None if notes is None else dict(notes))
         except SafetensorError as error:
             # The library tells what the system said in words only.
             number = re.search(r"os error (\d+)", str(error))

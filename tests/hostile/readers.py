@@ -267,7 +267,14 @@ def _tables(suffix: str) -> Callable[[Path], Maker]:
 
         seeds = {name: data for name, data in corpus.embedding_files().items() if name.endswith(suffix)}
         seeds |= corpus.hostile_embeddings(suffix)
-        return files(folder, seeds, load_embeddings, fixed=tuple(name for name in seeds if name.startswith("hostile")))
+
+        def read(file: Path) -> None:
+            table = load_embeddings(file)
+            other = corpus.read_independently(file)
+            if other is not None and (list(table.ids), table.matrix.tolist()) != other:
+                raise AssertionError(f"an independent reader finds {str(other)[:200]}")
+
+        return files(folder, seeds, read, fixed=tuple(name for name in seeds if name.startswith("hostile")))
 
     return prepare
 

@@ -18,6 +18,7 @@ from mrl.files import sha256_of, write_safetensors
 from mrl.matryoshka import ReDimNetMRL
 from mrl.training.checkpoints import CheckpointFolder, Progress, TrainingState, load_state
 from mrl.training.folders import RunFolder, replace_folder
+from mrl.training.run import find_state
 from tests.hostile import corpus
 
 STATE = TrainingState(
@@ -90,7 +91,7 @@ def test_checkpoints_of_earlier_versions_have_no_hash(saved: CheckpointFolder) -
     for key in ("progress", "stage", "data", "optimizer", "scaler", "average_steps"):
         file.write_text(json.dumps({name: value for name, value in values.items() if name != key}))
         with pytest.raises(CheckpointError, match=f"lacks {key}"):
-            load_state(saved.path(7))
+            find_state(str(saved.path(7)), None, RunFolder(saved.folder.parent), saved)  # type: ignore[arg-type]
 
 
 def test_names_that_are_no_checkpoints(saved: CheckpointFolder) -> None:

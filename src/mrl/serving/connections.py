@@ -1,6 +1,6 @@
 """Connections that ask for nothing: they end after a few seconds, and make room for others before that where it is needed.
 
-uvicorn bounds how many connections there are, but not how long one may take to send the head of a request; a few hundred that send
+uvicorn bounds how many connections there are, but not how long one may take to send the head of a request; some hundred that send
 nothing would keep everybody else out. uvicorn is needed where this module is imported.
 """
 

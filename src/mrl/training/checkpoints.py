@@ -130,7 +130,6 @@ _FORMAT = 1
 
 _PREFIX = "step-"
 _STEP = re.compile(rf"{_PREFIX}([0-9]+)")
-_NEEDED = ("stage", "progress", "data", "average_steps", "optimizer", "scaler")
 _TENSORS_HASH, _VALUES_HASH = "tensors_sha256", "values_sha256"
 
 
@@ -244,9 +243,6 @@ def load_state(folder: Path) -> TrainingState:
         raise CheckpointError(f"checkpoint {folder} has a format this version does not know; it reads format {_FORMAT}")
     if there != written or (None in written.values() and written != dict.fromkeys(written)):
         raise CheckpointError(f"checkpoint {folder} is not as it was written (SHA-256 differs); {advice}")
-    missing = [key for key in _NEEDED if key not in values]
-    if missing:
-        raise CheckpointError(f"checkpoint {folder} lacks {', '.join(missing)}; {advice}")
     return TrainingState(tensors, values)
 
 

@@ -171,6 +171,9 @@ class Run:
 _LOG = logging.getLogger(__name__)
 
 
+_NEEDED = ("stage", "progress", "data", "average_steps", "optimizer", "scaler")
+
+
 def find_state(
     resume: str | None, config: TrainConfig, folder: RunFolder, saved: CheckpointFolder, *, world_size: int = 1
 ) -> TrainingState | None:
@@ -198,6 +201,9 @@ def find_state(
     else:
         latest = Path(resume)
         state = load_state(latest)
+    missing = [key for key in _NEEDED if key not in state.values]
+    if missing:
+        raise CheckpointError(f"checkpoint {latest} lacks {', '.join(missing)}; resume from another one in {latest.parent}")
     if latest.resolve().parent != folder.checkpoints.resolve():
         raise TrainingError(
             f"{latest} is not a checkpoint of the run in {folder.root}; set training.output_dir to the run's folder"
