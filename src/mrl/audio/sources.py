@@ -129,7 +129,7 @@ class Recording:
     def stream(self) -> Iterator[BinaryIO]:
         """Yield a seekable stream of its bytes, from the first one on."""
         if isinstance(self._place, bytes):
-            yield io.BytesIO(self._place)
+            yield _BytesStream(self._place)
         elif isinstance(self._place, Path):
             with self._place.open("rb") as stream:
                 yield stream
@@ -171,6 +171,14 @@ def find_recording(source: AudioSource) -> Recording:
     if not stat.S_ISREG(status.st_mode):
         raise AudioLoadingError(f"{path}: this is not a regular file; write the recording to a file first")
     return Recording(str(path), status.st_size, path)
+
+
+class _BytesStream(io.BytesIO):
+    """Bytes as a file that lets libsndfile seek before its start, as it does with damaged files, without an exception."""
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self.tell(), os.SEEK_END: len(self.getbuffer())}[whence]
+        return super().seek(max(0, start + offset))
 
 
 class _SliceStream(io.RawIOBase):

@@ -21,7 +21,7 @@ from mrl.deployment.onnx_graph import MINIMUM_COSINE
 from mrl.embeddings import Extraction
 from mrl.embeddings.networks import NetworkEmbedder
 from mrl.errors import AudioLoadingError, CheckpointError, DataError, ExportError, InputError
-from mrl.files import atomic_path, sha256_of
+from mrl.files import sha256_of, write_safetensors
 from mrl.scoring.cosine import score_prefixes
 from mrl.scoring.metrics import equal_error_rate
 from mrl.trials.lists import TrialList
@@ -356,15 +356,12 @@ def write_self_test(reference: Reference, path: Path) -> None:
 
     ``input_N`` is what the file takes, ``(1, samples)`` or ``(1, frames, bands)``, ``expected_N`` the raw embedding ``(1, dim)``.
     """
-    from safetensors.numpy import save
-
     tensors: dict[str, npt.NDArray[Any]] = {}
     for number, seconds in enumerate(_SECONDS):
         waveform = synthetic_speech(1, seconds, sample_rate=reference.sample_rate, seed=_SEED + number)
         tensors[f"input_{number}"] = np.ascontiguousarray(reference.feed(waveform))
         tensors[f"expected_{number}"] = np.ascontiguousarray(reference.raw(waveform))
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(save(tensors, metadata={"format": SELF_TEST_FORMAT}))
+    write_safetensors(path, tensors, {"format": SELF_TEST_FORMAT})
 
 
 def check_export(path: str | os.PathLike[str]) -> CheckedFile:

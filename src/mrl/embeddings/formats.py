@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import json
 import os
-import zipfile
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +20,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mrl.bounded import kind_of, parse_json, read_npz, read_safetensors, require_floats
+from mrl.bounded_tables import embedding_columns, read_parquet
 from mrl.embeddings.kaldi import KALDI_SUFFIXES, read_kaldi
 from mrl.errors import DataError, InputError, MissingDependencyError
 from mrl.files import atomic_path
@@ -97,21 +97,23 @@ def load_embeddings(path: str | os.PathLike[str]) -> EmbeddingTable:
 
         return ShardedEmbeddings.open(file).load()
     read = _format_of(file, _READERS)
-    if not file.is_file():
-        raise DataError(f"embedding file {file} does not exist")
     try:
         names, rows, notes = read(file)
-        metadata = json.loads(notes)
-    except (DataError, MissingDependencyError):
-        raise
-    except _DAMAGE as error:
-        said = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
-        raise DataError(f"{file} is damaged or not {file.suffix[1:]} ({said}); write it again") from error
-    if rows.ndim != 2 or len(rows) != len(names) or not isinstance(metadata, dict):
+    except FileNotFoundError:
+        raise DataError(f"embedding file {file} does not exist") from None
+    metadata = parse_json(notes, f"the metadata of {file}", advice=_ADVICE)
+    if rows.ndim != 2 or not rows.shape[1] or len(rows) != len(names) or not isinstance(metadata, dict):
         raise DataError(f"{file}: expected (n, dim) embeddings, one id per row; found shape {rows.shape} and {len(names)} ids")
+    wrong = next((name for name in names if not isinstance(name, str)), None)
+    if wrong is not None or not all(isinstance(name, str) for name in names):
+        raise DataError(f"{file}: an id is {kind_of(wrong)}, expected texts; {_ADVICE}")
     if len(set(names)) != len(names):
         raise DataError(f"{file}: {len(names) - len(set(names))} of {len(names)} ids are repeated; every id must be unique")
-    return EmbeddingTable(tuple(names), np.ascontiguousarray(rows, dtype=np.float32), metadata)
+    require_floats({"embeddings": rows}, str(file), advice=_ADVICE)
+    with np.errstate(over="ignore"):
+        matrix = np.ascontiguousarray(rows, dtype=np.float32)
+    require_floats({"embeddings": matrix}, f"{file} in 32 bits", advice=_ADVICE)  # doubles may be beyond it
+    return EmbeddingTable(tuple(names), matrix, metadata)
 
 
 def check_suffix(path: str | os.PathLike[str]) -> None:
@@ -128,7 +130,7 @@ def check_suffix(path: str | os.PathLike[str]) -> None:
 _Contents = tuple[list[str], npt.NDArray[Any], str]
 _Writer = Callable[[Path, list[str], npt.NDArray[np.float32], str], None]
 _Reader = Callable[[Path], _Contents]
-_DAMAGE = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+_ADVICE = "write it again"
 
 
 def _format_of(file: Path, formats: dict[str, Any]) -> Any:
@@ -143,13 +145,10 @@ def _write_npz(file: Path, names: list[str], rows: npt.NDArray[np.float32], note
 
 
 def _read_npz(file: Path) -> _Contents:
-    with file.open("rb") as stream:  # np.load leaves a file that it opened itself open when the archive is damaged
-        archive = np.load(stream, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ValueError("it holds one bare array")
-        _require(file, ("ids", "embeddings"), archive.files)
-        notes = str(archive["metadata"]) if "metadata" in archive.files else "{}"
-        return [str(name) for name in archive["ids"]], archive["embeddings"], notes
+    arrays = read_npz(file, {"ids": "U", "embeddings": "f", "metadata": "U"}, optional=("metadata",), advice=_ADVICE)
+    if arrays["ids"].ndim != 1 or ("metadata" in arrays and arrays["metadata"].ndim):
+        raise DataError(f"{file}: 'ids' must be a list and 'metadata' one text; {_ADVICE}")
+    return arrays["ids"].tolist(), arrays["embeddings"], str(arrays.get("metadata", "{}"))
 
 
 def _pyarrow() -> tuple[Any, Any]:
@@ -169,16 +168,9 @@ def _write_parquet(file: Path, names: list[str], rows: npt.NDArray[np.float32], 
 
 
 def _read_parquet(file: Path) -> _Contents:
-    _, parquet = _pyarrow()
-    table = parquet.read_table(file)
-    _require(file, ("id", "embedding"), table.column_names)
-    vectors = table.column("embedding").combine_chunks()
-    numbers = vectors.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
-    if table.num_rows and len(numbers) % table.num_rows:
-        raise ValueError("its embeddings have different lengths")
-    width = len(numbers) // table.num_rows if table.num_rows else vectors.type.list_size
-    notes = (table.schema.metadata or {}).get(b"mrl", b"{}").decode()
-    return table.column("id").to_pylist(), numbers.reshape(table.num_rows, width), notes
+    _pyarrow()
+    table = read_parquet(file, ("id", "embedding"), advice=_ADVICE)
+    return (*embedding_columns(table, file), (table.schema.metadata or {}).get(b"mrl", b"{}").decode("utf-8", "replace"))
 
 
 def _write_safetensors(file: Path, names: list[str], rows: npt.NDArray[np.float32], notes: str) -> None:
@@ -189,25 +181,19 @@ def _write_safetensors(file: Path, names: list[str], rows: npt.NDArray[np.float3
 
 
 def _read_safetensors(file: Path) -> _Contents:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, framework="numpy") as archive:
-            _require(file, ("ids", "embeddings"), list(archive.keys()))
-            notes = (archive.metadata() or {}).get("metadata", "{}")
-            return json.loads(archive.get_tensor("ids").tobytes().decode()), archive.get_tensor("embeddings"), notes
-    except SafetensorError as error:
-        raise ValueError(str(error)) from error
+    found = read_safetensors(file, required=("ids", "embeddings"), advice=_ADVICE)
+    ids, rows = (found.tensors[name] for name in ("ids", "embeddings"))
+    if ids.dtype != np.uint8:
+        raise DataError(f"{file}: 'ids' holds {ids.dtype}, expected the bytes of a JSON list; {_ADVICE}")
+    names = parse_json(ids.tobytes(), f"the list of ids in {file}", advice=_ADVICE)
+    if not isinstance(names, list):
+        raise DataError(f"{file}: 'ids' holds {kind_of(names)}, expected a list; {_ADVICE}")
+    return names, rows, found.notes.get("metadata", "{}")
 
 
 def _read_kaldi(file: Path) -> _Contents:
     names, rows = read_kaldi(file)
     return names, rows, "{}"
-
-
-def _require(file: Path, wanted: tuple[str, str], found: Sequence[str]) -> None:
-    if not set(wanted) <= set(found):
-        raise DataError(f"{file}: expected {wanted[0]!r} and {wanted[1]!r} in it, found {sorted(found)}")
 
 
 _WRITERS: dict[str, _Writer] = {".npz": _write_npz, ".parquet": _write_parquet, ".safetensors": _write_safetensors}

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 from filelock import FileLock, Timeout
 
+from mrl.bounded import read_json
 from mrl.embeddings.formats import check_suffix, save_embeddings
 from mrl.embeddings.mapping import FileFailure
 from mrl.embeddings.sharded import FAILURES, FORMAT, INDEX, JOB, Shard, ShardedEmbeddings
@@ -218,8 +219,8 @@ def _short(value: Any) -> str:
 def _read(path: Path) -> dict[str, Any] | None:
     """Return a description, or None where there is none or it is no JSON: then what it describes does not count."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        found = read_json(path)
+    except (FileNotFoundError, DataError):
         return None
     return found if isinstance(found, dict) else None
 

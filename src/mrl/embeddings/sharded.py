@@ -13,7 +13,6 @@ Layout:
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from mrl.bounded import LIMITS, brief, read_json, record
 from mrl.embeddings.formats import READABLE_SUFFIXES, EmbeddingTable, load_embeddings
 from mrl.errors import DataError
 from mrl.files import sha256_of
@@ -42,6 +42,8 @@ class Shard:
 
     def check(self, folder: Path, *, contents: bool) -> None:
         """Raise :class:`DataError` unless the file is there with this size and, if asked for, these contents."""
+        if Path(self.name).name != self.name or not self.name.isprintable() or not 0 <= self.rows <= self.recordings:
+            raise DataError(f"{folder / INDEX} tells of a shard that cannot be ({brief(self.name)}, {self.rows} rows); {_MEND}")
         path = folder / self.name
         try:
             size = path.stat().st_size
@@ -52,6 +54,17 @@ class Shard:
                 raise DataError(f"{path} was changed: its SHA-256 is not the one in the index; {_MEND}")
         except OSError as error:
             raise DataError(f"{path} is missing or cannot be read ({error.strerror}); {_MEND}") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class _Index:
+    """What ``index.json`` holds."""
+
+    format: int
+    dim: int
+    failures: int
+    metadata: dict[str, Any]
+    shards: tuple[Shard, ...]
 
 
 class ShardedEmbeddings:
@@ -78,23 +91,22 @@ class ShardedEmbeddings:
         """
         place = Path(folder)
         try:
-            found = json.loads((place / INDEX).read_text(encoding="utf-8"))
-            if found["format"] != FORMAT:
-                raise DataError(f"{place / INDEX} is of format {found['format']}, this version reads format {FORMAT}")
-            shards = tuple(Shard(**one) for one in found["shards"])
-            opened = cls(place, shards, int(found["dim"]), dict(found["metadata"]), int(found["failures"]))
-        except (FileNotFoundError, NotADirectoryError) as error:
+            index = record(_Index, read_json(place / INDEX, advice=_MEND), str(place / INDEX), advice=_MEND)
+        except FileNotFoundError as error:
             unfinished = (place / JOB).is_file()
             raise DataError(
                 f"{place} holds unfinished embeddings; run the same mrl embed again to go on"
                 if unfinished
                 else f"{place} holds no embeddings ({INDEX} is not there); give a folder that mrl embed wrote, or a file"
             ) from error
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataError(f"{place / INDEX} cannot be read ({type(error).__name__}: {error}); {_MEND}") from error
-        for shard in shards:
+        if index.format != FORMAT:
+            raise DataError(f"{place / INDEX} is of format {index.format}, this version reads format {FORMAT}")
+        for shard in index.shards:
             shard.check(place, contents=False)
-        return opened
+        promised = 4 * index.dim * sum(shard.rows for shard in index.shards)
+        if index.dim < 1 or promised > LIMITS.unpacked(sum(shard.size for shard in index.shards)):
+            raise DataError(f"{place / INDEX} promises {promised:,} bytes of embeddings, more than its shards hold; {_MEND}")
+        return cls(place, index.shards, index.dim, index.metadata, index.failures)
 
     def __len__(self) -> int:
         """Return the number of embeddings."""
