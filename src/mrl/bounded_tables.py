@@ -90,7 +90,7 @@ def _promised_bytes(metadata: Any, wanted: Collection[str]) -> int:
             column = row_group.column(index)
             if column.path_in_schema.partition(".")[0] in wanted:
                 total += max(column.total_uncompressed_size, _BYTES_PER_VALUE * max(column.num_values, 0))
-    return max(total, _BYTES_PER_VALUE * metadata.num_rows)
+    return int(max(total, _BYTES_PER_VALUE * metadata.num_rows))
 
 
 def _text_bytes(column: Any) -> int:
@@ -111,8 +111,8 @@ def embedding_columns(table: Any, file: Path, *, error: ErrorKind = DataError) -
     """Return the column ``id`` and the (n, dim) matrix in the column ``embedding``, each of whose rows is looked at.
 
     Raises:
-        MRLError: of the kind ``error``: rows of different lengths, rows or numbers that are not there, or something else than lists
-            of floating-point numbers.
+        MRLError: of the kind ``error``: rows of different lengths, missing rows or values, or anything but lists of
+            floating-point values.
     """
     import pyarrow
 

@@ -193,8 +193,9 @@ def test_a_signal_before_anything_was_trained(tmp_path: Path) -> None:
 
 
 def test_a_finished_run_whose_model_is_gone(tmp_path: Path) -> None:
-    from mrl.training import load_config
     from mrl.training.distribution import Processes
+
+    from mrl.training import load_config
     from mrl.training.trainer import StopRequest, Trainer
 
     (tmp_path / "c.yaml").write_text(

@@ -24,8 +24,6 @@ _FFMPEG = (".mp3", ".m4a", ".m4b", ".mp4", ".aac", ".webm", ".mkv", ".mka", ".mo
 
 
 AUDIO_SUFFIXES: frozenset[str] = frozenset(_LIBSNDFILE + _FFMPEG)
-
-
 """Suffixes, in lower case, of the files that count as recordings when a folder is searched."""
 
 
@@ -107,8 +105,6 @@ class FileSlice:
 
 
 AudioSource: TypeAlias = str | os.PathLike[str] | FileSlice | bytes
-
-
 """What a recording can be read from: a path, a stretch of a file, or the encoded bytes themselves."""
 
 

@@ -167,14 +167,10 @@ def _number(file: Path) -> int | None:
 
 
 CHECKED_SHAPES = tuple((batch, seconds) for seconds in (0.3, 1.0, 3.0, 10.0, 60.0) for batch in (1, 8))
-
-
 """(recordings, seconds) of the comparisons."""
 
 
 SAME_RATE = 5e-6
-
-
 """Equal error rates this near are the same to 0.001 percentage points, the last digit that anybody reports."""
 
 

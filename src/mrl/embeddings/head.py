@@ -121,7 +121,7 @@ def load_head(path: str | os.PathLike[str]) -> Head:
         raise DataError(
             f"{file} has the format {brief(found.notes.get('format'))}; expected {HEAD_FORMAT!r}, as save_head writes it"
         )
-    parts = {name: found.tensors[name] for name in ("weight", "bias") if name in found.tensors}
+    parts: dict[str, Any] = {name: found.tensors[name] for name in ("weight", "bias") if name in found.tensors}
     require_floats(parts, str(file), advice=advice)
     shapes = {name: part.shape for name, part in parts.items()}
     dims = parse_json(found.notes.get("dims", "null"), f"the dims of {file}", advice=advice)

@@ -19,9 +19,8 @@ import numpy.typing as npt
 from filelock import FileLock, Timeout
 
 from mrl.bounded import read_json
-from mrl.embeddings.formats import check_suffix, save_embeddings
+from mrl.embeddings.formats import FAILURES, FORMAT, INDEX, JOB, Shard, ShardedEmbeddings, check_suffix, save_embeddings
 from mrl.embeddings.mapping import FileFailure
-from mrl.embeddings.sharded import FAILURES, FORMAT, INDEX, JOB, Shard, ShardedEmbeddings
 from mrl.errors import DataError, InputError
 from mrl.files import sha256_of, write_json, write_text
 

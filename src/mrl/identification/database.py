@@ -259,8 +259,6 @@ _OBJECTS = {
     *(("table", name) for name in ("facts", "models", "voices", "recordings")),
     ("index", "recordings_of_voice"),
 }
-
-
 """Numbers of voices are never used twice (AUTOINCREMENT), so one that was kept elsewhere never means another voice."""
 
 

@@ -22,8 +22,6 @@ from mrl.version import __version__
 
 
 _LARGEST_ERROR = 2.0**-10
-
-
 """Of a tensor's norm. Rounding numbers in float16's range to its 11 bits costs at most half of that."""
 
 

@@ -31,8 +31,6 @@ _HTML, _CSS, _SCRIPT = "text/html; charset=utf-8", "text/css; charset=utf-8", "t
 
 
 PAGE_FILES = {"/": ("index.html", _HTML), "/page.css": ("page.css", _CSS), "/page.js": ("page.js", _SCRIPT)}
-
-
 """Name in the package's data and media type of each."""
 
 

@@ -42,8 +42,6 @@ from mrl.training.validation import ValidationResult, Validator
 
 
 EXIT_INTERRUPTED = 75
-
-
 """Exit status of a run that was asked to stop (SIGTERM), saved everything and can be resumed (EX_TEMPFAIL of sysexits.h)."""
 
 

@@ -142,8 +142,6 @@ def masked_by(encoder: ReDimNetMRL, numbers: torch.Tensor | None) -> contextlib.
 
 
 PoolFunction = Callable[[torch.Tensor], torch.Tensor]
-
-
 """Waveforms (batch, samples) -> pooled statistics (batch, pooled_dim)."""
 
 
