@@ -45,29 +45,32 @@ model_option = click.option(
     "--model",
     default="b2-vox2-ft_lm",
     show_default=True,
-    help="Model folder, official .pt checkpoint, .onnx file, released name, or mrl-b0-demo, which comes with the package.",
+    help="Model folder, official .pt checkpoint, .onnx file, released name, or mrl-b0-demo (bundled).",
 )
 weights_option = click.option(
-    "--weights", help="Where a released model's file is: a file, an address, or a folder of such files."
+    "--weights", help="Where to take a released checkpoint from: a file, a URL, or a folder of released files."
 )
-device_option = click.option("--device", default="cpu", show_default=True, help="Such as cpu, cuda or cuda:1.")
+device_option = click.option("--device", default="cpu", show_default=True, help="Device to run on, such as cpu, cuda or cuda:1.")
 depth_option = click.option(
-    "--depth", type=int, help="Stop after this many stages (early exit), for a model folder with exits (mrl fit-exits)."
+    "--depth", type=int, help="Stop after this many stages; needs a model folder with early exits (mrl fit-exits)."
 )
-dim_option = click.option("--dim", type=int, help="Use prefixes of this length; all dimensions by default.")
+dim_option = click.option("--dim", type=int, help="Number of dimensions to compare; all by default.")
 store_option = click.option(
     "--store",
     type=click.Path(path_type=Path),
     envvar="MRL_STORE",
-    help="The voice store's file; by default voices.sqlite in redimnet-mrl below the user's data folder [also MRL_STORE].",
+    help="Voice store, a file; by default redimnet-mrl/voices.sqlite in the user's data folder [also MRL_STORE].",
 )
 
 EXTRACTION_OPTIONS: dict[str, dict[str, Any]] = {
-    "batch_seconds": {"type": float, "default": 60.0, "help": "Most audio per forward pass, in seconds."},
-    "max_seconds": {"type": float, "default": None, "help": "Truncate every recording to this length, in seconds."},
-    "num_workers": {"type": int, "default": 2, "help": "Threads that decode ahead."},
+    "batch_seconds": {"type": float, "default": 60.0, "help": "Maximum audio per forward pass, in seconds."},
+    "max_seconds": {"type": float, "default": None, "help": "Truncate recordings to this many seconds."},
+    "num_workers": {"type": int, "default": 2, "help": "Number of decoding threads."},
 }
 """One for each setting of :class:`mrl.embeddings.Extraction` that users choose, by its name there."""
+
+FOR_MANY = ("batch_seconds", "num_workers")
+"""Settings that make no difference to single recordings."""
 
 
 def extraction_options(*, without: Collection[str] = (), **defaults: Any) -> Decorator:
@@ -113,17 +116,17 @@ def decision_options() -> Decorator:
         click.option(
             "--threshold",
             type=click.FloatRange(-1.0, 1.0),
-            help="Accept from this raw cosine on; without it, a decision needs a calibrated model (mrl calibrate).",
+            help="Accept if the cosine is at least this, for any number of voices; ignores a calibration.",
         ),
         click.option(
             "--prior",
             type=float,
-            help="Decide at this probability that the speaker is the one (or among those) compared with; needs a calibration.",
+            help="Prior probability that the speaker is the same, or is enrolled; needs a calibrated model (mrl calibrate).",
         ),
         click.option(
             "--max-far",
             type=float,
-            help="Decide at this false accept rate instead: how often a stranger may be taken for the speaker, or for any voice.",
+            help="Decide at this probability of accepting a stranger (as any voice) instead; needs a calibrated model.",
         ),
     ]
     return _bundle(options, fill)
