@@ -41,6 +41,35 @@ class Criterion(TypedDict):
     max_false_accept: float | None
 
 
+class NumberList(click.ParamType):  # type: ignore[type-arg]
+    """Numbers separated by commas, such as ``16,64,192`` or ``1.5,3``."""
+
+    def __init__(self, kind: Callable[[str], float] = int, example: str = "whole numbers such as 16,64,192") -> None:
+        self.name = "numbers"
+        self._kind, self._example = kind, example
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[float, ...]:
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(self._kind(part) for part in str(value).split(","))
+        except ValueError:
+            self.fail(f"{value!r} is not a list of {self._example}", param, ctx)
+
+
+class DimList(NumberList):
+    """Prefix lengths separated by commas, such as ``16,64,192``."""
+
+
+class NameList(click.ParamType):  # type: ignore[type-arg]
+    """Names separated by commas, such as ``telephone,opus``."""
+
+    name = "names"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        return value if isinstance(value, tuple) else tuple(part.strip() for part in str(value).split(",") if part.strip())
+
+
 model_option = click.option(
     "--model",
     default="b2-vox2-ft_lm",
@@ -60,6 +89,30 @@ store_option = click.option(
     type=click.Path(path_type=Path),
     envvar="MRL_STORE",
     help="Voice store, a file; by default redimnet-mrl/voices.sqlite in the user's data folder [also MRL_STORE].",
+)
+
+dims_option = click.option("--dims", type=DimList(), help="Dimensions, such as 16,64,192; the model's own by default.")
+bootstrap_option = click.option(
+    "--bootstrap", type=int, default=1000, show_default=True, help="Number of bootstrap resamples for the intervals; 0 for none."
+)
+cache_option = click.option(
+    "--cache", type=click.Path(path_type=Path), help="Folder that caches embeddings, to resume and to reuse them."
+)
+
+
+def _read_speakers(ctx: click.Context, param: click.Parameter, value: Path | None) -> dict[str, str] | None:
+    if value is None:
+        return None
+    from mrl.trials import read_speakers
+
+    return read_speakers(value)
+
+
+speakers_option = click.option(
+    "--speakers",
+    type=click.Path(path_type=Path),
+    callback=_read_speakers,
+    help="File with lines 'utterance speaker', if paths do not name the speaker.",
 )
 
 EXTRACTION_OPTIONS: dict[str, dict[str, Any]] = {

@@ -1,12 +1,12 @@
-"""Making the calibration of a model folder or of an exported file."""
+"""Log-likelihood ratios: calibrating a model on trials, and using calibrations in an evaluation."""
 
 from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,66 +17,21 @@ from mrl.embeddings.calibrated import calibration_file
 from mrl.embeddings.extraction import chosen_settings
 from mrl.embeddings.opening import EXPORTED_SUFFIX
 from mrl.errors import DataError, InputError
+from mrl.evaluation.measure import SystemScores
+from mrl.evaluation.systems import NetworkSystem
 from mrl.files import write_json
 from mrl.matryoshka.saving import read_model_config
 from mrl.pretrained import find_bundled
-from mrl.scoring.calibration import Calibration, Quality, fit_calibration
+from mrl.scoring.calibration import Calibration, Quality, can_hold_out, fit_calibration, held_out_ratios
 from mrl.scoring.cosine import check_dims, score_prefixes
+from mrl.scoring.decisions import NO_CALIBRATION
+from mrl.tables import ABSENT, Table
 from mrl.trials.lists import TrialList
 from mrl.trials.speakers import speakers_of_trials
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
-
-# A calibration as tables.
-
-
-def calibration_table(calibration: Calibration) -> Table:
-    """Return one row per dim: costs before and after, and the weights of the log-likelihood ratio."""
-    from rich.table import Table
-
-    facts = calibration.trial_list
-    table = Table(
-        title=f"calibrated on {facts['same_speaker_trials']:,} same-speaker and {facts['different_speaker_trials']:,} "
-        f"different-speaker trials, prior {calibration.prior:g}",
-        caption="costs are of these same trials, Cllr in bits, held out: fitted on other speakers; "
-        "weights give the natural log-likelihood ratio (LLR)",
-    )
-    titles = ["dim", "Cllr raw", "Cllr", "held out", "min Cllr", "actDCF", "minDCF", "LLR: cosine", "constant"]
-    if calibration.quality == "duration":
-        titles += ["log shorter", "log difference"]
-    for title in titles:
-        table.add_column(title, justify="right")
-    for dim in sorted(calibration.dims):
-        one = calibration.dims[dim]
-        held_out = "–" if one.cllr_held_out is None else f"{one.cllr_held_out:.4f}"
-        before, after = f"{one.cllr_raw:.4f}", f"{one.cllr:.4f}"
-        figures = [one.minimum_cllr, one.actual_dcf, one.minimum_dcf]
-        weights = [one.score_weight, one.intercept]
-        if calibration.quality == "duration":
-            weights += [one.shorter_weight, one.difference_weight]
-        table.add_row(
-            str(dim), before, after, held_out, *(f"{figure:.4f}" for figure in figures), *(f"{weight:.3f}" for weight in weights)
-        )
-    return table
-
-
-def threshold_table(calibration: Calibration) -> Table:
-    """Return one row per dim: for each false accept rate the threshold and the share of same-speaker trials that it rejects."""
-    from rich.table import Table
-
-    table = Table(title="LLR thresholds at false accept rates, with the false reject rate in %")
-    table.add_column("dim", justify="right")
-    for kept in next(iter(calibration.dims.values())).thresholds:
-        table.add_column(f"{kept.false_accept_rate:g}", justify="right")
-    for dim in sorted(calibration.dims):
-        thresholds = calibration.dims[dim].thresholds
-        table.add_row(str(dim), *(f"{kept.threshold:.3f} ({100 * kept.false_reject_rate:.2f})" for kept in thresholds))
-    return table
-
-
 logger = logging.getLogger(__name__)
+
+_PRIOR = 0.01  # of the calibrations that an evaluation fits on held-out speakers
 
 
 def calibrate_model(
@@ -169,3 +124,111 @@ def _speakers(trials: TrialList, speakers: Mapping[str, str] | None) -> npt.NDAr
             raise
         logger.info("no cost on held-out speakers: %s", error)
         return None
+
+
+def calibration_of(system: NetworkSystem, *, plain: bool) -> tuple[Calibration | None, str]:
+    """Return the calibration of a model, and what a reader should know where there is one that cannot be used.
+
+    Args:
+        system: the model, as it was opened.
+        plain: whether scores are raw cosines of whole recordings; a calibration holds for nothing else.
+
+    Raises:
+        CheckpointError: the calibration is damaged or belongs to other weights.
+    """
+    calibration, absence = system.model.calibrated
+    unused = f"The calibration of {Path(system.spec).name} is not used: "
+    if calibration is None:
+        return None, "" if absence == NO_CALIBRATION else f"{unused}{absence}."
+    return (calibration, "") if plain else (None, f"{unused}it holds for raw cosines of whole recordings.")
+
+
+def with_calibration(
+    system: SystemScores, calibration: Calibration, trials: TrialList, seconds: Callable[[], npt.NDArray[np.float64]]
+) -> SystemScores:
+    """Return the system with log-likelihood ratios at the dims that ``calibration`` covers.
+
+    Args:
+        system: raw cosines of whole recordings.
+        calibration: of its weights.
+        trials: the list.
+        seconds: gives (utterances,) durations in the order of ``trials.utterances``; called where they are needed.
+    """
+    words = "calibration of the model"
+    if calibration.trial_list.get("sha256") and calibration.trial_list["sha256"] == trials.sha256:
+        words += ", fitted on this very list"
+    sides: tuple[npt.NDArray[np.float64], ...] = ()
+    if calibration.quality == "duration":
+        values = seconds()
+        sides = (values[trials.enrol], values[trials.test])
+    ratios = {
+        dim: calibration.log_likelihood_ratios(dim, scores, *sides)
+        for dim, scores in system.scores.items()
+        if dim in calibration.dims
+    }
+    return SystemScores(system.name, system.scores, ratios, words)
+
+
+def with_held_out_calibration(system: SystemScores, trials: TrialList, speakers: Mapping[str, str] | None = None) -> SystemScores:
+    """Return the system with log-likelihood ratios that were fitted, for every trial, without the speakers of that trial.
+
+    Raises:
+        DataError: speakers are not known or too few.
+        InputError: as :func:`mrl.scoring.calibration.held_out_ratios`.
+    """
+    require_held_out(trials, speakers)
+    _, of_utterance = speakers_of_trials(trials, speakers)
+    ratios: dict[int, npt.NDArray[np.float64]] = {}
+    for dim, scores in system.scores.items():
+        held_out = held_out_ratios(scores, trials, of_utterance, prior=_PRIOR)
+        assert held_out is not None  # require_held_out
+        ratios[dim] = held_out
+    return SystemScores(system.name, system.scores, ratios, f"fitted on the list's other speakers (five parts, prior {_PRIOR:g})")
+
+
+def require_held_out(trials: TrialList, speakers: Mapping[str, str] | None = None) -> None:
+    """Raise :class:`DataError` where speakers are not known or too few for :func:`with_held_out_calibration`."""
+    _, of_utterance = speakers_of_trials(trials, speakers)
+    if not can_hold_out(trials, of_utterance):
+        raise DataError(
+            f"{trials.source} has too few speakers to calibrate on others than those of each trial; "
+            "leave --calibrate-on held-out out"
+        )
+
+
+def calibration_table(calibration: Calibration) -> Table:
+    """Return one row per dim: costs before and after, and the weights of the log-likelihood ratio."""
+    facts = calibration.trial_list
+    headings = ("dim", "Cllr raw", "Cllr", "held out", "min Cllr", "actDCF", "minDCF", "LLR: cosine", "constant")
+    by_duration = calibration.quality == "duration"
+    rows = []
+    for dim, fitted in sorted(calibration.dims.items()):
+        costs = (fitted.cllr_raw, fitted.cllr, fitted.cllr_held_out, fitted.minimum_cllr, fitted.actual_dcf, fitted.minimum_dcf)
+        weights = [fitted.score_weight, fitted.intercept]
+        if by_duration:
+            weights += [fitted.shorter_weight, fitted.difference_weight]
+        texts = (ABSENT if cost is None else f"{cost:.4f}" for cost in costs)
+        rows.append((str(dim), *texts, *(f"{weight:.3f}" for weight in weights)))
+    return Table(
+        (*headings, "log shorter", "log difference") if by_duration else headings,
+        tuple(rows),
+        words=(),
+        group=None,
+        title=f"calibrated on {facts['same_speaker_trials']:,} same-speaker and {facts['different_speaker_trials']:,} "
+        f"different-speaker trials, prior {calibration.prior:g}",
+        notes=(
+            "costs are of these same trials, Cllr in bits, held out: fitted on other speakers; "
+            "weights give the natural log-likelihood ratio (LLR)",
+        ),
+    )
+
+
+def threshold_table(calibration: Calibration) -> Table:
+    """Return one row per dim: for each false accept rate the threshold and the share of same-speaker trials that it rejects."""
+    rates = (f"{kept.false_accept_rate:g}" for kept in next(iter(calibration.dims.values())).thresholds)
+    rows = tuple(
+        (str(dim), *(f"{kept.threshold:.3f} ({100 * kept.false_reject_rate:.2f})" for kept in fitted.thresholds))
+        for dim, fitted in sorted(calibration.dims.items())
+    )
+    title = "LLR thresholds at false accept rates, with the false reject rate in %"
+    return Table(("dim", *rates), rows, words=(), group=None, title=title)

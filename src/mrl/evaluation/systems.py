@@ -1,4 +1,4 @@
-"""From what a user names to systems that can be compared: networks and tables of embeddings, each with a short name."""
+"""From what a user names to systems that can be compared: models and files of embeddings, each with a short name."""
 
 from __future__ import annotations
 
@@ -8,12 +8,21 @@ from pathlib import Path
 
 from mrl.dims import default_dims
 from mrl.embeddings import Embedder, open_embedder
-from mrl.embeddings.formats import READABLE_SUFFIXES, EmbeddingTable, load_embeddings
+from mrl.embeddings.embedder import Output
+from mrl.embeddings.formats import READABLE_SUFFIXES, EmbeddingTable, embeddings_sha256, holds_embeddings, load_embeddings
 from mrl.embeddings.opening import CHECKPOINT_SUFFIXES
-from mrl.embeddings.sharded import embeddings_sha256, holds_embeddings
 from mrl.errors import InputError
-from mrl.evaluation.measure import BASELINE, TRAINED_BACKBONE, UNMODIFIED_BACKBONE
+from mrl.evaluation.settings import SystemSettings
 from mrl.scoring.cosine import check_dims
+
+UNMODIFIED_BACKBONE = "unmodified backbone"
+"""Name of the backbone inside a Matryoshka model that was never trained further."""
+
+TRAINED_BACKBONE = "own backbone (trained)"
+"""Name of the backbone inside a Matryoshka model that was trained along with it: no longer the one published."""
+
+BASELINE = "baseline"
+"""Name of another network that is measured beside the model."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,8 +49,13 @@ class NetworkSystem:
 
     @property
     def depth(self) -> int | None:
-        """After so many stages the network ends, if it is the first stages of another one; None for a whole network."""
+        """Number of stages of the network if it is the beginning of another one; None for a whole network."""
         return self.model.depth
+
+    @property
+    def outputs(self) -> tuple[Output, ...]:
+        """What is wanted of one pass of this network, in the order of :attr:`names`."""
+        return ("embedding",) if self.own_name is None else ("raw", "backbone")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -81,46 +95,32 @@ class Lineup:
         return tuple(system for system in self.systems if isinstance(system, NetworkSystem))
 
 
-def open_lineup(
-    specs: Sequence[str],
-    *,
-    weights: str | None = None,
-    dims: Sequence[int] | None = None,
-    depth: int | None = None,
-    own_backbone: bool = True,
-    baseline: str | None = None,
-    device: str = "cpu",
-) -> Lineup:
+def open_lineup(specs: Sequence[str], settings: SystemSettings | None = None) -> Lineup:
     """Open everything that is to be compared.
 
     The reference is the baseline where there is one; otherwise the first unmodified backbone (as a system named, or the one
     inside a Matryoshka model), a backbone trained along with a model, or the first system, in this order.
 
     Args:
-        specs: model folders, official checkpoints, released names or embedding files.
-        weights: for a released name, where its file is.
-        dims: prefix lengths; by default each model's own, and those of the Matryoshka models for everything else beside them. A
-            system shorter than a length is measured whole instead.
-        depth: leave every network in ``specs`` after so many stages, but not the baseline; these have no own backbone to measure.
-        own_backbone: measure the backbone inside each Matryoshka model, too (each different one once), unless ``baseline`` is
-            given.
-        baseline: one more network to compare with.
-        device: where the networks go.
+        specs: model folders, official checkpoints, exported files, released names or embedding files.
+        settings: what is measured of them.
 
     Raises:
-        InputError: unusable names, options or dims; otherwise as :func:`mrl.embeddings.open_model` and ``load_embeddings``.
+        InputError: unusable names, options or dims; otherwise as :func:`mrl.embeddings.open_embedder` and ``load_embeddings``.
     """
+    how = settings or SystemSettings()
+    dims, depth, baseline = how.dims, how.depth, how.baseline
     if not specs:
         raise InputError("there is no system to evaluate")
     if len(set(specs)) != len(specs):
         raise InputError(f"systems are named twice: {', '.join(specs)}")
     tables = [spec for spec in specs if holds_embeddings(spec)]
-    for option, value in (("weights", weights), ("baseline", baseline)):
+    for option, value in (("weights", how.weights), ("baseline", baseline)):
         if value is not None and len(tables) == len(specs):
             raise InputError(f"{option} does not go with a file of embeddings ({specs[0]}); leave it out")
     at_depth = "" if depth is None else f" (depth {depth})"
     names = tuple(f"{name}{at_depth}" for name in short_names(specs))
-    opened = {name: _open(spec, weights, device, depth) for name, spec in zip(names, specs, strict=True)}
+    opened = {name: _open(spec, how) for name, spec in zip(names, specs, strict=True)}
     if len(specs) == 1 and not tables:  # beside its own backbone, a single model needs no name of its own
         single = opened.pop(names[0])
         names = (("matryoshka" if _own_dims(single) else "backbone") + at_depth,)
@@ -138,11 +138,11 @@ def open_lineup(
         else:
             systems.append(NetworkSystem(name, spec, model, chosen, model.model_hash))
     if baseline is not None:
-        other = open_embedder(baseline, device=device)
+        other = open_embedder(baseline, device=how.device)
         below = _with_whole(wanted if wanted is not None else default_dims(other.embed_dim), other.embed_dim)
         systems.append(NetworkSystem(BASELINE, baseline, other, below, other.model_hash))
         return Lineup(tuple(systems), (BASELINE, other.embed_dim))
-    if own_backbone:
+    if how.own_backbone:
         systems = _with_own_backbones(systems)
     return Lineup(tuple(systems), _reference(systems))
 
@@ -169,13 +169,13 @@ def _candidates(spec: str) -> list[str]:
     return [*short, *("/".join(parts[-count:]) for count in range(1, len(parts) + 1)), spec]
 
 
-def _open(spec: str, weights: str | None, device: str, depth: int | None) -> Embedder | EmbeddingTable:
+def _open(spec: str, how: SystemSettings) -> Embedder | EmbeddingTable:
     path = Path(spec)
-    if holds_embeddings(path):
-        if depth is not None:
-            raise InputError(f"depth does not go with a file of embeddings ({spec}); make it with mrl embed --depth {depth}")
-        return load_embeddings(path)
-    return open_embedder(spec, weights=weights, device=device, depth=depth)
+    if not holds_embeddings(path):
+        return open_embedder(spec, weights=how.weights, device=how.device, depth=how.depth)
+    if how.depth is not None:
+        raise InputError(f"depth does not go with a file of embeddings ({spec}); make it with mrl embed --depth {how.depth}")
+    return load_embeddings(path)
 
 
 def _width(model: Embedder | EmbeddingTable) -> int:

@@ -1,6 +1,7 @@
 from .bootstrap import Interval as Interval
 from .bootstrap import PairedDifference as PairedDifference
 from .bootstrap import Replicates as Replicates
+from .bootstrap import Resampling as Resampling
 from .bootstrap import SpeakerResamples as SpeakerResamples
 from .bootstrap import bootstrap_metrics as bootstrap_metrics
 from .bootstrap import interval_of as interval_of

@@ -1,27 +1,39 @@
-"""An evaluation as one HTML page that needs nothing else: no network, no script, pictures inside."""
+"""The report of an evaluation: JSON, Markdown and CSV, and one HTML page with all pictures inside, no script and no network."""
 
 from __future__ import annotations
 
 import base64
 import html
+import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from mrl.evaluation.plots import det_figure, eer_by_bytes_figure, eer_by_dim_figure, score_figure, strata_figure, svg_of
+from mrl.evaluation.figures import DimFigures
+from mrl.evaluation.plots import (
+    det_figure,
+    eer_by_bytes_figure,
+    eer_by_dim_figure,
+    plot_eer_by_dim,
+    score_figure,
+    strata_figure,
+    svg_of,
+)
 from mrl.evaluation.result import EvaluationResult
 from mrl.evaluation.tables import (
-    calibrated_note,
-    calibrated_rows,
-    comparison_rows,
-    notes,
+    calibrated_table,
+    comparison_table,
+    csv_table,
+    figures_table,
+    strata_csv,
     strata_groups,
-    strata_notes,
-    strata_rows,
     strata_summary,
-    table_rows,
+    strata_table,
 )
+from mrl.files import write_json, write_text
+from mrl.tables import Table
 
 _STYLE = """
 :root { color-scheme: light; }
@@ -43,6 +55,46 @@ summary { cursor: pointer; font-size: 13px; color: #0b4f8a; margin: 6px 0; }
 """
 
 
+def write_report(result: EvaluationResult, folder: str | os.PathLike[str], *, plots: bool = True) -> list[Path]:
+    """Write ``report.json``, ``table.md``, ``table.csv``, the plot ``eer_by_dim`` (PNG and SVG) and the page ``report.html``.
+
+    With strata there is ``strata.csv``, too. The page holds all pictures and tables and needs no other file and no network.
+
+    Returns:
+        The files.
+
+    Raises:
+        MissingDependencyError: plots are wanted and matplotlib is not installed.
+        OSError: the folder cannot be written to or the disk is full.
+    """
+    place = Path(folder)
+    files = [place / "report.json", place / "table.md", place / "table.csv"]
+    write_json(files[0], result.to_dict())
+    write_text(files[1], markdown_report(result))
+    write_text(files[2], csv_table(result))
+    if result.strata:
+        files.append(place / "strata.csv")
+        write_text(files[-1], strata_csv(result))
+    if plots:
+        files += [place / "eer_by_dim.png", place / "eer_by_dim.svg"]
+        plot_eer_by_dim(result, *files[-2:])
+        files.append(place / "report.html")
+        write_text(files[-1], html_report(result))
+    return files
+
+
+def markdown_report(result: EvaluationResult) -> str:
+    """Return the figures, calibrated ones where there are any, a comparison of several systems, and the strata, in Markdown."""
+    compared = comparison_table(result) if len(result.systems) > 2 else None
+    tables = [
+        figures_table(result),
+        calibrated_table(result),
+        None if compared is None else replace(compared, notes=()),
+        *(strata_table(result, group) for group in strata_groups(result)),
+    ]
+    return "\n".join(table.markdown() for table in tables if table is not None)
+
+
 def html_report(result: EvaluationResult) -> str:
     """Return the page: what was found in one sentence, pictures, tables, and how to repeat it.
 
@@ -52,26 +104,23 @@ def html_report(result: EvaluationResult) -> str:
         MissingDependencyError: matplotlib is not installed.
     """
     source = Path(result.trial_list.source).name or "trial list"
+    figures = figures_table(result)
     parts = [
         f"<h1>{_text(', '.join(system.name for system in result.systems[:4]))}</h1>",
         f'<p class="lead">on {_text(source)}. {_text(headline(result))} Protocol: {_text(result.protocol.name)}.</p>',
         "<h2>Error rate at every length</h2>",
         _picture(eer_by_dim_figure(result), "Equal error rate against the number of dimensions."),
-        _table(table_rows(result), words=(0,), group=0),
-        *(f'<p class="note">{_text(line)}</p>' for line in notes(result)),
+        _table(figures),
+        *_notes(figures.notes),
     ]
-    calibrated = calibrated_rows(result)
-    if calibrated:
-        parts += [
-            "<h2>Calibrated scores</h2>",
-            _table(calibrated, words=(0,), group=0),
-            f'<p class="note">{_text(calibrated_note(result))}</p>',
-        ]
-    compared = comparison_rows(result)
-    if compared:
+    calibrated = calibrated_table(result)
+    if calibrated is not None:
+        parts += ["<h2>Calibrated scores</h2>", _table(calibrated), *_notes(calibrated.notes)]
+    compared = comparison_table(result)
+    if compared is not None:
         parts += [
             "<h2>Systems side by side</h2>",
-            _table(compared, words=(1,), group=0),
+            _table(compared),
             '<p class="note">Changes are relative: −10 % means that one error in ten is gone. p: two-sided, paired bootstrap '
             "over speakers; * below 0.05. With many rows, some of them fall below 0.05 by chance.</p>",
         ]
@@ -87,14 +136,15 @@ def html_report(result: EvaluationResult) -> str:
     ]
     for group in strata_groups(result):
         figure = strata_figure(result, group)
+        strata = strata_table(result, group)
         parts += [
             f"<h2>By {_text(group)}</h2>",
             "" if figure is None else _picture(figure, f"Equal error rate by {group}; bars: 95 % intervals over speakers."),
-            _table(strata_summary(result, group), words=(0, 1), group=0),
+            _table(strata_summary(result, group)),
             f"<details><summary>Intervals, trials, and errors at one threshold: by {_text(group)}</summary>",
-            _table(strata_rows(result, group), words=(0, 1), group=0),
+            _table(strata),
             "</details>",
-            *(f'<p class="note">{_text(line)}</p>' for line in strata_notes(result, group)),
+            *_notes(strata.notes),
         ]
     parts += ["<h2>How to repeat this</h2>", _facts(result)]
     title = _text(f"{result.systems[0].name} on {source}")
@@ -119,7 +169,7 @@ def headline(result: EvaluationResult) -> str:
     return text + "."
 
 
-def _percent(figures: Any) -> str:
+def _percent(figures: DimFigures) -> str:
     interval = figures.equal_error_rate_interval
     bounds = "" if interval is None else f" [{100 * interval.low:.2f}, {100 * interval.high:.2f}]"
     return f"{100 * figures.equal_error_rate:.2f} %{bounds}"
@@ -138,21 +188,12 @@ def _picture(figure: Any, caption: str) -> str:
     )
 
 
-def _table(rows: Sequence[Sequence[str]], *, words: Sequence[int], group: int) -> str:
-    """Return a table; a line separates rows whose cell in column ``group`` changes."""
-    header, *body = rows
-    lines = ["<thead><tr>" + "".join(_cell("th", cell, column in words) for column, cell in enumerate(header)) + "</tr></thead>"]
-    previous = None
-    for row in body:
-        kind = ' class="first"' if previous not in (None, row[group]) else ""
-        previous = row[group]
-        lines.append(f"<tr{kind}>" + "".join(_cell("td", cell, column in words) for column, cell in enumerate(row)) + "</tr>")
-    return '<div class="scroll"><table>' + "\n".join(lines) + "</table></div>"
+def _table(table: Table) -> str:
+    return f'<div class="scroll">{table.html()}</div>'
 
 
-def _cell(tag: str, text: str, word: bool) -> str:
-    kind = ' class="word"' if word else ""
-    return f"<{tag}{kind}>{_text(text)}</{tag}>"
+def _notes(lines: Iterable[str]) -> list[str]:
+    return [f'<p class="note">{_text(line)}</p>' for line in lines]
 
 
 def _facts(result: EvaluationResult) -> str:
