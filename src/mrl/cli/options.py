@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -68,6 +68,26 @@ class NameList(click.ParamType):  # type: ignore[type-arg]
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
         return value if isinstance(value, tuple) else tuple(part.strip() for part in str(value).split(",") if part.strip())
+
+
+class ColumnValue(click.ParamType):  # type: ignore[type-arg]
+    """``COLUMN=VALUE``."""
+
+    name = "column=value"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        column, equals, wanted = str(value).partition("=")
+        if not column or not equals:
+            self.fail(f"{value!r} is not of the form COLUMN=VALUE, such as part=eval", param, ctx)
+        return column, wanted
+
+
+def row_filter(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Return for each column the values that pass: those given for the same column are alternatives."""
+    wanted: dict[str, list[str]] = {}
+    for column, value in pairs:
+        wanted.setdefault(column, []).append(value)
+    return wanted
 
 
 model_option = click.option(
