@@ -61,7 +61,7 @@ def test_the_whole_life_of_voices(place: Path, tmp_path: Path, capsys: pytest.Ca
     assert run(["identify", speakers[2][0], "--threshold", "-1", *store, *model]) == 0
     captured = capsys.readouterr()
     assert "decision: speaker 2 (raw cosine: threshold -1.000)" in captured.out
-    assert "knows nothing of the 4 voices" in captured.err
+    assert "takes no account of the 4 voices" in captured.err
 
     assert run(["verify", "speaker 1", speakers[1][2], "--dim", "64", *store, *model]) == 0
     out = capsys.readouterr().out
