@@ -23,7 +23,7 @@ import click
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of everything random.")
 def command(output: Path, data: Path | None, weights: str | None, backbone: str | None, seed: int) -> None:
-    """Make voices, train a Matryoshka model in two stages, and show the error rate at every dimension."""
+    """Make voices, train a Matryoshka model in two stages, and report the error rate at every dimension."""
     from mrl.demo import run_demo
     from mrl.evaluation import summary_table
     from mrl.tables import print_tables
