@@ -9,7 +9,7 @@ import torch
 
 from mrl.errors import ConfigError, DataError
 from mrl.training import load_config
-from mrl.training.building import choose_device, weights_hash
+from mrl.training.building import choose_device
 from mrl.training.config import AugmentationConfig, TrainDataConfig
 from mrl.training.data import build_augmenter, read_corpus
 
@@ -47,14 +47,6 @@ def test_devices() -> None:
     assert choose_device("auto").type in ("cpu", "cuda")
     with pytest.raises(ConfigError, match=r"training\.device: 'quantum' cannot be used here"):
         choose_device("quantum")
-
-
-def test_the_hash_follows_the_weights() -> None:
-    layer = torch.nn.Linear(2, 2)
-    before = weights_hash(layer)
-    assert before == weights_hash(layer)
-    layer.bias.data[0] += 1e-6
-    assert weights_hash(layer) != before
 
 
 @pytest.mark.shared

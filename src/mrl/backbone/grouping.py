@@ -1,9 +1,4 @@
-"""Working off a batch in groups that fit the processor's cache, for inference on a CPU.
-
-In a large batch every operation fetches its input from main memory and writes its output back there. A few recordings at a time
-stay in cache, and need less memory. Recordings of like length go together, cut to the longest of their group, so that little time
-is lost on padding.
-"""
+"""Working off a batch in groups that fit the processor's cache, for inference on a CPU."""
 
 from __future__ import annotations
 
@@ -23,7 +18,11 @@ _NUMBERS_PER_THREAD = 3 * 2**18
 def pool_in_groups(
     pool: Callable[[Tensor, Tensor | None], Tensor], features: Tensor, num_frames: Tensor | None, numbers_per_frame: int
 ) -> Tensor:
-    """Return ``pool(features, mask)`` for the whole batch, computed group by group.
+    """Return ``pool(features, mask)`` for the whole batch, computed in groups that fit the processor's cache.
+
+    In a large batch every operation fetches its input from main memory and writes its output back there. A few recordings at a
+    time stay in cache, and need less memory. Recordings of like length go together, cut to the longest of their group, so that
+    little time is lost on padding.
 
     Args:
         pool: from features ``(group, frames, bands)`` and mask ``(group, frames)`` or None to statistics ``(group, pooled)``.

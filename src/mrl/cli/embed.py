@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     "--output",
     required=True,
     type=click.Path(path_type=Path),
-    help="File to write (.npz, .parquet or .safetensors), or a folder of shards: a name without suffix.",
+    help="File to write (.npz, .parquet or .safetensors), or a folder of shards (a name without extension).",
 )
 @model_options(depth=True)
 @click.option("--dim", type=int, help="Length of the embeddings; all dimensions by default.")

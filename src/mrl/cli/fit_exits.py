@@ -28,11 +28,11 @@ def command(
     how: Extraction,
     device: str,
 ) -> None:
-    """Give a model early exits: embeddings after its first stages, in less time, for those who can do with a little less.
+    """Add early exits to a model: embeddings after its first stages, faster and slightly less accurate.
 
-    MODEL is a model folder or mrl-b0-demo. RECORDINGS are recordings, folders of them, or .txt lists with one path per line: some
-    thousand of many speakers, like those that will be embedded; no labels are needed. The whole network's results stay as they
-    are. Use an exit with --depth of mrl embed, verify, evaluate and export.
+    MODEL is a model folder or mrl-b0-demo. RECORDINGS are recordings, folders of them, or .txt lists with one path per line: a
+    few thousand of many speakers, similar to those that you will embed; no labels are needed. Results of the whole network do
+    not change. Use an exit with --depth of mrl embed, verify, evaluate and export.
     """
     from mrl.training.exits import fit_exits_into_folder
 

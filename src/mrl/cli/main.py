@@ -25,9 +25,9 @@ EXIT_INTERRUPTED = 130
 VERBS: dict[str, str] = {
     "pretrained": "List, download and check the released ReDimNet checkpoints.",
     "embed": "Turn recordings into embeddings, in one file or a folder of shards.",
-    "verify": "Say whether two recordings, or an enrolled voice and a recording, are of one speaker.",
+    "verify": "Compare two recordings, or an enrolled voice and a recording.",
     "enroll": "Enrol a voice from recordings.",
-    "identify": "Say whose voice a recording is, among those enrolled.",
+    "identify": "Identify the speaker of a recording among the enrolled voices.",
     "voices": "List, remove, export and import enrolled voices.",
     "serve": "Serve a local web page: record or upload, enrol, verify, identify.",
     "data": "Scan, check and count corpora for training.",
@@ -37,10 +37,10 @@ VERBS: dict[str, str] = {
     "calibrate": "Calibrate a model folder or an exported file: log-likelihood ratios and thresholds.",
     "quantise-report": "Measure what storing voices in fewer bytes costs.",
     "export": "Write a model for ONNX Runtime, OpenVINO or torch.export.",
-    "fit-exits": "Give a model early exits: faster embeddings from its first stages.",
+    "fit-exits": "Add early exits to a model: faster embeddings from its first stages.",
     "fit-projection": "Fit a Matryoshka head to embeddings from any toolkit.",
     "reproduce": "Measure released checkpoints and compare with the published figures.",
-    "demo": "Do the whole job in minutes, on synthetic voices or your own recordings.",
+    "demo": "Run the whole pipeline in minutes, on synthetic voices or your recordings.",
 }
 """Each verb with its line of help; the verb's command is ``command`` in the module ``mrl.cli.VERB``, or stands in PLACES."""
 

@@ -74,12 +74,12 @@ model_option = click.option(
     "--model",
     default="b2-vox2-ft_lm",
     show_default=True,
-    help="Model folder, official .pt checkpoint, .onnx file, released name, or mrl-b0-demo, which comes with the package.",
+    help="Model folder, official .pt checkpoint, .onnx file, released name, or mrl-b0-demo (bundled).",
 )
 weights_option = click.option(
-    "--weights", help="Where a released model's file is: a file, an address, or a folder of such files."
+    "--weights", help="Where to take a released checkpoint from: a file, a URL, or a folder of released files."
 )
-device_option = click.option("--device", default="cpu", show_default=True, help="Such as cpu, cuda or cuda:1.")
+device_option = click.option("--device", default="cpu", show_default=True, help="Device to run on, such as cpu, cuda or cuda:1.")
 depth_option = click.option(
     "--depth", type=int, help="Stop after this many stages (early exit), for a model folder with exits (mrl fit-exits)."
 )
@@ -88,7 +88,7 @@ store_option = click.option(
     "--store",
     type=click.Path(path_type=Path),
     envvar="MRL_STORE",
-    help="The voice store's file; by default voices.sqlite in redimnet-mrl below the user's data folder [also MRL_STORE].",
+    help="Voice store, a file; by default redimnet-mrl/voices.sqlite in the user's data folder [also MRL_STORE].",
 )
 
 dims_option = click.option("--dims", type=DimList(), help="Dimensions, such as 16,64,192; the model's own by default.")

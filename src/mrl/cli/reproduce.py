@@ -21,10 +21,15 @@ def command() -> None:
 @command.command()
 @click.option("--root", required=True, type=click.Path(path_type=Path), help="Folder of VoxCeleb1 (idXXXXX/VIDEO/UTTERANCE.wav).")
 @click.option(
-    "--model", "models", multiple=True, default=("b2",), show_default=True, help="b0 to b6, S or M; may be given several times."
+    "--model",
+    "models",
+    multiple=True,
+    default=("b2",),
+    show_default=True,
+    help="b0 to b6, S, M, or redimnet2-b0 to redimnet2-b6; may be given several times.",
 )
-@click.option("--train-type", default="ft_lm", show_default=True, help="ft_lm, ft_mix or ptn.")
-@click.option("--dataset", default="vox2", show_default=True, help="Training data, as in the checkpoint's name.")
+@click.option("--train-type", help="ft_lm, ft_mix, lm or ptn [default: the fine-tuned one].")
+@click.option("--dataset", help="Training data, as in the checkpoint's name [default: the first there is].")
 @click.option("--weights", help="Where to take the checkpoint from: a file, a URL, or a folder of released files.")
 @click.option("--lists", type=NameList(), default=("O", "E", "H"), help="Which lists to use, of O, E and H [default: O,E,H].")
 @click.option("--trials-dir", type=click.Path(path_type=Path), help="Folder of the trial lists; below --root by default.")
@@ -50,8 +55,8 @@ def voxceleb(
     /,
     root: Path,
     models: tuple[str, ...],
-    train_type: str,
-    dataset: str,
+    train_type: str | None,
+    dataset: str | None,
     how: Extraction,
     **options: Any,
 ) -> None:

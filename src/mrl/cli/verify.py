@@ -19,8 +19,8 @@ from mrl.cli.options import Criterion, ModelChoice, decision_options, dim_option
 def command(first: str, second: Path, model: ModelChoice, dim: int | None, criterion: Criterion, store: Path | None) -> None:
     """Say how alike the speakers of two recordings are.
 
-    FIRST is a recording or the name of an enrolled voice (mrl enroll), SECOND a recording. voice:NAME always names a voice,
-    and a path with a slash in it, such as ./NAME, always a recording.
+    FIRST is a recording or the name of an enrolled voice (mrl enroll); SECOND is a recording. If a name is ambiguous, write
+    voice:NAME for the voice and ./NAME for the recording.
 
     The score is the raw cosine of the two embeddings, in [-1, 1]. A model that mrl calibrate has been run on gives a
     log-likelihood ratio and a decision too.

@@ -108,7 +108,7 @@ def list_voices(store: Path | None, as_json: bool) -> None:
 @click.argument("names", nargs=-1, required=True)
 @store_option
 def remove(names: tuple[str, ...], store: Path | None) -> None:
-    """Delete voices from the store and overwrite their data in its files."""
+    """Delete voices and overwrite their data in the store's files."""
     from mrl.identification import VoiceStore, default_store
 
     VoiceStore(store or default_store()).remove(names)
@@ -120,7 +120,7 @@ def remove(names: tuple[str, ...], store: Path | None) -> None:
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="File to write, .jsonl.")
 @store_option
 def export(names: tuple[str, ...], output: Path, store: Path | None) -> None:
-    """Write voices to a file that mrl voices import reads; all voices without NAMES."""
+    """Export voices to a file for mrl voices import; all voices if no NAMES are given."""
     from mrl.identification import VoiceStore, default_store, export_voices
 
     number = export_voices(VoiceStore(store or default_store()), output, names or None)
@@ -131,7 +131,7 @@ def export(names: tuple[str, ...], output: Path, store: Path | None) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @store_option
 def import_file(file: Path, store: Path | None) -> None:
-    """Add all voices of a file that mrl voices export wrote, or none; the store is made if it is not there."""
+    """Import all voices of a file written by mrl voices export, or none; creates the store if needed."""
     from mrl.identification import default_store, import_voices
 
     place = store or default_store()

@@ -27,7 +27,7 @@ from mrl.deployment.checks import (
 )
 from mrl.deployment.comparison import TrialData, Variant, compare_variants, count_candidates
 from mrl.deployment.formats import FormatName, Runner, card_of, files_of, format_of, open_runner, self_test_of
-from mrl.deployment.network import INPUT_KINDS, InputKind, Model, backbone_of, front_end_facts
+from mrl.deployment.network import INPUT_KINDS, InputKind, Model, backbone_of
 from mrl.deployment.onnx_graph import MINIMUM_COSINE, PRECISIONS, Precision, precisions_of
 from mrl.deployment.writing import GraphBuilder
 from mrl.embeddings import open_embedder, weights_sha256
@@ -62,7 +62,7 @@ def describe(
         minimum_samples=backbone.minimum_samples,
         embed_dim=model.embed_dim,
         mrl_dims=model.mrl_dims if isinstance(model, ReDimNetMRL) else (model.embed_dim,),
-        front_end=front_end_facts(backbone.config.front_end),
+        front_end=backbone.front_end.facts(),
         model_config=backbone.config.to_model_config(),
         weights_sha256=sha256,
         model_hash=sha256,

@@ -15,6 +15,8 @@ from .extraction import score_files as score_files
 from .formats import EMBEDDING_SUFFIXES as EMBEDDING_SUFFIXES
 from .formats import READABLE_SUFFIXES as READABLE_SUFFIXES
 from .formats import EmbeddingTable as EmbeddingTable
+from .formats import ShardedEmbeddings as ShardedEmbeddings
+from .formats import is_sharded as is_sharded
 from .formats import load_embeddings as load_embeddings
 from .formats import save_embeddings as save_embeddings
 from .head import fit_head as fit_head
@@ -33,8 +35,6 @@ from .networks import weights_sha256 as weights_sha256
 from .opening import as_embedder as as_embedder
 from .opening import open_embedder as open_embedder
 from .opening import open_model as open_model
-from .sharded import ShardedEmbeddings as ShardedEmbeddings
-from .sharded import is_sharded as is_sharded
 from .writing import EmbeddedFolder as EmbeddedFolder
 from .writing import embed_to_file as embed_to_file
 from .writing import embed_to_folder as embed_to_folder

@@ -16,7 +16,7 @@ from mrl.errors import CheckpointError, InputError
 if TYPE_CHECKING:
     import torch
 
-    from mrl.backbone import ReDimNet
+    from mrl.backbone import Backbone
     from mrl.matryoshka import ReDimNetMRL
 
 logger = logging.getLogger(__name__)
@@ -74,7 +74,7 @@ def open_model(
     weights: str | os.PathLike[str] | None = None,
     device: str | torch.device = "cpu",
     depth: int | None = None,
-) -> ReDimNet | ReDimNetMRL | Embedder:
+) -> Backbone | ReDimNetMRL | Embedder:
     """Open the network that ``spec`` names, in evaluation mode.
 
     Args:

@@ -23,11 +23,10 @@ from rich.console import Console
 from mrl.distribution import Processes
 from mrl.embeddings.embedder import Embedder
 from mrl.embeddings.extraction import EmbeddedFiles, Extraction, chosen_settings, embed_files
-from mrl.embeddings.formats import EMBEDDING_SUFFIXES, READABLE_SUFFIXES, check_suffix, save_embeddings
+from mrl.embeddings.formats import EMBEDDING_SUFFIXES, READABLE_SUFFIXES, ShardedEmbeddings, check_suffix, save_embeddings
 from mrl.embeddings.mapping import BatchFunction, FileFailure
 from mrl.embeddings.opening import as_embedder
 from mrl.embeddings.shard_writing import ShardPlan, ShardWriter
-from mrl.embeddings.sharded import ShardedEmbeddings
 from mrl.errors import InputError, MRLError, ReportedElsewhereError
 from mrl.progress import progress_bar
 from mrl.version import __version__
@@ -141,7 +140,7 @@ def embed_to_folder(
     Args:
         model: the network, or an :class:`mrl.embeddings.Embedder`.
         paths: the recordings; the id of each is its path as given.
-        folder: made if absent; see :mod:`mrl.embeddings.sharded` for what is in it.
+        folder: made if absent; see :mod:`mrl.embeddings.formats` for what is in it.
         how: the settings; batches are made within a shard. Progress is a bar on a terminal, elsewhere a log line for each shard.
         model_name: how the network was called, for the metadata.
         target_dim, changes: as for :func:`mrl.embeddings.embed_files`.

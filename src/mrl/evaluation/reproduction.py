@@ -86,7 +86,7 @@ class ReproductionSettings(Resampling, EmbeddingSettings):
     """What decides a reproduction.
 
     Attributes:
-        models: (model_name, train_type, dataset) of each checkpoint.
+        models: (model_name, train_type, dataset) of each checkpoint; None: the fine-tuned one, the first data set.
         weights: where its file is: a file, an address, or a folder of such files.
         device: where the networks run.
         lists: which of "O", "E" and "H".
@@ -101,7 +101,7 @@ class ReproductionSettings(Resampling, EmbeddingSettings):
         InputError: unknown lists, or a tolerance below 0.
     """
 
-    models: Sequence[tuple[str, str, str]] = (("b2", "ft_lm", "vox2"),)
+    models: Sequence[tuple[str, str | None, str | None]] = (("b2", "ft_lm", "vox2"),)
     weights: str | None = None
     device: str = "cpu"
     lists: Sequence[str] = LISTS
@@ -200,7 +200,7 @@ def reproduction_table(rows: Sequence[ReproducedRow]) -> Table:
     return Table(headings, tuple(cells), words=(0, 1, 3, 8), group=None)
 
 
-def _published(model_name: str, train_type: str, dataset: str) -> PretrainedCheckpoint:
+def _published(model_name: str, train_type: str | None, dataset: str | None) -> PretrainedCheckpoint:
     checkpoint = find_checkpoint(model_name, train_type, dataset)
     if checkpoint.eer is None:
         raise InputError(f"no equal error rates were published for {checkpoint.name}, so there is nothing to reproduce")

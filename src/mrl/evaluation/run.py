@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from mrl.embeddings import Encoder, Extraction, as_embedder
-from mrl.embeddings.sharded import holds_embeddings
+from mrl.embeddings.formats import holds_embeddings
 from mrl.errors import DataError, InputError
 from mrl.evaluation.calibrating import calibration_of, require_held_out, with_calibration, with_held_out_calibration
 from mrl.evaluation.embedding import EmbeddedLineup

@@ -9,9 +9,8 @@ from pathlib import Path
 from mrl.dims import default_dims
 from mrl.embeddings import Embedder, open_embedder
 from mrl.embeddings.embedder import Output
-from mrl.embeddings.formats import READABLE_SUFFIXES, EmbeddingTable, load_embeddings
+from mrl.embeddings.formats import READABLE_SUFFIXES, EmbeddingTable, embeddings_sha256, holds_embeddings, load_embeddings
 from mrl.embeddings.opening import CHECKPOINT_SUFFIXES
-from mrl.embeddings.sharded import embeddings_sha256, holds_embeddings
 from mrl.errors import InputError
 from mrl.evaluation.settings import SystemSettings
 from mrl.scoring.cosine import check_dims

@@ -25,22 +25,12 @@ from mrl.scoring.decisions import DecisionRule, decision_rule
 
 logger = logging.getLogger(__name__)
 
-
 SearchMethod = Literal["exact", "approximate"]
-
-
 Recording: TypeAlias = "str | os.PathLike[str] | EmbeddedRecording"
-
-
 """A recording's file, or what :meth:`Embedder.embed_waveform` made of one."""
 
-
 _VOICE = "voice:"
-
-
 _CANDIDATES = 20  # of the highest cosine, among which the highest log-likelihood ratio is looked for first
-
-
 _WIDENING = 8
 
 
@@ -132,12 +122,12 @@ def enrol(
     if not recordings:
         raise InputError("a voice is enrolled from one recording or more")
     _require_enrollable(embedder, name, Path(store), form, extend)  # before the recordings, which may take long
-    embedded = [_heard(embedder, recording) for recording in recordings]
+    embedded = [_embedded(embedder, recording) for recording in recordings]
     opened = VoiceStore.open_or_create(store, embed_dim=embedder.embed_dim, form=form)
     return opened.add(
         name,
-        np.stack([one.embedding for one in embedded]),
-        [one.seconds for one in embedded],
+        np.stack([recording.embedding for recording in embedded]),
+        [recording.seconds for recording in embedded],
         model_hash=embedder.model_hash,
         calibration_hash=embedder.calibration_hash,
         extend=extend,
@@ -178,9 +168,9 @@ def verify_files(
             failures.append(FileFailure(Path(recording), str(error)))
     if failures:
         raise AudioLoadingError(failure_summary(failures, 2))
-    one, two = embedded
-    score = cosine_similarity(one.embedding[: rule.dim], two.embedding[: rule.dim])
-    return _verification(rule, score, one.seconds, two.seconds)
+    enrolled, test = embedded
+    score = cosine_similarity(enrolled.embedding[: rule.dim], test.embedding[: rule.dim])
+    return _verification(rule, score, enrolled.seconds, test.seconds)
 
 
 def verify_voice(
@@ -214,18 +204,18 @@ def verify_voice(
     rule = _rule(embedder, chosen, 1, threshold, prior, max_false_accept, store)
     voice = store.voice(name)
     _warn_of_other_calibration(embedder, voice)
-    heard = _heard(embedder, recording)
-    return _verification(rule, voice_score(store, name, heard, chosen), voice.seconds, heard.seconds)
+    embedded = _embedded(embedder, recording)
+    return _verification(rule, voice_score(store, name, embedded, chosen), voice.seconds, embedded.seconds)
 
 
-def voice_score(store: VoiceStore, name: str, heard: EmbeddedRecording, dim: int) -> float:
+def voice_score(store: VoiceStore, name: str, embedded: EmbeddedRecording, dim: int) -> float:
     """Return the raw cosine of a recording and an enrolled voice at one prefix length.
 
     Raises:
         DataError: there is no such voice.
     """
     matrix = voices_in_memory(store.embedding(name, dim)[None], store.form)
-    query = unit_queries(heard.embedding[:dim], dim, 1)[0]
+    query = unit_queries(embedded.embedding[:dim], dim, 1)[0]
     return float(hits(matrix, query, np.zeros(1, dtype=np.int64), 1, None).scores[0])
 
 
@@ -276,7 +266,7 @@ def identify(
         recording: its file, or the recording embedded already.
         store: the voice store.
         dim: prefix length; all dimensions by default.
-        top: how many voices to tell.
+        top: how many voices to return.
         method: "exact" misses nothing; "approximate" is faster where there are very many voices, and finds the voices of the
             highest log-likelihood ratio only among the 20 of the highest cosine.
         threshold, prior, max_false_accept: as for :func:`decision_rule`, for all voices together.
@@ -294,15 +284,15 @@ def identify(
     if not len(voices):
         raise DataError(f"no voice is enrolled in {store.path}; enrol some first (mrl enroll)")
     rule = _rule(embedder, chosen, len(voices), threshold, prior, max_false_accept, store)
-    heard = _heard(embedder, recording)
+    embedded = _embedded(embedder, recording)
     # For as many candidates as are wanted here, the exact funnel would have to look at nearly all voices in the end, too.
     search: VoiceSearch = ExactSearch(voices) if method == "exact" else FunnelSearch(voices)
-    candidates = _best_voices(search, store, rule, heard, top, complete=method == "exact")
+    candidates = _best_voices(search, store, rule, embedded, top, complete=method == "exact")
     return Identification(tuple(candidates), rule, len(voices))
 
 
 def _best_voices(
-    search: VoiceSearch, store: VoiceStore, rule: DecisionRule, heard: EmbeddedRecording, top: int, *, complete: bool
+    search: VoiceSearch, store: VoiceStore, rule: DecisionRule, embedded: EmbeddedRecording, top: int, *, complete: bool
 ) -> list[VoiceScore]:
     """Return the ``top`` voices of the highest log-likelihood ratio, or cosine where there is none.
 
@@ -310,25 +300,25 @@ def _best_voices(
     """
     count = max(top, _CANDIDATES)
     while True:
-        found = search.search(heard.embedding[: rule.dim], count)[0]
-        numbers = found.numbers.tolist()
+        nearest = search.search(embedded.embedding[: rule.dim], count)[0]
+        numbers = nearest.numbers.tolist()
         names, seconds = store.names(numbers), store.seconds(numbers)
         scored = [
-            _scored(rule, names[number], float(score), seconds[number], heard.seconds)
-            for number, score in zip(numbers, found.scores, strict=True)
+            _scored(rule, names[number], float(score), seconds[number], embedded.seconds)
+            for number, score in zip(numbers, nearest.scores, strict=True)
             if number in names and number in seconds  # else it has been deleted meanwhile
         ]
         scored.sort(key=_rank, reverse=True)
         if not complete or len(numbers) < count:
             return scored[:top]
-        reachable = rule.highest_log_likelihood_ratio(float(found.scores[-1]), heard.seconds)
+        reachable = rule.highest_log_likelihood_ratio(float(nearest.scores[-1]), embedded.seconds)
         if len(scored) >= top and _rank(scored[top - 1]) >= reachable:
             return scored[:top]
         count *= _WIDENING
 
 
-def _rank(one: VoiceScore) -> float:
-    return one.score if one.log_likelihood_ratio is None else one.log_likelihood_ratio
+def _rank(voice: VoiceScore) -> float:
+    return voice.score if voice.log_likelihood_ratio is None else voice.log_likelihood_ratio
 
 
 def _require_enrollable(embedder: Embedder, name: str, store: Path, form: EmbeddingFormat | None, extend: bool) -> None:
@@ -341,7 +331,7 @@ def _require_enrollable(embedder: Embedder, name: str, store: Path, form: Embedd
         raise DataError(f"there is no voice {wanted!r} in {store} to add recordings to")
 
 
-def _heard(embedder: Embedder, recording: Recording) -> EmbeddedRecording:
+def _embedded(embedder: Embedder, recording: Recording) -> EmbeddedRecording:
     return recording if isinstance(recording, EmbeddedRecording) else embedder.embed_file(recording)
 
 

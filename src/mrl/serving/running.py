@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     import uvicorn
     from starlette.types import ASGIApp
 
-_MOST_CONNECTIONS = 256
-_SHUTDOWN_SECONDS = 10
+_SHUTDOWN_SECONDS = 1
 
 
 def serve(
@@ -79,9 +78,11 @@ def make_server(app: ASGIApp) -> uvicorn.Server:
     """Return a server for the application, which is yet to run."""
     import uvicorn
 
+    from mrl.serving.connections import BoundedProtocol
+
     config = uvicorn.Config(
         app,
-        http="h11",
+        http=BoundedProtocol,
         ws="none",
         loop="asyncio",
         lifespan="off",
@@ -89,7 +90,6 @@ def make_server(app: ASGIApp) -> uvicorn.Server:
         access_log=False,  # addresses hold names of voices
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=_MOST_CONNECTIONS,
         timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
     )
     return uvicorn.Server(config)

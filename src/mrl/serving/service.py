@@ -267,12 +267,11 @@ class VoiceService:
         known = self._store.voices(offset, limit)
         return Voices(total=len(self._store), voices=[_voice_info(voice) for voice in known])
 
-    def enrol(self, name: str, recordings: Sequence[bytes], *, extend: bool) -> Enrolled:
-        """Enrol a voice, or add recordings to one.
+    def hear_for(self, name: str, recordings: Sequence[bytes], *, extend: bool) -> list[EmbeddedRecording]:
+        """Embed recordings that are to be enrolled by :meth:`enrol`, if they can be.
 
         Raises:
             Refusal: 409 the name is taken; 404 there is no voice to add to; a recording cannot be used.
-            InputError, DataError: as for :func:`mrl.identification.enrol`.
         """
         wanted = self._new_name(name)
         known = wanted in self._store
@@ -280,8 +279,15 @@ class VoiceService:
             raise Refusal(409, f"a voice {wanted!r} is enrolled already; add to it, remove it first, or choose another name")
         if extend and not known:
             raise _not_enrolled(wanted)
-        heard = [self._hear(data, f"recording {number}: ") for number, data in enumerate(recordings, start=1)]
-        voice = enrol(self._embedder, wanted, heard, self._store.path, extend=extend)
+        return [self._hear(data, f"recording {number}: ") for number, data in enumerate(recordings, start=1)]
+
+    def enrol(self, name: str, heard: Sequence[EmbeddedRecording], *, extend: bool) -> Enrolled:
+        """Enrol a voice, or add recordings to one.
+
+        Raises:
+            InputError, DataError: as for :func:`mrl.identification.enrol`.
+        """
+        voice = enrol(self._embedder, self._new_name(name), heard, self._store.path, extend=extend)
         return Enrolled(voice=_voice_info(voice), recordings=[_recording(one) for one in heard], warnings=_warnings(heard))
 
     def verify(self, name: str, recording: bytes) -> Verified:

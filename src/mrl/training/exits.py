@@ -12,7 +12,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mrl.backbone.inference_copy import refuse_copy
 from mrl.embeddings import Extraction, collect_recordings, evaluation_mode, open_model
 from mrl.embeddings.calibrated import CALIBRATION, load_calibration
 from mrl.embeddings.extraction import chosen_settings
@@ -53,8 +52,8 @@ def fit_exits(
         DataError: recordings that cannot be used.
         TrainingError: the model is an inference copy.
     """
-    refuse_copy(model.backbone, "given exits")
-    stages = len(model.backbone.config.stages)
+    model.backbone.refuse_copy("given exits")
+    stages = model.backbone.num_stages
     wanted = sorted({checked_exit_depth(depth, stages) for depth in (range(1, stages) if depths is None else depths)})
     if not wanted:
         raise InputError(f"depths is empty; expected whole numbers from 1 to {stages - 1}, or None for all")

@@ -42,8 +42,6 @@ from mrl.training.validation import ValidationResult, Validator
 
 
 EXIT_INTERRUPTED = 75
-
-
 """Exit status of a run that was asked to stop (SIGTERM), saved everything and can be resumed (EX_TEMPFAIL of sysexits.h)."""
 
 
@@ -171,6 +169,9 @@ class Run:
 _LOG = logging.getLogger(__name__)
 
 
+_NEEDED = ("stage", "progress", "data", "average_steps", "optimizer", "scaler")
+
+
 def find_state(
     resume: str | None, config: TrainConfig, folder: RunFolder, saved: CheckpointFolder, *, world_size: int = 1
 ) -> TrainingState | None:
@@ -190,13 +191,17 @@ def find_state(
     if resume is None:
         return None
     if resume == "auto":
-        latest = saved.latest()
-        if latest is None:
+        found = saved.newest_good()
+        if found is None:
             _LOG.info("No checkpoint in %s; the run begins anew", folder.checkpoints)
             return None
+        latest, state = found
     else:
         latest = Path(resume)
-    state = load_state(latest)
+        state = load_state(latest)
+    missing = [key for key in _NEEDED if key not in state.values]
+    if missing:
+        raise CheckpointError(f"checkpoint {latest} lacks {', '.join(missing)}; resume from another one in {latest.parent}")
     if latest.resolve().parent != folder.checkpoints.resolve():
         raise TrainingError(
             f"{latest} is not a checkpoint of the run in {folder.root}; set training.output_dir to the run's folder"

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mrl.backbone import ReDimNet, SpecAugment
+from mrl.backbone import Backbone, SpecAugment
 from mrl.data import Batch, CropDataset, Draw, PooledCache, View, load_batches
 from mrl.errors import ConfigError
 from mrl.matryoshka import ReDimNetMRL
@@ -25,7 +25,7 @@ from mrl.training.config import SpecAugmentConfig, TrainConfig
 
 
 @contextlib.contextmanager
-def recomputed_stages(network: ReDimNet) -> Iterator[None]:
+def recomputed_stages(network: Backbone) -> Iterator[None]:
     """Let the stages of the network keep only their inputs while the block runs forward passes with gradient.
 
     Backward passes may come after the block. Losses and gradients are those of the ordinary pass; random numbers (dropout) are
@@ -142,8 +142,6 @@ def masked_by(encoder: ReDimNetMRL, numbers: torch.Tensor | None) -> contextlib.
 
 
 PoolFunction = Callable[[torch.Tensor], torch.Tensor]
-
-
 """Waveforms (batch, samples) -> pooled statistics (batch, pooled_dim)."""
 
 

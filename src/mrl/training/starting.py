@@ -9,6 +9,8 @@ from typing import Literal
 
 import torch
 
+from mrl.backbone import Backbone
+from mrl.backbone.state_hash import state_sha256
 from mrl.data import (
     Corpus,
     PooledCache,
@@ -28,7 +30,6 @@ from mrl.lengths import group_by_length
 from mrl.matryoshka import ReDimNetMRL, data_free_rotation
 from mrl.matryoshka.closed_form import Method
 from mrl.progress import progress_bar
-from mrl.training.building import weights_hash
 from mrl.training.config import TrainConfig
 from mrl.training.data import TrainingData
 from mrl.training.system import TrainingSystem
@@ -52,9 +53,8 @@ def open_cache(
         crop_seconds=config.data.crop_seconds,
         seed=config.training.seed,
     )
-    key = cache_key(weights_hash(encoder.backbone), data.corpus, settings, data.augmenter.settings() if data.augmenter else {})
     base = Path(config.advanced.cache_dir) if config.advanced.cache_dir is not None else run_folder / "cache"
-    folder = base / key
+    folder = _cache_folder(base, encoder.backbone, data, settings)
     pooled_dim = encoder.backbone.pooled_dim
     build_pooled_cache(
         folder,
@@ -72,6 +72,16 @@ def open_cache(
         finish_pooled_cache(folder, data.corpus, settings, pooled_dim)
     processes.barrier()
     return PooledCache.load(folder)
+
+
+def _cache_folder(base: Path, backbone: Backbone, data: TrainingData, settings: ViewSettings) -> Path:
+    """Return where the cache for these weights and this data lies, under the name of version 0.1 where that one made it."""
+    augmentation = data.augmenter.settings() if data.augmenter else {}
+    folder = base / cache_key(state_sha256(backbone), data.corpus, settings, augmentation)
+    if folder.exists():
+        return folder
+    earlier = base / cache_key(state_sha256(backbone, as_cached_by_0_1=True), data.corpus, settings, augmentation)
+    return earlier if earlier.exists() else folder
 
 
 def clean_pooled(

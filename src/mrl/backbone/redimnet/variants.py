@@ -9,11 +9,10 @@ b6 15.0M parameters (arXiv 2407.18223).
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
 
-from mrl.backbone.config import FrontEndConfig, ReDimNetConfig, StageConfig
-from mrl.errors import InputError
+from mrl.backbone.frontend_config import FrontEndConfig
+from mrl.backbone.redimnet.config import ReDimNetConfig, StageConfig
 
 
 @dataclass(frozen=True)
@@ -29,7 +28,7 @@ class _Variant:
 
 _B5_STAGES = ((1, 4, 2, 48), (2, 4, 2, 48), (1, 6, 2, 48), (2, 6, 1, 32), (1, 8, 1, 24), (2, 4, 1, 16))
 
-_VARIANTS = {
+VARIANTS = {
     "b0": _Variant(60, 10, "basic_resnet", 1, ((1, 2, 1, 30), (2, 3, 2, 30), (1, 3, 3, 30), (2, 4, 2, 10), (1, 3, 1, 10))),
     "b1": _Variant(72, 12, "convnext_like", 8, ((1, 2, 1, None), (2, 3, 1, None), (3, 4, 1, 12), (2, 5, 1, 12), (2, 3, 1, 8))),
     "b2": _Variant(
@@ -68,23 +67,14 @@ _VARIANTS = {
     "tiny": _Variant(24, 4, "convnext_like", 4, ((1, 1, 1, None), (2, 2, 1, 12), (2, 2, 1, 8))),
 }
 
-SCRATCH_NAMES = tuple(_VARIANTS)
-
 
 def scratch_config(name: str) -> ReDimNetConfig:
     """Return the configuration of an untrained ReDimNet by its size: ``b0`` to ``b6``, ``S``, ``M``, or ``tiny``.
 
     All have ``conv+att`` time context, attentive statistics pooling with global context, and 192-dimensional embeddings. ``tiny``
     has fewer than 100,000 parameters and learns on a CPU.
-
-    Raises:
-        InputError: no variant of that name; the message lists those that exist.
     """
-    variant = _VARIANTS.get(name)
-    if variant is None:
-        near = difflib.get_close_matches(str(name), _VARIANTS, n=1)
-        hint = f"did you mean {near[0]!r}? " if near else ""
-        raise InputError(f"no from-scratch variant {name!r}; {hint}There are {', '.join(_VARIANTS)}")
+    variant = VARIANTS[name]
     return ReDimNetConfig(
         front_end=FrontEndConfig(hop_length=variant.hop_length, bands=variant.bands, normalise_signal=variant.normalise_signal),
         channels=variant.channels,
@@ -98,3 +88,13 @@ def scratch_config(name: str) -> ReDimNetConfig:
         pooling="ASTP",
         global_context_attention=True,
     )
+
+
+def size_name(config: ReDimNetConfig) -> str | None:
+    """Return which of these networks ``config`` describes, whatever its embedding; None for another one."""
+
+    def shape(each: ReDimNetConfig) -> tuple[object, ...]:
+        rows = tuple((row.stride, row.num_blocks, row.expansion, row.context_reduction) for row in each.stages)
+        return rows, each.bands, each.channels, each.block_1d, each.block_2d, each.group_divisor
+
+    return next((name for name in VARIANTS if shape(scratch_config(name)) == shape(config)), None)

@@ -8,17 +8,18 @@ Source: the official constructor (IDRnD/ReDimNet, MIT) and the paper, https://ar
 from __future__ import annotations
 
 import dataclasses
-import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mrl.backbone.frontend_config import FrontEndConfig, read_front_end
+from mrl.backbone.layers import check_context
+from mrl.backbone.pooling import POOLINGS, check_pooling
+from mrl.backbone.reading import ConfigReader, is_count
 from mrl.errors import ConfigError
 
 BLOCKS_1D = ("conv+att", "att", "conv", "fc")
 BLOCKS_2D = ("convnext_like", "convnext_like_relu", "basic_resnet", "basic_resnet_fwse")
-POOLINGS = ("ASTP", "TSTP", "TAP", "TMAP", "TSDP", "MHASTP", "MQMHASTP")
-FEATURE_NORMALISATIONS = ("mn", "mvn", "bn")
 HEAD_ACTIVATIONS = (
     None,
     "nn.Identity()",
@@ -29,33 +30,6 @@ HEAD_ACTIVATIONS = (
     "nn.Softmax(dim=1)",
     "nn.LogSoftmax(dim=1)",
 )
-ATTENTION_HEADS = 4
-
-
-@dataclass(frozen=True)
-class FrontEndConfig:
-    """The log-mel front end. Frequencies in Hz, window and hop in samples."""
-
-    sample_rate: int = 16000
-    n_fft: int = 512
-    window_length: int = 400
-    hop_length: int = 160
-    lowest_frequency: float = 20
-    highest_frequency: float = 7600
-    bands: int = 72
-    normalise_signal: bool = False
-    pre_emphasis: bool = True
-    normalisation: str = "mn"
-    spec_augment: bool = False
-    spec_augment_repeats: int = 1
-    spec_augment_lowest_band: int = 0
-    band_mask_width: tuple[int, int] = (0, 6)
-    frame_mask_width: tuple[int, int] = (0, 8)
-
-    @property
-    def minimum_samples(self) -> int:
-        """The shortest waveform: reflecting half a window at both ends needs one sample more than that half."""
-        return self.n_fft // 2 + 1
 
 
 @dataclass(frozen=True)
@@ -95,6 +69,10 @@ class ReDimNetConfig:
         return self.front_end.bands
 
     @property
+    def num_stages(self) -> int:
+        return len(self.stages)
+
+    @property
     def volume(self) -> int:
         """Numbers per frame, the same after every stage: bands x channels."""
         return self.bands * self.channels
@@ -131,21 +109,7 @@ class ReDimNetConfig:
             "feat_type": "pt",
             "global_context_att": self.global_context_attention,
             "emb_bn": self.embedding_norm,
-            "spec_params": {
-                "sample_rate": front.sample_rate,
-                "n_fft": front.n_fft,
-                "win_length": front.window_length,
-                "f_min": front.lowest_frequency,
-                "f_max": front.highest_frequency,
-                "do_spec_aug": front.spec_augment,
-                "norm_signal": front.normalise_signal,
-                "do_preemph": front.pre_emphasis,
-                "spec_norm": front.normalisation,
-                "freq_start_bin": front.spec_augment_lowest_band,
-                "num_apply_spec_aug": front.spec_augment_repeats,
-                "freq_mask_width": list(front.band_mask_width),
-                "time_mask_width": list(front.frame_mask_width),
-            },
+            "spec_params": front.to_spec_params(),
             "return_all_outputs": self.return_all_outputs,
             "tf_optimized_arch": False,
         }
@@ -153,6 +117,10 @@ class ReDimNetConfig:
     def replace(self, **changes: Any) -> ReDimNetConfig:
         """Return a copy with other values."""
         return dataclasses.replace(self, **changes)
+
+    def with_embedding(self, embed_dim: int, *, num_stages: int | None = None) -> ReDimNetConfig:
+        """Return the configuration of the first stages (None: all) with another plain affine embedding and no classes."""
+        return self.replace(stages=self.stages[:num_stages], embed_dim=embed_dim, embedding_norm=False, num_classes=None)
 
 
 _DEFAULT_STAGES = tuple(
@@ -162,61 +130,8 @@ _DEFAULT_STAGES = tuple(
 _DEFAULT_SPEC_PARAMS = {"do_spec_aug": False, "freq_mask_width": (0, 6), "time_mask_width": (0, 8)}
 
 
-class _Reader:
-    """Takes values out of a mapping one by one; what is left at the end is unknown."""
-
-    def __init__(self, mapping: Mapping[str, Any], where: str) -> None:
-        if not isinstance(mapping, Mapping):
-            raise ConfigError(
-                f"{where} is a {type(mapping).__name__}, expected a mapping of the official constructor's arguments"
-            )
-        self._left = dict(mapping)
-        self._known: list[str] = []
-        self._where = where
-
-    def take(self, key: str, default: Any, check: Callable[[Any], bool], expected: str) -> Any:
-        self._known.append(key)
-        value = self._left.pop(key, default)
-        if not check(value):
-            raise ConfigError(f"{self._where}: {key}={value!r} is not supported; expected {expected}")
-        return value
-
-    def choice(self, key: str, default: Any, choices: Iterable[Any]) -> Any:
-        allowed = tuple(choices)
-        return self.take(key, default, lambda v: v in allowed, "one of " + ", ".join(map(repr, allowed)))
-
-    def positive(self, key: str, default: int | None, *, none_allowed: bool = False) -> Any:
-        expected = "a positive whole number" + (" or None" if none_allowed else "")
-        return self.take(key, default, lambda v: (v is None and none_allowed) or _is_count(v), expected)
-
-    def boolean(self, key: str, default: bool) -> bool:
-        return bool(self.take(key, default, lambda v: isinstance(v, bool), "true or false"))
-
-    def number(self, key: str, default: float, low: float, high: float) -> Any:
-        return self.take(
-            key,
-            default,
-            lambda v: isinstance(v, (int, float)) and not isinstance(v, bool) and low <= v <= high,
-            f"a number from {low} to {high}",
-        )
-
-    def pair(self, key: str, default: tuple[int, int]) -> tuple[int, int]:
-        def is_range(value: Any) -> bool:
-            return (
-                isinstance(value, (list, tuple))
-                and len(value) == 2
-                and all(_is_count(v, zero=True) for v in value)
-                and value[0] < value[1]
-            )
-
-        low, high = self.take(key, default, is_range, "two whole numbers, the lower first")
-        return int(low), int(high)
-
-    def finish(self) -> None:
-        for key in self._left:
-            near = difflib.get_close_matches(str(key), self._known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(sorted(self._known))}"
-            raise ConfigError(f"{self._where}: unknown key {key!r}{hint}")
+class _Reader(ConfigReader):
+    """Reads the arguments of the official constructor."""
 
     def network(self) -> ReDimNetConfig:
         bands = self.positive("F", 72)
@@ -228,7 +143,7 @@ class _Reader:
         self.choice("tf_optimized_arch", False, (False,))
         spec_params = self.take("spec_params", _DEFAULT_SPEC_PARAMS, lambda v: isinstance(v, Mapping), "a mapping")
         config = ReDimNetConfig(
-            front_end=_Reader(spec_params, f"{self._where}: spec_params").front_end(bands, hop_length),
+            front_end=read_front_end(spec_params, f"{self.where}: spec_params", bands, hop_length),
             channels=channels,
             block_1d=self.choice("block_1d_type", "att", BLOCKS_1D),
             block_2d=self.choice("block_2d_type", "convnext_like", BLOCKS_2D),
@@ -249,33 +164,6 @@ class _Reader:
         self._check_divisions(config)
         return config
 
-    def front_end(self, bands: int, hop_length: int) -> FrontEndConfig:
-        sample_rate = self.positive("sample_rate", 16000)
-        n_fft = self.positive("n_fft", 512)
-        config = FrontEndConfig(
-            sample_rate=sample_rate,
-            n_fft=n_fft,
-            window_length=self.take(
-                "win_length", 400, lambda v: _is_count(v) and v <= n_fft, f"a whole number up to n_fft={n_fft}"
-            ),
-            hop_length=hop_length,
-            lowest_frequency=self.number("f_min", 20, 0, sample_rate / 2),
-            highest_frequency=self.number("f_max", 7600, 0, sample_rate / 2),
-            bands=bands,
-            normalise_signal=self.boolean("norm_signal", False),
-            pre_emphasis=self.boolean("do_preemph", True),
-            normalisation=self.choice("spec_norm", "mn", FEATURE_NORMALISATIONS),
-            spec_augment=self.boolean("do_spec_aug", False),
-            spec_augment_repeats=self.positive("num_apply_spec_aug", 1),
-            spec_augment_lowest_band=self.take("freq_start_bin", 0, lambda v: _is_count(v, zero=True), "a whole number"),
-            band_mask_width=self.pair("freq_mask_width", (0, 8)),
-            frame_mask_width=self.pair("time_mask_width", (0, 10)),
-        )
-        self.finish()
-        if config.lowest_frequency >= config.highest_frequency:
-            raise ConfigError(f"{self._where}: f_min={config.lowest_frequency} must lie below f_max={config.highest_frequency}")
-        return config
-
     def _stages(self) -> tuple[StageConfig, ...]:
         rows = self.take(
             "stages_setup", _DEFAULT_STAGES, lambda v: isinstance(v, (list, tuple)) and len(v) > 0, "a list of stages"
@@ -284,21 +172,21 @@ class _Reader:
         for number, row in enumerate(rows):
             if not isinstance(row, (list, tuple)) or len(row) != 5:
                 raise ConfigError(
-                    f"{self._where}: stages_setup[{number}]={row!r} is not supported; expected "
+                    f"{self.where}: stages_setup[{number}]={row!r} is not supported; expected "
                     "[frequency stride, blocks, conv_exp, kernel sizes, time-context reduction or None]"
                 )
             stride, num_blocks, expansion, kernel_sizes, reduction = row
             good = (
                 stride in (1, 2, 3)
-                and _is_count(num_blocks)
-                and _is_count(expansion)
+                and is_count(num_blocks)
+                and is_count(expansion)
                 and isinstance(kernel_sizes, (list, tuple))
-                and all(isinstance(k, (list, tuple)) and len(k) == 2 and all(map(_is_count, k)) for k in kernel_sizes)
-                and (reduction is None or _is_count(reduction))
+                and all(isinstance(k, (list, tuple)) and len(k) == 2 and all(map(is_count, k)) for k in kernel_sizes)
+                and (reduction is None or is_count(reduction))
             )
             if not good:
                 raise ConfigError(
-                    f"{self._where}: stages_setup[{number}]={row!r} is not supported; expected a stride of 1, 2 or 3, "
+                    f"{self.where}: stages_setup[{number}]={row!r} is not supported; expected a stride of 1, 2 or 3, "
                     "positive whole numbers of blocks and conv_exp, pairs of kernel sizes, and a positive reduction or None"
                 )
             stages.append(
@@ -311,7 +199,7 @@ class _Reader:
     def _check_divisions(self, config: ReDimNetConfig) -> None:
         bands, channels = config.bands, config.channels
         for number, stage in enumerate(config.stages):
-            where = f"{self._where}: stages_setup[{number}]"
+            where = f"{self.where}: stages_setup[{number}]"
             if bands % stage.stride:
                 raise ConfigError(f"{where}: {bands} bands cannot be split by a stride of {stage.stride}")
             bands //= stage.stride
@@ -319,20 +207,8 @@ class _Reader:
             widths = {channels * stage.expansion} | ({channels} if stage.expansion != 1 else set())
             for width in widths:
                 self._check_groups(where, width, channels * stage.expansion, config.group_divisor)
-            if stage.context_reduction is not None:
-                hidden = config.volume // stage.context_reduction
-                heads = ATTENTION_HEADS if "att" in config.block_1d else 1
-                if hidden < 1 or hidden % heads:
-                    raise ConfigError(
-                        f"{where}: a time-context reduction of {stage.context_reduction} leaves {hidden} of {config.volume} "
-                        f"features, which {heads} attention heads cannot share"
-                    )
-        if config.pooling in ("MHASTP", "MQMHASTP"):
-            heads = 2 if config.pooling == "MHASTP" else 8
-            width = config.frame_dim or config.volume
-            if width % heads:
-                heads_named = f"pooling_func={config.pooling} has {heads} heads"
-                raise ConfigError(f"{self._where}: {heads_named}, which {width} features cannot share")
+            check_context(config.block_1d, config.volume, stage.context_reduction, where)
+        check_pooling(config.pooling, config.frame_dim or config.volume, self.where)
 
     def _check_groups(self, where: str, width: int, inputs: int, group_divisor: int | None) -> None:
         groups = 1 if group_divisor is None else width // group_divisor
@@ -340,7 +216,3 @@ class _Reader:
             raise ConfigError(
                 f"{where}: group_divisor={group_divisor} does not divide a convolution of {inputs} to {width} channels"
             )
-
-
-def _is_count(value: Any, *, zero: bool = False) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= (0 if zero else 1)
