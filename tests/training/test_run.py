@@ -396,3 +396,50 @@ def test_best_comes_back_after_a_kill_between_two_renames(make_config: ConfigFac
     assert (folder / "best" / "model.safetensors").read_bytes() == weights
     assert "was being replaced when the run was killed" in caplog.text
     assert not list(folder.glob(".best.*"))
+
+
+def _with_seventeen_utterances(voices: Path, folder: Path) -> Path:
+    shutil.copytree(voices / "train", folder)
+    for path in sorted(folder.rglob("*.flac"))[:3]:
+        path.unlink()
+    return folder
+
+
+@pytest.mark.parametrize("batch_size", [8, 4])
+def test_a_last_batch_of_one_crop_does_not_end_a_run_that_moves_statistics(
+    make_config: ConfigFactory, voices: Path, tmp_path: Path, batch_size: int
+) -> None:
+    """17 utterances in batches of 8 or 4 would leave one; BatchNorm cannot normalise one pooled vector by itself."""
+    config = make_config(
+        **{
+            "data.train.folder": str(_with_seventeen_utterances(voices, tmp_path / "seventeen")),
+            "data.balance": "utterances",
+            "training.num_epochs": 2,
+            "training.batch_size": batch_size,
+            "training.checkpoint_every_steps": 1,
+            "training.keep_checkpoints": 99,
+            "advanced.freeze_backbone_epochs": 0,
+            "advanced.batch_norm_statistics": "update",
+        }
+    )
+    result = run_training(config)
+    assert result.steps == 2 * -(-17 // batch_size)  # as many steps as before, the last two of them smaller
+    rates = [record["learning_rate"] for record in _records(result.run_folder) if record["kind"] == "step"]
+    assert len(set(rates)) == len(rates)  # each step has its own place in the schedule
+    records, tensors = _records(result.run_folder), _last_tensors(result.run_folder)
+    resumed = run_training(config, resume=str(result.run_folder / "checkpoints" / f"step-{result.steps - 1:08d}"))
+    assert _records(resumed.run_folder) == records
+    assert all(torch.equal(value, tensors[name]) for name, value in _last_tensors(resumed.run_folder).items())
+
+
+def test_an_epoch_too_small_for_statistics_is_refused_in_one_line(make_config: ConfigFactory) -> None:
+    config = make_config(
+        **{
+            "training.batch_size": 1,
+            "advanced.freeze_backbone_epochs": 0,
+            "advanced.batch_norm_statistics": "update",
+            "data.validation": {},
+        }
+    )
+    with pytest.raises(TrainingError, match=r"an epoch of 20 crops leaves a process a batch of one crop.*training\.batch_size"):
+        run_training(config)

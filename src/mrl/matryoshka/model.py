@@ -232,6 +232,11 @@ class ReDimNetMRL(nn.Module):
         self._let_backbone_train()
         self.train(self.training)
 
+    @property
+    def updates_statistics(self) -> bool:
+        """Whether training moves the running statistics of the backbone's BatchNorms."""
+        return not self.backbone_frozen and self.batch_norm_statistics == "update"
+
     def train(self, mode: bool = True) -> ReDimNetMRL:
         """Switch between training and evaluation; what is frozen stays in evaluation mode."""
         if mode:

@@ -13,7 +13,7 @@ from mrl.data.samplers import Sampler
 from mrl.errors import ConfigError
 from mrl.matryoshka import MatryoshkaLoss, NoClassLoss, ReDimNetMRL, SimilarityPreservationLoss, create_mrl_from_pretrained
 from mrl.training.config import TrainConfig
-from mrl.training.stages import set_spec_augment
+from mrl.training.feeds import set_spec_augment
 from mrl.training.system import TrainingSystem
 from mrl.training.validation import Validator, read_validation
 

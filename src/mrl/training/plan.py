@@ -18,7 +18,8 @@ from mrl.audio import SAMPLE_RATE
 from mrl.training.building import build_encoder, build_sampler, build_system, build_validator, choose_device
 from mrl.training.config import TrainConfig
 from mrl.training.data import check_separate, read_training_data
-from mrl.training.stages import Stage, check_compiler, embed_waveforms, plan_stages, uses_cache
+from mrl.training.feeds import check_compiler, embed_waveforms
+from mrl.training.stages import Stage, plan_stages, uses_cache
 from mrl.training.system import TrainingSystem, check_optimised
 from mrl.training.trainer import out_of_memory_told
 from mrl.training.updates import build_optimizer, check_precision, parameter_groups

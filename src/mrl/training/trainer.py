@@ -19,20 +19,13 @@ from mrl.training.config import TrainConfig
 from mrl.training.config_loading import with_absolute_paths
 from mrl.training.data import check_separate, read_training_data
 from mrl.training.distribution import Processes
+from mrl.training.epochs import EpochLoop
+from mrl.training.feeds import CachedFeed, Feed, WaveformFeed, check_compiler
 from mrl.training.folders import RunFolder, replace_folder
 from mrl.training.logs import RunLog, write_environment
-from mrl.training.run import (
-    EpochLoop,
-    Run,
-    Selection,
-    StateKeeper,
-    Stopped,
-    StopRequest,
-    find_state,
-    restore_updater,
-    stop_on_sigterm,
-)
-from mrl.training.stages import CachedFeed, Feed, Stage, WaveformFeed, check_compiler, plan_stages, uses_cache
+from mrl.training.resuming import StateKeeper, find_state, restore_updater
+from mrl.training.run import Run, Selection, Stopped, StopRequest, stop_on_sigterm
+from mrl.training.stages import Stage, plan_stages, uses_cache
 from mrl.training.starting import initialise, open_cache
 from mrl.training.system import check_optimised
 from mrl.training.updates import Updater, WeightAverage, build_optimizer, check_precision, parameter_groups
@@ -256,7 +249,7 @@ class Trainer:
             clip_norm=training.clip_norm,
             max_nonfinite=training.max_nonfinite_steps,
             average=run.average,
-            update_buffers=stage.trains_backbone and encoder.batch_norm_statistics == "update",
+            update_buffers=encoder.updates_statistics,
         )
         updater.nonfinite_steps = self.progress.nonfinite_steps
         if state is not None and state.values["stage"] == stage.number and self.progress.epoch >= stage.first_epoch:
