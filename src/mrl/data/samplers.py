@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -36,13 +35,9 @@ class ShardSampler:
     def __init__(self, corpus: Corpus, *, seed: int = 0, shuffle_buffer: int = 4096) -> None:
         if shuffle_buffer < 1:
             raise InputError(f"shuffle_buffer must be 1 or more (found {shuffle_buffer})")
-        numbers: dict[Path, int] = {}
-        for one in sorted({one.file for one in corpus.utterances}):
-            numbers[one] = len(numbers)
-        self._shards = np.array([numbers[one.file] for one in corpus.utterances])
-        offsets = np.array([0 if one.slice is None else one.slice.offset for one in corpus.utterances])
+        self._shards, offsets = corpus.places_on_disk()
         self._by_place = np.lexsort((offsets, self._shards))
-        self._num_shards = len(numbers)
+        self._num_shards = int(self._shards.max()) + 1
         self._seed = seed
         self.shuffle_buffer = shuffle_buffer
 

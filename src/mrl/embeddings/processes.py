@@ -67,7 +67,7 @@ class Processes(ProcessPlace):
 
     def device(self, device: str) -> str:
         """Return the device of this process: ``cuda`` is the GPU with its local rank, everything else stays."""
-        return f"cuda:{self.local_rank}" if device == "cuda" and self.world_size > 1 else device
+        return f"cuda:{self.gpu_number}" if device == "cuda" and self.world_size > 1 else device
 
     def exchange(self, value: Any) -> list[Any]:
         """Return the JSON values of all processes, in the order of ranks.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import distributed, nn
@@ -23,12 +23,20 @@ class Processes(ProcessPlace):
     def connect(self, device: torch.device) -> None:
         """Join the other processes: NCCL between GPUs, gloo between CPUs.
 
+        A GPU is bound to the process first: otherwise every process would open a context on the first GPU of its machine, and
+        NCCL would have to guess from the rank which GPU is whose.
+
         Raises:
             ProcessError: they cannot be reached.
         """
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
         if self.world_size > 1 and not distributed.is_initialized():
             try:
-                distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_TIMEOUT)
+                if device.type == "cuda":
+                    distributed.init_process_group("nccl", timeout=_TIMEOUT, device_id=device)
+                else:
+                    distributed.init_process_group("gloo", timeout=_TIMEOUT)
             except (RuntimeError, ValueError, OSError) as error:
                 raise ProcessError(
                     f"{self} cannot reach the others ({_short(error)}); MASTER_ADDR and MASTER_PORT must be the first one's, "
@@ -43,42 +51,33 @@ class Processes(ProcessPlace):
     def barrier(self) -> None:
         """Wait until all processes are here."""
         if self.world_size > 1:
-            with self._loss_told():
+            with self.naming_a_lost_process():
                 distributed.barrier()
 
     def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
         """Replace the tensor by its sum over all processes."""
         if self.world_size > 1:
-            with self._loss_told():
+            with self.naming_a_lost_process():
                 distributed.all_reduce(tensor)
         return tensor
-
-    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace each gradient by its sum over all processes; a process without one counts as zero."""
-        if self.world_size == 1:
-            return
-        for bucket in _buckets(parameters):
-            gradients = [torch.zeros_like(one) if one.grad is None else one.grad for one in bucket]
-            flat = self.sum_(torch.cat([gradient.reshape(-1) for gradient in gradients]))
-            for parameter, part in zip(bucket, torch.split(flat, [one.numel() for one in bucket]), strict=True):
-                parameter.grad = part.view_as(parameter).clone()
 
     def share_state(self, module: nn.Module) -> None:
         """Give all processes the parameters and buffers of process 0."""
         if self.world_size > 1:
-            with self._loss_told():
+            with self.naming_a_lost_process():
                 for value in (*module.parameters(), *module.buffers()):
                     distributed.broadcast(value.detach(), src=0)
 
-    def average_buffers(self, module: nn.Module) -> None:
-        """Average floating-point buffers (running BatchNorm statistics) over the processes."""
-        if self.world_size > 1:
-            for buffer in module.buffers():
-                if buffer.is_floating_point():
-                    self.sum_(buffer).div_(self.world_size)
+    def average_running_statistics(self, module: nn.Module) -> None:
+        """Average the running statistics of BatchNorms over the processes, in one exchange; other buffers stay as they are."""
+        moving = running_statistics(module) if self.world_size > 1 else []
+        if moving:
+            flat = self.sum_(torch.cat([value.reshape(-1) for value in moving])).div_(self.world_size)
+            for value, part in zip(moving, torch.split(flat, [value.numel() for value in moving]), strict=True):
+                value.copy_(part.view_as(value))
 
     @contextlib.contextmanager
-    def _loss_told(self) -> Iterator[None]:
+    def naming_a_lost_process(self) -> Iterator[None]:
         try:
             yield
         except torch.OutOfMemoryError:
@@ -90,7 +89,10 @@ class Processes(ProcessPlace):
             ) from error
 
 
-_BUCKET_NUMBERS = 1 << 22
+def running_statistics(module: nn.Module) -> list[torch.Tensor]:
+    """Return the running means and variances of the module's BatchNorms."""
+    norms = [part for part in module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    return [value for norm in norms for value in (norm.running_mean, norm.running_var) if value is not None]
 
 
 def _short(error: BaseException) -> str:
@@ -99,14 +101,73 @@ def _short(error: BaseException) -> str:
     return text if len(text) <= 120 else f"{text[:117]}..."
 
 
-def _buckets(parameters: Iterable[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
-    bucket: list[nn.Parameter] = []
-    numbers = 0
+_BUCKET_BYTES = 25_000_000  # large enough for full bandwidth, small enough that the first one leaves early
+
+
+class GradientExchange:
+    """Sums gradients over processes, in a few large exchanges that run while the backward pass goes on.
+
+    Parameters are put into buckets in the opposite order of their use. A bucket leaves as soon as the last gradient in it is
+    there, and never before those ahead of it, so that all processes exchange in the same order whatever they compute.
+
+    Args:
+        processes: those that train together.
+        parameters: all that are trained, in the same order in every process.
+        bucket_bytes: about how much one exchange holds.
+    """
+
+    def __init__(self, processes: Processes, parameters: Sequence[nn.Parameter], *, bucket_bytes: int = _BUCKET_BYTES) -> None:
+        self._processes = processes
+        self._buckets = _buckets(parameters[::-1], bucket_bytes) if processes.world_size > 1 else []
+        self._bucket_of = {parameter: number for number, bucket in enumerate(self._buckets) for parameter in bucket}
+        self._missing = [len(bucket) for bucket in self._buckets]
+        self._sent: list[tuple[torch.Tensor, distributed.Work]] = []
+
+    @contextlib.contextmanager
+    def overlapping(self, *, enabled: bool = True) -> Iterator[None]:
+        """Send each bucket as soon as it is complete while the block runs the last backward pass of an update."""
+        hooks = [one.register_post_accumulate_grad_hook(self._arrived) for one in self._bucket_of if enabled]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
+
+    def finish(self) -> None:
+        """Send what has not been sent, and replace each gradient by its sum; a process without one counts as zero.
+
+        Raises:
+            ProcessError: another process has ended or does not answer.
+        """
+        self._send(everything=True)
+        for bucket, (flat, work) in zip(self._buckets, self._sent, strict=True):
+            with self._processes.naming_a_lost_process():
+                work.wait()
+            for parameter, part in zip(bucket, torch.split(flat, [one.numel() for one in bucket]), strict=True):
+                parameter.grad = part.view_as(parameter)
+        self._sent = []
+        self._missing = [len(bucket) for bucket in self._buckets]
+
+    def _arrived(self, parameter: torch.Tensor) -> None:
+        assert isinstance(parameter, nn.Parameter)
+        self._missing[self._bucket_of[parameter]] -= 1
+        self._send()
+
+    def _send(self, *, everything: bool = False) -> None:
+        while len(self._sent) < len(self._buckets) and (everything or self._missing[len(self._sent)] == 0):
+            bucket = self._buckets[len(self._sent)]
+            flat = torch.cat([(torch.zeros_like(one) if one.grad is None else one.grad).reshape(-1) for one in bucket])
+            with self._processes.naming_a_lost_process():
+                self._sent.append((flat, distributed.all_reduce(flat, async_op=True)))
+
+
+def _buckets(parameters: Iterable[nn.Parameter], most_bytes: int) -> list[list[nn.Parameter]]:
+    buckets: list[list[nn.Parameter]] = []
+    size, dtype = 0, None
     for parameter in parameters:
-        bucket.append(parameter)
-        numbers += parameter.numel()
-        if numbers >= _BUCKET_NUMBERS:
-            yield bucket
-            bucket, numbers = [], 0
-    if bucket:
-        yield bucket
+        if not buckets or size >= most_bytes or parameter.dtype != dtype:
+            buckets.append([])
+            size, dtype = 0, parameter.dtype
+        buckets[-1].append(parameter)
+        size += parameter.numel() * parameter.element_size()
+    return buckets

@@ -23,6 +23,47 @@ _LOG = logging.getLogger(__name__)
 _FEWEST_FOR_STATISTICS = 2  # crops; of one alone BatchNorm has no variance
 
 
+class BadDraws:
+    """What could not be read: each problem is logged once and noted in the run folder, and too many of them end the run.
+
+    Args:
+        run: the run, whose progress counts them.
+    """
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._file = run.folder.bad_utterances
+        self._known = set(self._file.read_text(encoding="utf-8").splitlines()) if self._file.is_file() else set()
+        self._last = ""
+
+    def note(self, problems: Sequence[str]) -> None:
+        """Log what is new and add it to ``bad-utterances.txt``: the recording, a tab, and the rest of the message."""
+        for problem in problems:
+            self._last = problem
+            path, _, reason = " ".join(problem.split()).partition(": ")
+            line = f"{path}\t{reason}"
+            if line not in self._known:
+                self._known.add(line)
+                _LOG.warning("A recording cannot be used, and another one takes its place: %s", problem)
+                with self._file.open("a", encoding="utf-8") as stream:
+                    stream.write(f"{line}\n")
+
+    def check(self, draws: int) -> None:
+        """Compare the count of all processes with what the configuration allows of an epoch of ``draws``.
+
+        Raises:
+            TrainingError: there are too many.
+        """
+        bad, share = self._run.progress.bad_draws, self._run.config.data.max_bad_share
+        if bad > share * draws:
+            last = f", the last: {self._last}" if self._last else ""
+            raise TrainingError(
+                f"{bad} of the {draws} draws of epoch {self._run.progress.epoch} cannot be used, more than data.max_bad_share="
+                f"{share:g} allows{last}; all are in {self._file}: repair them, or give that file as data.train.exclude, and use "
+                "--resume auto"
+            )
+
+
 class EpochLoop:
     """Trains epochs of a run.
 
@@ -50,6 +91,7 @@ class EpochLoop:
         self._keeper = keeper
         self._validate = validate
         self._stop = stop
+        self._bad_draws = BadDraws(run)
 
     def train_epoch(self, stage: Stage, updater: Updater, feed: Feed) -> None:
         """Train what is left of the current epoch, validate and save; on a wish to stop save and return at once."""
@@ -64,12 +106,16 @@ class EpochLoop:
                 run.system.loss.set_margin(self._margin(stage, len(draws)))
                 run.system.loss.start_step(progress.step)
                 factor = self._rate_factor(stage, len(draws))
-                losses = self._losses(updater, feed, inputs, len(batches))
-                report = updater.update(losses, total_crops=crops, rate_factor=factor)
+                problems: list[str] = []
+                losses = self._losses(updater, feed, inputs, len(batches), problems)
+                report = updater.update(losses, total_crops=crops, rate_factor=factor, batches=len(batches))
                 progress.count(crops, report.parts["loss"], updater.nonfinite_steps)
                 self._record_step(stage, report, factor * stage.learning_rate)
                 advance(crops)
-                stop = self._stop_everywhere()
+                self._bad_draws.note(problems)
+                stop, bad_draws = self._of_all_processes(self._stop.requested, len(problems))
+                progress.bad_draws += bad_draws
+                self._bad_draws.check(len(draws))
                 every = run.config.training.checkpoint_every_steps
                 # at the end too, so that neither a stop nor a kill during validation loses the epoch
                 if stop or progress.position == len(draws) or (every and progress.step % every == 0):
@@ -94,9 +140,12 @@ class EpochLoop:
             )
         return split_updates(draws, **sizes, rank=self._run.processes.rank, start=start)
 
-    def _losses(self, updater: Updater, feed: Feed, inputs: Iterator[Inputs], count: int) -> Iterator[tuple[StepLoss, int]]:
+    def _losses(
+        self, updater: Updater, feed: Feed, inputs: Iterator[Inputs], count: int, problems: list[str]
+    ) -> Iterator[tuple[StepLoss, int]]:
         for _ in range(count):
             batch = next(inputs)
+            problems.extend(batch.problems)
             with updater.autocast():
                 raw, teacher = feed.embed(batch, self._teacher)
             loss = self._run.system(raw.float(), batch.labels, None if teacher is None else teacher.float())
@@ -160,8 +209,7 @@ class EpochLoop:
             self._validate()
         self._keeper.save(stage, updater)
 
-    def _stop_everywhere(self) -> bool:
-        run = self._run
-        if run.processes.world_size == 1:
-            return self._stop.requested
-        return bool(run.processes.sum_(torch.tensor(float(self._stop.requested), device=run.device)).item() > 0)
+    def _of_all_processes(self, stop: bool, bad_draws: int) -> tuple[bool, int]:
+        """Return whether any process was asked to stop, and how many bad draws all have had, in one exchange."""
+        counts = self._run.processes.sum_(torch.tensor([float(stop), float(bad_draws)], device=self._run.device)).tolist()
+        return counts[0] > 0, round(counts[1])

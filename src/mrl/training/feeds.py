@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,15 +16,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from mrl.backbone import ReDimNet, SpecAugment
-from mrl.data import Batch, CropDataset, Draw, PooledCache, View, load_batches
-from mrl.errors import ConfigError
+from mrl.data import Batch, CropDataset, Draw, PooledCache, View
+from mrl.data.crops import BatchLoader, Replacements
+from mrl.errors import ConfigError, DataError
 from mrl.matryoshka import ReDimNetMRL
 from mrl.training.config import SpecAugmentConfig
 
-# Gradient checkpointing: the backbone's stages are computed again in the backward pass instead of being kept (arXiv
-# 1604.06174).
-#
-# What a stage holds within itself need then not be kept for all stages at once, but for one at a time.
+# Gradient checkpointing (arXiv 1604.06174): the backward pass computes each backbone stage again, so that the values within a
+# stage are held for one stage at a time instead of for all.
 
 
 @contextlib.contextmanager
@@ -70,11 +72,11 @@ def _without_statistics(stage: nn.Module) -> Iterator[None]:
             module.momentum, module.num_batches_tracked = momentum, count
 
 
-# ``training.compile``: the network's forward and backward passes through torch.compile.
+# training.compile: forward and backward passes through torch.compile.
 
 
 def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Return the function, compiled anew for each shape of its arguments.
+    """Return the function, compiled again for each shape of its arguments.
 
     A function is compiled, not a module, so that names in checkpoints stay what they are and validation, with its many lengths,
     stays uncompiled. One program per shape makes the numbers depend on the shape alone, not on the shapes that came before: a
@@ -104,9 +106,8 @@ def check_compiler(device: torch.device) -> None:
         ) from error
 
 
-# SpecAugment in a run: the masks of a crop follow from the seed and its draw alone.
-#
-# So they are the same for any number of processes and split of the batch, and after a resume.
+# SpecAugment: the masks of a crop follow from the seed and its draw alone, so that they are the same for any number of
+# processes, any split of the batch, and after a resume.
 
 
 _MASKS = 6  # keeps the random stream of the masks apart from those of crops and order
@@ -155,11 +156,13 @@ class Inputs:
         features: (batch, pooled_dim) pooled statistics, or (batch, samples) waveforms.
         labels: (batch,) int64 class indices.
         masks: random numbers of SpecAugment, where it is on and features are waveforms.
+        problems: why draws of the batch were replaced, one line each.
     """
 
     features: torch.Tensor
     labels: torch.Tensor
     masks: torch.Tensor | None = None
+    problems: tuple[str, ...] = ()
 
 
 class Feed(Protocol):
@@ -173,22 +176,58 @@ class Feed(Protocol):
         """Return raw embeddings (batch, embed_dim), and the teacher's if there is one."""
         ...
 
+    def close(self) -> None:
+        """Let go of files and worker processes."""
+        ...
+
 
 class CachedFeed:
-    """Pooled statistics from the cache; each draw takes a random view that depends on seed, epoch and position only."""
+    """Pooled statistics from the cache; each draw takes a random view that depends on seed, epoch and position only.
 
-    def __init__(self, encoder: ReDimNetMRL, cache: PooledCache, labels: Sequence[int], *, seed: int) -> None:
+    Args:
+        encoder: the Matryoshka model.
+        cache: its pooled statistics.
+        labels: class index of each utterance.
+        seed: of the choice of views.
+        replacements: what is drawn instead of utterances that the cache does not have; None: it must have all.
+        read_ahead_bytes: how much is read ahead of training, by a thread.
+    """
+
+    def __init__(
+        self,
+        encoder: ReDimNetMRL,
+        cache: PooledCache,
+        labels: Sequence[int],
+        *,
+        seed: int,
+        replacements: Replacements | None = None,
+        read_ahead_bytes: int = 64_000_000,
+    ) -> None:
         self._encoder = encoder
         self._cache = cache
         self._labels = labels
         self._seed = seed
+        self._replacements = replacements
+        self._read_ahead_bytes = read_ahead_bytes
         self._device = next(encoder.parameters()).device
 
     def read(self, batches: Sequence[Sequence[Draw]]) -> Iterator[Inputs]:
-        for batch in batches:
-            views = [View(draw.utterance, self._view(draw)) for draw in batch]
-            labels = torch.tensor([self._labels[draw.utterance] for draw in batch], dtype=torch.int64)
-            yield Inputs(torch.from_numpy(self._cache.read(views)).to(self._device), labels.to(self._device))
+        largest = max((len(batch) for batch in batches), default=1) * self._cache.pooled_dim * 4
+        with ThreadPoolExecutor(max_workers=1) as reader:
+            waiting: deque[Future[Inputs]] = deque()
+            left = iter(batches)
+            try:
+                while True:
+                    for batch in itertools.islice(left, max(1, self._read_ahead_bytes // largest) - len(waiting)):
+                        waiting.append(reader.submit(self._read, batch))
+                    if not waiting:
+                        return
+                    inputs = waiting.popleft().result()
+                    yield dataclasses.replace(
+                        inputs, features=inputs.features.to(self._device), labels=inputs.labels.to(self._device)
+                    )
+            finally:
+                reader.shutdown(wait=True, cancel_futures=True)
 
     def embed(self, inputs: Inputs, teacher: ReDimNetMRL | None) -> tuple[torch.Tensor, torch.Tensor | None]:
         raw = self._encoder.project(inputs.features)
@@ -196,6 +235,28 @@ class CachedFeed:
             return raw, None
         with torch.no_grad():
             return raw, teacher.project(inputs.features)
+
+    def close(self) -> None:
+        self._cache.close()
+
+    def _read(self, batch: Sequence[Draw]) -> Inputs:
+        problems: list[str] = []
+        views = [self._usable(draw, problems) for draw in batch]
+        labels = torch.tensor([self._labels[view.utterance] for view in views], dtype=torch.int64)
+        return Inputs(torch.from_numpy(self._cache.read(views)), labels, problems=tuple(problems))
+
+    def _usable(self, draw: Draw, problems: list[str]) -> View:
+        view = View(draw.utterance, self._view(draw))
+        excluded = self._replacements is not None and draw.utterance in self._replacements.excluded
+        if view not in self._cache.bad and not excluded:
+            return view
+        if not excluded:
+            problems.append(self._cache.bad[view])
+        for other in self._replacements.of(draw) if self._replacements is not None else ():
+            instead = View(other.utterance, view.view)
+            if instead not in self._cache.bad:
+                return instead
+        raise DataError(self._cache.bad.get(view, f"utterance {draw.utterance} is excluded and has no replacement"))
 
     def _view(self, draw: Draw) -> int:
         return int(np.random.default_rng((self._seed, draw.epoch, draw.position)).integers(self._cache.views))
@@ -207,9 +268,9 @@ class WaveformFeed:
     Args:
         encoder: the Matryoshka model.
         crops: gives the waveforms.
-        num_workers: processes that read them.
+        num_workers: processes that read them, and stay as long as the feed.
         compile_network: compile the way from waveforms to pooled statistics (the head is one small matrix product).
-        recompute: keep only the inputs of the backbone's stages for the backward pass, see :mod:`mrl.training.stages`.
+        recompute: keep only the inputs of the backbone's stages for the backward pass, see :func:`recomputed_stages`.
     """
 
     def __init__(
@@ -224,15 +285,13 @@ class WaveformFeed:
         self._encoder = encoder
         self._pool: PoolFunction = compiled(encoder.pooled_statistics) if compile_network else encoder.pooled_statistics
         self._recompute = recompute
-        self._crops = crops
-        self._num_workers = num_workers
+        self._seed = crops.seed
         self._device = next(encoder.parameters()).device
+        self._loader = BatchLoader(crops, num_workers=num_workers, pin_memory=self._device.type == "cuda")
 
     def read(self, batches: Sequence[Sequence[Draw]]) -> Iterator[Inputs]:
-        pin = self._device.type == "cuda"
-        loaded = load_batches(self._crops, batches, num_workers=self._num_workers, pin_memory=pin)
-        for draws, batch in zip(batches, loaded, strict=True):
-            yield to_device(batch, self._device, masks=draw_masks(self._encoder, draws, self._crops.seed))
+        for draws, batch in zip(batches, self._loader.read(batches), strict=True):
+            yield to_device(batch, self._device, masks=draw_masks(self._encoder, draws, self._seed))
 
     def embed(self, inputs: Inputs, teacher: ReDimNetMRL | None) -> tuple[torch.Tensor, torch.Tensor | None]:
         with masked_by(self._encoder, inputs.masks):
@@ -241,6 +300,9 @@ class WaveformFeed:
             return raw, None
         with torch.no_grad():
             return raw, teacher.project(teacher.pooled_statistics(inputs.features))
+
+    def close(self) -> None:
+        self._loader.close()
 
 
 def embed_waveforms(
@@ -266,4 +328,5 @@ def to_device(batch: Batch, device: torch.device, *, masks: torch.Tensor | None 
         batch.audio.to(device, non_blocking=True),
         batch.labels.to(device, non_blocking=True),
         None if masks is None else masks.to(device, non_blocking=True),
+        batch.problems,
     )

@@ -156,7 +156,7 @@ def _train(model: ReDimNetMRL, loader: Loader, num_epochs: int, recipe: _Recipe)
     num_classes = max(int(labels.max()) + 1, _declared_classes(loader))
     system = TrainingSystem(model, MatryoshkaLoss(model.mrl_dims, num_classes, margin=recipe.margin, scale=recipe.scale))
     system.to(model.device)
-    initialise_classes(system, pooled.to(model.device), labels.to(model.device))
+    initialise_classes(system, iter([(pooled, labels)]))
     optimizer = build_optimizer(
         parameter_groups(
             system,
