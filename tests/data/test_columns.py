@@ -20,9 +20,9 @@ from mrl.data.columns import UtteranceColumns
 from mrl.data.crops import BatchLoader
 from mrl.errors import DataError
 
-names = st.text(st.characters(codec="utf-8", exclude_characters="/\0"), min_size=1, max_size=6).filter(
-    lambda s: s not in (".", "..")
-)
+characters = st.characters(codec="utf-8", exclude_characters="/\0")
+names = st.text(characters, min_size=1, max_size=6).filter(lambda name: name not in (".", ".."))
+places = st.tuples(st.integers(0, 2**40), st.integers(0, 2**33))
 seconds = st.none() | st.floats(0.1, 1e4)
 utterances = st.builds(
     Utterance,

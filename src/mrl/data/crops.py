@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Sequence
 from typing import Any, Generic, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -316,8 +316,9 @@ class _BatchReader(Dataset[Any], Generic[Key]):
     def __getitem__(self, keys: Sequence[Key]) -> Batch | MRLError:
         problems: list[str] = []
         try:
-            if isinstance(self._source, CropDataset):
-                return collate([self._source.usable(key, problems) for key in keys], problems)  # type: ignore[arg-type]
+            replacing = getattr(self._source, "usable", None)
+            if replacing is not None:
+                return collate([replacing(key, problems) for key in keys], problems)
             if getattr(self._source, "leaves_out_unreadable", False):
                 return self._readable(keys)
             return collate([self._source[key] for key in keys])
@@ -403,7 +404,7 @@ class BatchLoader(Generic[Key]):
 
 def load_batches(
     source: WaveformSource[Key], batches: Iterable[Sequence[Key]], *, num_workers: int = 0, pin_memory: bool = False
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """Yield batches once, see :class:`BatchLoader` for what they are and what is raised."""
     loader = BatchLoader(source, num_workers=num_workers, pin_memory=pin_memory)
     try:

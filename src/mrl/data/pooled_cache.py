@@ -15,8 +15,9 @@ import logging
 import os
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -123,7 +124,7 @@ class PooledCache:
         self.pooled_dim = pooled_dim
         self.storage = storage
         self.bad = dict(bad or {})
-        self._open: OrderedDict[int, tuple[BinaryIO, int]] = OrderedDict()
+        self._open: OrderedDict[int, tuple[FileIO, int]] = OrderedDict()
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> PooledCache:
@@ -182,7 +183,7 @@ class PooledCache:
         shard, row = divmod(view.utterance, _SHARD_UTTERANCES)
         return shard, (row * self.views + view.view) * self.pooled_dim * np.dtype(self.storage).itemsize
 
-    def _shard(self, shard: int) -> tuple[BinaryIO, int]:
+    def _shard(self, shard: int) -> tuple[FileIO, int]:
         if shard in self._open:
             self._open.move_to_end(shard)
             return self._open[shard]
@@ -197,7 +198,7 @@ class PooledCache:
         return stream, start
 
 
-def _announce(places: Iterable[tuple[BinaryIO, int]], size: int) -> None:
+def _announce(places: Iterable[tuple[FileIO, int]], size: int) -> None:
     """Tell the system what is about to be read, so that a disk can work on all of it at once."""
     if hasattr(os, "posix_fadvise"):
         for stream, offset in places:

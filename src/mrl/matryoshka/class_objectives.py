@@ -134,9 +134,9 @@ class MarginSoftmax:
         """Take what concerns this objective from the section ``loss``."""
         return cls(**chosen(settings, scale="scale", topk_penalty="topk_penalty", topk="topk", margin="margin"))
 
-    def with_weighted_negatives(self, weight: float) -> ClassObjective:
-        """Return the objective with the exponentials of other speakers' classes times ``weight`` in the softmax."""
-        return ShiftedNegatives(self, math.log(weight) / self.scale)
+    def with_weighted_negatives(self, weights: Tensor) -> ClassObjective:
+        """Return the objective with the exponentials of other speakers' classes times ``weights`` in the softmax."""
+        return ShiftedNegatives(self, weights.log() / self.scale)
 
     def evaluate(self, cosines: Tensor, labels: Tensor, margin: float, bias: Tensor | None = None) -> ObjectiveValue:
         """See :meth:`ClassObjective.evaluate`."""
@@ -216,10 +216,9 @@ class SphereFace2:
             )
         )
 
-    def with_weighted_negatives(self, weight: float) -> ClassObjective:
-        """Return the objective with the questions about other speakers' classes counted ``weight`` times."""
-        total = self.positive_share + (1.0 - self.positive_share) * weight
-        return Multiplied(replace(self, positive_share=self.positive_share / total), total)
+    def with_weighted_negatives(self, weights: Tensor) -> ClassObjective:
+        """Return the objective with the questions about other speakers' classes counted ``weights`` times."""
+        return RepeatedNegatives(self, weights)
 
     def __post_init__(self) -> None:
         check_scale(self.scale)
@@ -321,9 +320,9 @@ class NearestSubcenter:
         """Take what concerns this objective from the section ``loss``."""
         return cls(MarginSoftmax.from_settings(settings), **chosen(settings, num_subcenters="num_subcenters"))
 
-    def with_weighted_negatives(self, weight: float) -> ClassObjective:
+    def with_weighted_negatives(self, weights: Tensor) -> ClassObjective:
         """Return the same with the inner objective's negatives weighted."""
-        return replace(self, objective=weighted_negatives(self.objective, weight))
+        return replace(self, objective=weighted_negatives(self.objective, weights))
 
     @property
     def margin(self) -> float:
@@ -352,51 +351,63 @@ class NearestSubcenter:
         return self.objective.uninformed_loss(num_classes, margin)
 
 
-# Objectives on a sample of the classes (partial FC, arXiv 2203.15565) count each sampled class for those that were left out.
+# Objectives on a sample of the classes (partial FC, arXiv 2203.15565): each sampled class counts for those that were left out.
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ShiftedNegatives:
-    """Adds a constant to the cosines of other speakers' classes, which multiplies their exponentials in a softmax."""
+    """Adds ``shifts (classes,)`` to the cosines of other speakers' classes: factors of their exponentials in a softmax."""
 
     objective: ClassObjective
-    shift: float
+    shifts: Tensor
 
     def evaluate(self, cosines: Tensor, labels: Tensor, margin: float, bias: Tensor | None) -> ObjectiveValue:
-        """See :meth:`ClassObjective.evaluate`; the accuracy is that of cosines without the constant."""
+        """See :meth:`ClassObjective.evaluate`; the accuracy is that of cosines without the constants."""
         index = labels.unsqueeze(1)
         target = cosines.gather(1, index)
         accuracy = (target > cosines.scatter(1, index, -math.inf).amax(dim=1, keepdim=True)).float().mean()
-        shifted = (cosines + self.shift).scatter_(1, index, target)
+        shifted = (cosines + self.shifts.to(cosines)).scatter_(1, index, target)
         return replace(self.objective.evaluate(shifted, labels, margin, bias), accuracy=accuracy)
 
     def uninformed_loss(self, num_classes: int, margin: float) -> float:
-        """See :meth:`ClassObjective.uninformed_loss`; without the constant."""
+        """See :meth:`ClassObjective.uninformed_loss`; without the constants."""
         return self.objective.uninformed_loss(num_classes, margin)
 
 
-@dataclass(frozen=True)
-class Multiplied:
-    """An objective times a constant."""
+@dataclass(frozen=True, eq=False)
+class RepeatedNegatives:
+    """Counts other speakers' classes several times in an objective that sums over classes.
+
+    Attributes:
+        objective: its loss is a sum with one term for each class.
+        weights: ``(classes,)``, of two values, one of them 1 for the classes of the batch.
+    """
 
     objective: ClassObjective
-    factor: float
+    weights: Tensor
 
     def evaluate(self, cosines: Tensor, labels: Tensor, margin: float, bias: Tensor | None) -> ObjectiveValue:
         """See :meth:`ClassObjective.evaluate`."""
-        value = self.objective.evaluate(cosines, labels, margin, bias)
-        by_bias = None if value.bias_gradient is None else value.bias_gradient * self.factor
-        return replace(value, loss=value.loss * self.factor, row_factor=value.row_factor * self.factor, bias_gradient=by_bias)
+        once = self.weights == 1.0
+        weight = self.weights.max().to(cosines)
+        every = self.objective.evaluate(cosines, labels, margin, bias)
+        part = self.objective.evaluate(cosines[:, once], once.cumsum(0)[labels] - 1, margin, bias)
+        by_bias = None
+        if every.bias_gradient is not None and part.bias_gradient is not None:
+            by_bias = part.bias_gradient + weight * (every.bias_gradient - part.bias_gradient)
+        gradient = every.gradient.mul_(self.weights.to(cosines))
+        loss = part.loss + weight * (every.loss - part.loss)
+        return ObjectiveValue(loss, every.accuracy, gradient, every.row_factor, by_bias)
 
     def uninformed_loss(self, num_classes: int, margin: float) -> float:
         """See :meth:`ClassObjective.uninformed_loss`."""
-        return self.factor * self.objective.uninformed_loss(num_classes, margin)
+        return self.objective.uninformed_loss(num_classes, margin)
 
 
-def weighted_negatives(objective: ClassObjective, weight: float) -> ClassObjective:
-    """Return the objective with other speakers' classes counted ``weight`` times, as it is where it does not say how."""
+def weighted_negatives(objective: ClassObjective, weights: Tensor) -> ClassObjective:
+    """Return the objective with other speakers' classes counted ``weights (classes,)`` times; as it is if it does not say how."""
     weighted = getattr(objective, "with_weighted_negatives", None)
-    return objective if weighted is None or weight == 1.0 else weighted(weight)
+    return objective if weighted is None else weighted(weights)
 
 
 def initial_bias(objective: ClassObjective, num_classes: int, margin: float) -> float | None:

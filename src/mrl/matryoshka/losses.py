@@ -198,9 +198,9 @@ class MatryoshkaLoss(nn.Module):
         elif settings:
             raise InputError(f"{', '.join(settings)} belong to objectives given by name; set them on the objective")
         compares_crops = bool(getattr(objective, "compares_crops", False))
-        self.objective = objective
-        self.class_objective: ClassObjective | None = None if compares_crops else objective
-        self.pair_objective: PairObjective | None = objective if compares_crops else None
+        self.objective: Any = objective
+        self.class_objective: ClassObjective | None = None if compares_crops else self.objective
+        self.pair_objective: PairObjective | None = self.objective if compares_crops else None
         if compares_crops and sampled_classes < 1.0:
             raise InputError("sampled_classes has no meaning for an objective that compares crops; expected 1.0")
         self.scale = float(getattr(objective, "scale", None) or 1.0)
@@ -299,8 +299,8 @@ class MatryoshkaLoss(nn.Module):
             groups = [(self.class_matrices[place], [place], [term]) for place, term in zip(places, terms, strict=True)]
         sampled = self._sample(labels) if self.training and self.sampled_classes < 1.0 else None
         if sampled is not None:
-            rows, labels, weight = sampled
-            objective = weighted_negatives(objective, weight)
+            rows, labels, weights = sampled
+            objective = weighted_negatives(objective, weights)
             groups = [(classes[rows], of_group, group_terms) for classes, of_group, group_terms in groups]
         total = raw.new_zeros(())
         losses: list[Tensor] = []
@@ -317,26 +317,29 @@ class MatryoshkaLoss(nn.Module):
                 total = total + 0.0 * self.class_matrices[place][0, 0]
         return _output(total, terms, losses, accuracies)
 
-    def _sample(self, labels: Tensor) -> tuple[Tensor, Tensor, float]:
-        """Return the rows of the class matrices to use, the labels among them, and how many classes each other one stands for.
+    def _sample(self, labels: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Return rows of the class matrices, the labels among their classes, and how many classes each of these stands for.
+
+        The classes of the batch are always there and stand for themselves. None where all classes are drawn.
 
         Raises:
             InputError: :meth:`start_step` was never called.
         """
         if self._step is None:
             raise InputError("sampled_classes needs start_step(number) before each optimizer step")
-        size = max(2, round(self.sampled_classes * self.num_classes))
+        size = max(1, round(self.sampled_classes * self.num_classes))
         drawn = np.random.default_rng((self._seed, self._step, _SAMPLED)).choice(self.num_classes, size, replace=False)
         own = torch.unique(labels)
         others = torch.from_numpy(drawn).to(labels.device)
         others = others[~torch.isin(others, own)]
-        if not len(others):  # every drawn class is one of the batch's
-            return torch.arange(self.num_classes * self.num_subcenters, device=labels.device), labels, 1.0
-        classes = torch.cat([own, others]).sort().values
+        if len(own) + len(others) == self.num_classes or not len(others):
+            return None
+        classes, order = torch.cat([own, others]).sort()
+        weights = torch.ones(len(classes), device=labels.device)
+        weights[len(own) :] = (self.num_classes - len(own)) / len(others)
         centres = torch.arange(self.num_subcenters, device=labels.device)
         rows = (classes.unsqueeze(1) * self.num_subcenters + centres).reshape(-1)
-        # an embedding's other classes are num_classes - 1, of which len(classes) - 1 are here
-        return rows, torch.searchsorted(classes, labels), (self.num_classes - 1) / (len(classes) - 1)
+        return rows, torch.searchsorted(classes, labels), weights[order]
 
     def _compare_pairs(self, raw: Tensor, labels: Tensor, terms: list[PrefixTerm]) -> MatryoshkaLossOutput:
         assert self.pair_objective is not None

@@ -262,8 +262,9 @@ class LossConfig(Section):
 
     type: Annotated[str, AfterValidator(_known_loss)] = Field(
         default="aam",
-        description="aam, subcenter_aam, sphereface2: a vector for each speaker; angular_prototypical, supervised_contrastive: "
-        "crops compared with each other (data.crops_per_speaker of 2 or more); none: similarity_weight alone, no labels.",
+        description="aam, subcenter_aam, sphereface2: a vector for each speaker; angular_prototypical, "
+        "supervised_contrastive: crops compared with each other (data.crops_per_speaker of 2 or more); none: similarity_weight "
+        "alone, no labels.",
     )
     margin: float = Field(default=0.2, ge=0, lt=1.5, description="Angular margin, radians.")
     mrl_margins: list[float] | None = Field(

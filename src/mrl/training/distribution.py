@@ -126,7 +126,11 @@ class GradientExchange:
     @contextlib.contextmanager
     def overlapping(self, *, enabled: bool = True) -> Iterator[None]:
         """Send each bucket as soon as it is complete while the block runs the last backward pass of an update."""
-        hooks = [one.register_post_accumulate_grad_hook(self._arrived) for one in self._bucket_of if enabled]
+        hooks = [
+            parameter.register_post_accumulate_grad_hook(self._arrived)  # type: ignore[no-untyped-call]
+            for parameter in self._bucket_of
+            if enabled
+        ]
         try:
             yield
         finally:

@@ -220,7 +220,7 @@ def _fit_heads(
 ) -> dict[str, AffineMap]:
     """Return a head for each method that is wanted, all fitted in one pass; those that lie beside the cache are read."""
     heads: dict[str, AffineMap] = {}
-    fits: dict[str, ProjectionFit] = {}
+    fits: dict[Method, ProjectionFit] = {}
     labelled = not config.data.train.unlabelled
     for method in {method for method in wanted.values() if method is not None}:
         if method == "data_free":
@@ -238,10 +238,10 @@ def _fit_heads(
                 features = encoder.backbone.normalise_pooled(pooled.to(encoder.device)).cpu()
             for fit in fits.values():
                 fit.add(features, labels if labelled else None)
-        for method, fit in fits.items():
-            heads[method] = fit.result()
-            _write_head(_head_path(config, encoder, statistics, method), heads[method])
-            _LOG.info("Head fitted in closed form (%s) to %d utterances", method, len(statistics))
+        for fitted, fit in fits.items():
+            heads[fitted] = fit.result()
+            _write_head(_head_path(config, encoder, statistics, fitted), heads[fitted])
+            _LOG.info("Head fitted in closed form (%s) to %d utterances", fitted, len(statistics))
     except InputError as error:
         keys = " and ".join(f"advanced.{key}: data_free" for key, method in wanted.items() if method in fits)
         raise DataError(f"the head cannot be fitted to the training utterances ({error}); use {keys}") from error
