@@ -48,6 +48,7 @@ OBJECTIVES: dict[str, RegisteredObjective] = {
     "aam": RegisteredObjective("class_objectives", "MarginSoftmax"),
     "subcenter_aam": RegisteredObjective("class_objectives", "NearestSubcenter"),
     "sphereface2": RegisteredObjective("class_objectives", "SphereFace2"),
+    "mv_softmax": RegisteredObjective("mv_softmax", "MisclassifiedVectorSoftmax"),
     "angular_prototypical": RegisteredObjective("pair_objectives", "AngularPrototypical", compares_crops=True),
     "supervised_contrastive": RegisteredObjective("pair_objectives", "SupervisedContrastive", compares_crops=True),
 }

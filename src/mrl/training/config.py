@@ -262,7 +262,7 @@ class LossConfig(Section):
 
     type: Annotated[str, AfterValidator(_known_loss)] = Field(
         default="aam",
-        description="aam, subcenter_aam, sphereface2: a vector for each speaker; angular_prototypical, "
+        description="aam, subcenter_aam, sphereface2, mv_softmax: a vector for each speaker; angular_prototypical, "
         "supervised_contrastive: crops compared with each other (data.crops_per_speaker of 2 or more); none: similarity_weight "
         "alone, no labels.",
     )
@@ -290,6 +290,9 @@ class LossConfig(Section):
     )
     sphereface2_t: float = Field(default=3.0, ge=1, description="Exponent of its similarities.")
     sphereface2_margin_type: Literal["C", "A"] = Field(default="C", description="Its margin: C additive, A angular.")
+    mv_emphasis: float = Field(
+        default=0.12, ge=0, le=1, description="Additional weight of speakers that an embedding is mistaken for, for mv_softmax."
+    )
     dim_dropout: float = Field(
         default=0.0, ge=0, lt=1, description="Probability that a dim other than the full one sits out an optimizer step."
     )
