@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -198,9 +198,9 @@ class MatryoshkaLoss(nn.Module):
         elif settings:
             raise InputError(f"{', '.join(settings)} belong to objectives given by name; set them on the objective")
         compares_crops = bool(getattr(objective, "compares_crops", False))
-        self.objective: Any = objective
-        self.class_objective: ClassObjective | None = None if compares_crops else self.objective
-        self.pair_objective: PairObjective | None = self.objective if compares_crops else None
+        self.objective = cast(ClassObjective | PairObjective, objective)
+        self.class_objective = None if compares_crops else cast(ClassObjective, objective)
+        self.pair_objective = cast(PairObjective, objective) if compares_crops else None
         if compares_crops and sampled_classes < 1.0:
             raise InputError("sampled_classes has no meaning for an objective that compares crops; expected 1.0")
         self.scale = float(getattr(objective, "scale", None) or 1.0)
