@@ -4,8 +4,8 @@
     python benchmarks/bench_scale.py classes --classes 10000 100000 300000
     python benchmarks/bench_scale.py cache --vectors 1000000 --dim 2304 --folder /large/disk
 
-``corpus`` writes a manifest of that many stretches of a few short recordings and measures what a run does with it before and while
-it draws: seconds to read and check it, bytes per utterance in this process and in a worker that is started by spawn, draws per
+``corpus`` writes a manifest of that many stretches of a few short recordings and measures what a run does with it before and
+while it draws: seconds to read and check it, bytes per utterance in this process and in a worker that is started by spawn, draws per
 second, and a resume in the middle of an epoch. ``classes`` measures forward, backward and optimizer step of the loss with all and
 with a tenth of the classes. ``cache`` writes random vectors as a cache and measures an epoch of the head from disk (the files are
 dropped from the system's memory first) beside the same epoch from main memory; it needs twice the size of the cache on disk or
@@ -87,9 +87,8 @@ def _corpus(given: argparse.Namespace) -> None:
         outline = corpus.outline()
         started, started_used = time.perf_counter() - begun, time.process_time() - used
         print(f"{len(corpus):,} utterances of {len(corpus.speakers):,} speakers; {outline['sha256'][:8]}")
-        print(
-            f"manifest read: {read:.1f} s ({read_used:.1f} s of processor time); checked: {started:.1f} s ({started_used:.1f} s)"
-        )
+        print(f"manifest read: {read:.1f} s ({read_used:.1f} s of processor time)")
+        print(f"manifest read and checked: {started:.1f} s ({started_used:.1f} s of processor time)")
         pickled = pickle.dumps(corpus)
         print(f"this process: {(_resident() - before) / len(corpus):.0f} bytes per utterance; a pickle: {len(pickled):,} bytes")
         context = multiprocessing.get_context("spawn")
@@ -106,9 +105,8 @@ def _corpus(given: argparse.Namespace) -> None:
             resumed = split_updates(sampler.epoch(1), batch_size=256, start=middle)
             again = time.process_time() - used
             same = resumed == updates[len(updates) // 2 :]
-            print(
-                f"balance: {name}: {len(draws) / drawn:,.0f} draws per second of processor time; resumed in {again:.1f} s, same: {same}"
-            )
+            print(f"balance: {name}: {len(draws) / drawn:,.0f} draws per second of processor time")
+            print(f"resumed in the middle: {again:.1f} s of processor time; the same draws: {same}")
         print(f"this process at the end: {(_resident() - before) / len(corpus):.0f} bytes per utterance, epochs included")
 
 
@@ -184,14 +182,12 @@ def _cache(given: argparse.Namespace) -> None:
         ]
         before = _resident()
         seconds, used = _epoch(PooledCache.load(place), batches, given)
-        print(
-            f"from disk: {seconds:.1f} s ({used:.1f} s of processor time), resident memory grew by {(_resident() - before) / 1e6:.0f} MB"
-        )
+        print(f"from disk: {seconds:.1f} s ({used:.1f} s of processor time)")
+        print(f"resident memory grew by {(_resident() - before) / 1e6:.0f} MB")
         memory = _InMemory(place, given.vectors, given.dim)
         in_memory, memory_used = _epoch(memory, batches, given)
-        print(
-            f"from memory: {in_memory:.1f} s ({memory_used:.1f} s); ratios {seconds / in_memory:.2f} and {used / memory_used:.2f}"
-        )
+        print(f"from memory: {in_memory:.1f} s ({memory_used:.1f} s of processor time)")
+        print(f"ratios: {seconds / in_memory:.2f} and {used / memory_used:.2f}")
 
 
 def _write_cache(folder: Path, vectors: int, dim: int) -> None:
@@ -229,9 +225,8 @@ def _epoch(cache: PooledCache, batches: list[list[Draw]], given: argparse.Namesp
     encoder.__class__ = _Head
     encoder.projection = MatryoshkaProjection(given.dim, 256)
     system = TrainingSystem(encoder, MatryoshkaLoss([16, 64, 256], 6000, shared_classes=True)).train()
-    updater = Updater(
-        system, build_optimizer(parameter_groups(system, learning_rate=1e-3, backbone_ratio=1, weight_decay=0), "adamw")
-    )
+    groups = parameter_groups(system, learning_rate=1e-3, backbone_ratio=1.0, weight_decay=0.0)
+    updater = Updater(system, build_optimizer(groups, "adamw"))
     feed = CachedFeed(encoder, cache, _Labels(cache.utterances), seed=0)
     begun, used = time.perf_counter(), time.process_time()
     for inputs in feed.read(batches):
