@@ -5,7 +5,7 @@
     python benchmarks/bench_scale.py cache --vectors 1000000 --dim 2304 --folder /large/disk
 
 ``corpus`` writes a manifest of that many stretches of a few short recordings and measures what a run does with it before and
-while it draws: seconds to read and check it, bytes per utterance in this process and in a worker that is started by spawn, draws per
+while it draws: seconds to read and check it, bytes per utterance in this process and in a worker started by spawn, draws per
 second, and a resume in the middle of an epoch. ``classes`` measures forward, backward and optimizer step of the loss with all and
 with a tenth of the classes. ``cache`` writes random vectors as a cache and measures an epoch of the head from disk (the files are
 dropped from the system's memory first) beside the same epoch from main memory; it needs twice the size of the cache on disk or
