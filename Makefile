@@ -4,7 +4,7 @@ BIN := .venv/bin
 # The networks here are tiny: more threads in each process cost more than they bring, above all on a busy machine.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check lock clean
+.PHONY: demo test check docs lock clean
 
 # Synthetic voices, or your own recordings: make demo MRL_DATA=folder (one subfolder per speaker).
 demo: .venv/ready
@@ -24,6 +24,12 @@ check: .venv/ready
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
+
+# What the pages take from elsewhere: help texts, tables and the picture of the README.
+docs: .venv/ready
+	$(BIN)/python -m docs.generate_command_line
+	$(BIN)/python -m docs.readme_figures
+	$(BIN)/python -m benchmarks.study.page docs/appendix/accuracy-study.md
 
 # Needs pip-tools. The lock pins torch, because a looser range takes builds of several gigabytes.
 lock:

@@ -36,8 +36,8 @@ from mrl.pretrained import find_by_name
 
 def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Load a released ReDimNet, make it a Matryoshka model, compare two recordings.")
-    parser.add_argument("--model-name", help="released network: b0 to b6, S or M (default: b2)")
-    parser.add_argument("--train-type", help="ptn, ft_lm or ft_mix (default: the fine-tuned one)")
+    parser.add_argument("--model-name", help="released network: b0 to b6, S, M, or redimnet2-b0 to -b6 (default: b2)")
+    parser.add_argument("--train-type", help="ptn, ft_lm, ft_mix or lm (default: the fine-tuned one)")
     parser.add_argument("--dataset", help="vox2, vb2 or vb2+vox2+cnc (default: that of the fine-tuned one)")
     parser.add_argument("--weights", help="checkpoint file, its address, or a folder of released files, instead of a download")
     parser.add_argument("--model", help="a Matryoshka model that is there already, instead: mrl-b0-demo or a model folder")
@@ -47,9 +47,9 @@ def parse_arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 def walk_through(options: argparse.Namespace, first: str, second: str) -> None:
-    usual = find_by_name(options.model_name or "b2")
-    # A file in --weights wins over these three names; a folder of released files needs them.
-    released = (usual.model_name, options.train_type or usual.train_type, options.dataset or usual.dataset)
+    # A file in --weights says itself what it is, and must be what is named here; a folder of released files needs the names.
+    model_name = find_by_name(options.model_name).model_name if options.model_name else None
+    released = (model_name, options.train_type, options.dataset)
 
     print("1. The released network")
     network = load_pretrained_redimnet(*released, weights=options.weights)

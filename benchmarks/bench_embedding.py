@@ -107,13 +107,21 @@ def torchaudio_or_stand_in() -> Iterator[str]:
         yield f"torchaudio {torchaudio.__version__}"
 
 
-def official_class(folder: Path) -> Callable[..., nn.Module]:
+# By family: the repository, the module in it, and the class in that.
+_OFFICIAL = {
+    "redimnet": (HUB, "redimnet.model", "ReDimNetWrap"),
+    "redimnet2": ("PalabraAI/redimnet2", "redimnet2.redimnet2", "ReDimNet2Wrap"),
+}
+
+
+def official_class(folder: Path, family: str = "redimnet") -> Callable[..., nn.Module]:
     """Return the constructor of the official network from a clone of its repository."""
-    if not (folder / "redimnet" / "model.py").is_file():
-        raise SystemExit(f"{folder} holds no redimnet/model.py; expected a clone of https://github.com/{HUB}")
+    repository, module, name = _OFFICIAL[family]
+    if not (folder / f"{module.replace('.', '/')}.py").is_file():
+        raise SystemExit(f"{folder} holds no {module.replace('.', '/')}.py; expected a clone of https://github.com/{repository}")
     sys.path.insert(0, str(folder))
     try:
-        constructor: Callable[..., nn.Module] = importlib.import_module("redimnet.model").ReDimNetWrap
+        constructor: Callable[..., nn.Module] = getattr(importlib.import_module(module), name)
     finally:
         sys.path.remove(str(folder))
     return constructor

@@ -2,6 +2,7 @@
 
     python benchmarks/bench_inference.py --official /path/to/clone                    (a clone of https://github.com/IDRnD/ReDimNet)
     python benchmarks/bench_inference.py --official /path/to/clone --models b0 --quick          (a few minutes)
+    python benchmarks/bench_inference.py --family redimnet2 --official /path/to/clone         (of https://github.com/PalabraAI/redimnet2)
 
 Forms: ``eager`` (ours as loaded), ``optimised`` (``optimize_for_inference()``), ``compiled`` (with ``compile=True``),
 ``bfloat16`` (with ``dtype=torch.bfloat16``), ``onnxruntime`` and ``openvino`` (what ``mrl export`` writes, float32), and
@@ -36,10 +37,12 @@ from torch.nn import functional
 from torch.utils.flop_counter import FlopCounterMode
 
 from bench_embedding import ALLOCATOR, hub_folder, official_class, processor, torchaudio_or_stand_in
-from mrl.backbone import ReDimNet, scratch_config
+from mrl.backbone import FAMILIES, Backbone, scratch_config
 from mrl.errors import MissingDependencyError, MRLError
 from mrl.files import write_json
 from mrl.matryoshka import ReDimNetMRL
+
+_MODELS = {"redimnet": "b0,b2,b5", "redimnet2": "redimnet2-b0,redimnet2-b3,redimnet2-b6"}
 
 Run = Callable[[Tensor], Any]
 FORMS = (
@@ -55,7 +58,7 @@ FORMS = (
 )
 
 
-def forms(network: ReDimNet, names: Iterable[str], folder: Path, threads: int) -> dict[str, Run]:
+def forms(network: Backbone, names: Iterable[str], folder: Path, threads: int) -> dict[str, Run]:
     """Return the ways to embed with ``network``; one that this machine cannot run is left out, and said so."""
     made: dict[str, Run] = {}
     for name in names:
@@ -66,7 +69,7 @@ def forms(network: ReDimNet, names: Iterable[str], folder: Path, threads: int) -
     return made
 
 
-def _form(network: ReDimNet, name: str, folder: Path, threads: int) -> Run:
+def _form(network: Backbone, name: str, folder: Path, threads: int) -> Run:
     if name == "eager":
         return network
     if name == "optimised":
@@ -84,7 +87,7 @@ def _form(network: ReDimNet, name: str, folder: Path, threads: int) -> Run:
     return _openvino(_exported(network, folder), threads, precision, fixed=name.endswith("-fixed"))
 
 
-def _exported(network: ReDimNet, folder: Path) -> Path:
+def _exported(network: Backbone, folder: Path) -> Path:
     """Write ``model.onnx`` once, with the head of the network as Matryoshka head; both runtimes read it."""
     from mrl.deployment.checks import Reference
     from mrl.deployment.export import describe
@@ -188,7 +191,7 @@ def measure(
     return rows
 
 
-def front_end_ms(network: ReDimNet, batch: Tensor) -> float:
+def front_end_ms(network: Backbone, batch: Tensor) -> float:
     with torch.inference_mode():
         return 1000 * statistics.median(timed(network.front_end, batch)[0] for _ in range(9))
 
@@ -200,7 +203,8 @@ def arguments() -> argparse.Namespace:
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--official", type=Path, metavar="FOLDER", help="clone of the official repository")
     source.add_argument("--hub", action="store_true", help="fetch the official repository by torch.hub")
-    parser.add_argument("--models", default="b0,b2,b5", help="sizes, as scratch_config knows them (default: %(default)s)")
+    parser.add_argument("--family", choices=tuple(_MODELS), default="redimnet", help="which generation (default: %(default)s)")
+    parser.add_argument("--models", help="sizes, as scratch_config knows them (default: three of the family)")
     parser.add_argument("--forms", default=",".join(FORMS), help="what to run (default: %(default)s)")
     parser.add_argument("--batch", default="1,16", help="batch sizes (default: %(default)s)")
     parser.add_argument("--seconds", default="3,10", help="lengths of the recordings in seconds (default: %(default)s)")
@@ -213,6 +217,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="one recording of 3 s, one thread, 5 rounds, nothing compiled")
     parser.add_argument("--output", type=Path, help="JSON file to write as well")
     options = parser.parse_args()
+    options.models = options.models or _MODELS[options.family]
+    if options.hub and options.family != "redimnet":
+        parser.error("--hub fetches the first generation; clone the other and give --official")
     if options.quick:
         options.batch, options.seconds, options.threads, options.rounds, options.budget = "1", "3", "1", 5, 0.0
         options.forms = ",".join(name for name in options.forms.split(",") if name != "compiled")
@@ -236,7 +243,7 @@ def main() -> None:
             "official_front_end": front_end,
             "settings": " ".join(f"{name}={os.environ[name]}" for name in settings),
         }
-        constructor = official_class(hub_folder() if options.hub else options.official)
+        constructor = official_class(hub_folder() if options.hub else options.official, options.family)
         for name, value in conditions.items():
             print(f"{name.replace('_', ' ')}: {value}")
         columns = ("model", "threads", "batch", "seconds", "form", "ms", "ratio (min-max)", "processor time", "real-time factor")
@@ -258,7 +265,7 @@ def bench_model(
     peaks = {"float32": peak(torch.float32), "bfloat16": peak(torch.bfloat16)}
     model_config = scratch_config(model).to_model_config()
     official = constructor(**model_config).eval()
-    network = ReDimNet.from_official(model_config, official.state_dict())
+    network = FAMILIES[options.family].from_official(model_config, official.state_dict())
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         ways = forms(network, options.forms.split(","), Path(folder), threads)

@@ -28,7 +28,7 @@ import torch
 from torch import nn
 
 from bench_embedding import official_class, torchaudio_or_stand_in
-from mrl.backbone import ReDimNet, scratch_config
+from mrl.backbone import scratch_backbone, scratch_config
 from mrl.hardware import hardware_line
 from mrl.matryoshka import MatryoshkaLoss, create_mrl
 from mrl.training.feeds import compiled, embed_waveforms
@@ -109,7 +109,7 @@ def _measure(arguments: argparse.Namespace, row: dict[str, Any]) -> dict[str, fl
 
 
 def _own_step(arguments: argparse.Namespace, row: dict[str, Any], device: torch.device) -> Step:
-    model = create_mrl(ReDimNet(scratch_config(row["model"])).eval())
+    model = create_mrl(scratch_backbone(row["model"]).eval())
     if row["kind"] == "full":
         model.unfreeze_backbone()
     else:

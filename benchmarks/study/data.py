@@ -12,8 +12,7 @@ import torch
 
 from mrl.backbone import ReDimNet
 from mrl.data import Corpus, read_manifest
-from mrl.embeddings import map_files
-from mrl.embeddings.models import weights_sha256
+from mrl.embeddings import map_files, weights_sha256
 from mrl.files import atomic_path
 from mrl.matryoshka import AffineMap, pretrained_map
 from mrl.trials import TrialList, read_trials

@@ -1,4 +1,4 @@
-r"""Early exits on a frozen backbone: error rate against milliseconds for each (depth, dim); every figure of docs/how-to/early-exits.md.
+r"""Early exits on a frozen backbone: error rate against milliseconds for each (depth, dim); all of docs/appendix/early-exits.md.
 
     python train.py --config configs/real-speech.yaml training.num_epochs=40 advanced.freeze_backbone_epochs=40 \
         training.learning_rate=2e-3 training.validate_every_epochs=4 advanced.teacher_init=null \

@@ -12,8 +12,7 @@ from benchmarks.study.data import LISTS, StudyData
 from torch import Tensor
 
 from mrl.backbone import ReDimNet
-from mrl.embeddings import map_files
-from mrl.embeddings.models import weights_sha256
+from mrl.embeddings import map_files, weights_sha256
 from mrl.files import atomic_path
 from mrl.matryoshka.exits import EarlyExit
 

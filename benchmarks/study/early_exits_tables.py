@@ -1,4 +1,4 @@
-"""The tables of docs/how-to/early-exits.md, printed from early-exits.json.
+"""The tables of docs/appendix/early-exits.md, printed from early-exits.json.
 
 python -m benchmarks.study.early_exits_tables docs/results/study/early-exits.json
 """

@@ -8,7 +8,22 @@ from __future__ import annotations
 
 
 class MRLError(Exception):
-    """Base of all errors that this package raises on purpose."""
+    """Base of all errors that this package raises on purpose.
+
+    Messages name files, voices and what was found in them, which others may have chosen: as text they are one line that a
+    terminal only shows.
+    """
+
+    def __str__(self) -> str:
+        """Return the message with every character that is not printable (escapes, line breaks) written out."""
+        return printable(super().__str__())
+
+
+def printable(text: str, *, most: int = 2000) -> str:
+    """Return a text on one line without control characters, which are written out (``\\x1b``), cut after ``most`` characters."""
+    if not text.isprintable():
+        text = "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 class InputError(MRLError, ValueError):

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 
 from mrl.backbone import ReDimNet, ReDimNetConfig
+from mrl.backbone.redimnet2.config import ReDimNet2Config
+from mrl.backbone.redimnet2.network import ReDimNet2
 
 WeightRule = Callable[[str, tuple[int, ...]], Tensor]
 
@@ -56,16 +58,48 @@ def weights_by_name(name: str, shape: tuple[int, ...]) -> Tensor:
     return torch.from_numpy(values.astype(np.float32))
 
 
+def filled_network2(model_config: Mapping[str, Any], rule: WeightRule = weights_by_name) -> ReDimNet2:
+    """The same for the second generation."""
+    _, state_dict = ReDimNet2(ReDimNet2Config.from_model_config(model_config)).to_official()
+    _fill(state_dict, rule)
+    return ReDimNet2.from_official(model_config, state_dict)
+
+
+def small_model_config2(**changes: Any) -> dict[str, Any]:
+    """An official model_config of the second generation with two time strides; ``changes`` override its keys."""
+    config: dict[str, Any] = {
+        "F": 12,
+        "C": 4,
+        "causal": "none",
+        "agg_gnorm": True,
+        "return_2d_output": True,
+        "out_channels": 6,
+        "stages_setup": [
+            [[1, 1], 1, 2, [[3, 3]], 6],
+            [[2, 2], 1, 1.5, [[3, 3]], None],
+            [[1, 2], 2, 0.5, [[3, 3]], 6],
+            [[3, 1], 1, 1, [[3, 3]], 12],
+        ],
+        "embed_dim": 16,
+        "feat_type": "tf",
+    }
+    return {**config, **changes}
+
+
 def filled_network(model_config: Mapping[str, Any], rule: WeightRule = weights_by_name) -> ReDimNet:
     """Build the network that ``model_config`` describes, through the official conversion, with weights from ``rule``.
 
     Front-end filters and counters keep their values.
     """
     _, state_dict = ReDimNet(ReDimNetConfig.from_model_config(model_config)).to_official()
+    _fill(state_dict, rule)
+    return ReDimNet.from_official(model_config, state_dict)
+
+
+def _fill(state_dict: Mapping[str, Tensor], rule: WeightRule) -> None:
     for name, tensor in state_dict.items():
         if tensor.dtype.is_floating_point and (not name.startswith("spec.") or name.startswith("spec.spec_norm")):
             tensor.copy_(rule(name, tuple(tensor.shape)))
-    return ReDimNet.from_official(model_config, state_dict)
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:

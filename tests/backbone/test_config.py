@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 
-from mrl.backbone import SCRATCH_NAMES, ReDimNet, ReDimNetConfig, scratch_config
+from mrl.backbone import SCRATCH_NAMES, ReDimNetConfig, family_of, scratch_backbone, scratch_config
 from mrl.errors import ConfigError, InputError
 from tests.backbone.networks import small_model_config
 
 SIZES = {
+    "redimnet2-b3": 4_205_768,
+    "redimnet2-b6": 12_459_296,
     "b0": 1_004_251,
     "b1": 2_126_937,
     "b2": 5_067_057,
@@ -114,14 +116,17 @@ def test_not_a_mapping() -> None:
 @pytest.mark.parametrize("name", SCRATCH_NAMES)
 def test_scratch_configurations(name: str) -> None:
     config = scratch_config(name)
-    assert ReDimNetConfig.from_model_config(config.to_model_config()) == config
+    network = scratch_backbone(name)
+    assert network.config == config and family_of(config.to_model_config()) is type(network)
+    assert network.size_name() == name
     if name in SIZES:
-        assert sum(parameter.numel() for parameter in ReDimNet(config).parameters()) == SIZES[name]
+        assert sum(parameter.numel() for parameter in network.parameters()) == SIZES[name]
     assert config.embed_dim == 192
 
 
 def test_tiny_is_tiny() -> None:
-    assert sum(parameter.numel() for parameter in ReDimNet(scratch_config("tiny")).parameters()) < 100_000
+    for name in ("tiny", "redimnet2-tiny"):
+        assert sum(parameter.numel() for parameter in scratch_backbone(name).parameters()) < 100_000
 
 
 def test_unknown_scratch_configuration() -> None:

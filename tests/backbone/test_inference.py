@@ -14,10 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mrl.backbone import ReDimNet
-from mrl.backbone.blocks import ResidualBlock
-from mrl.backbone.convolution import InferenceConv, can_pack
-from mrl.backbone.folding import Affine, Kernel, affine_of
+from mrl.backbone.folding import Affine, InferenceConv, Kernel, affine_of, can_pack
 from mrl.backbone.inference import InferenceResidual
+from mrl.backbone.layers import ResidualBlock
 from mrl.errors import InputError, TrainingError
 from mrl.matryoshka import ReDimNetMRL
 from tests.backbone.networks import filled_network, small_model_config
@@ -188,13 +187,13 @@ def test_refuses_other_types() -> None:
 
 
 def test_refuses_bfloat16_where_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mrl.backbone.inference_copy.can_pack", lambda dtype: dtype == torch.float32)
+    monkeypatch.setattr("mrl.backbone.base.can_pack", lambda dtype: dtype == torch.float32)
     with pytest.raises(InputError, match="no bfloat16"):
         network().optimize_for_inference(dtype=torch.bfloat16)
 
 
 def test_unpacked_copy_without_onednn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("mrl.backbone.inference_copy.can_pack", lambda dtype: False)
+    monkeypatch.setattr("mrl.backbone.base.can_pack", lambda dtype: False)
     original = network()
     fast = original.optimize_for_inference()
     assert all(module._layouts is None for module in fast.modules() if isinstance(module, InferenceConv))

@@ -128,17 +128,3 @@ def test_order_of_a_batch_is_kept() -> None:
         forwards, backwards = network(waveforms), network(waveforms[::-1])
     assert relative_difference(forwards, backwards.flip(0)) < TOLERANCE
     assert (torch.cdist(forwards, forwards) + torch.eye(4)).min() > 1e-2
-
-
-@pytest.mark.parametrize(
-    ("counts", "most", "expected"),
-    [
-        ([5, 5, 5], 100, [[0, 1, 2]]),
-        ([5, 5, 5], 10, [[0, 1], [2]]),
-        ([5, 9, 1], 18, [[1, 0], [2]]),
-        ([5, 9, 1], 0, [[1], [0], [2]]),
-        ([7], 3, [[0]]),
-    ],
-)
-def test_length_groups(counts: list[int], most: int, expected: list[list[int]]) -> None:
-    assert grouping.length_groups(counts, most) == expected

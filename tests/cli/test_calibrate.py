@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from mrl.cli.main import run
-from mrl.evaluation import load_calibration
+from mrl.embeddings import load_calibration
 from tests.embeddings.fakes import all_pairs
 from tests.embeddings.tiny import write_models, write_voices
 
@@ -51,15 +51,17 @@ def test_calibrate_then_verify(place: Path, tmp_path: Path, capsys: pytest.Captu
     assert run(["verify", *files, "--model", str(model), "--dim", "16", "--max-far", "0.25"]) == 0
     limit = calibration.threshold(16, max_false_accept=0.25)
     assert f"(false accept rate 0.25: threshold {limit:.3f})" in capsys.readouterr().out
+    assert run(["verify", *files, "--model", str(model), "--dim", "16", "--max-far", "0.3"]) == 0
+    assert f"(false accept rate 0.3, measured at 0.25: threshold {limit:.3f})" in capsys.readouterr().out
     assert run(["verify", *files, "--model", str(model), "--dim", "32"]) == 0
     out = capsys.readouterr().out
-    assert "calibrated dims: 16, 64; dim 32 is none of them" in out and "no decision" in out
+    assert "at dim 32: its calibration covers the dims 16, 64" in out and "no decision" in out
     assert run(["verify", *files, "--model", str(model), "--dim", "16", "--threshold", "-1"]) == 0
     captured = capsys.readouterr()
     assert "decision: same speaker (threshold -1)" in captured.out and "calibrate it on trials of your own" in captured.err
     for wrong, message in (
         (["--dim", "32", "--prior", "0.5"], "gives no log-likelihood ratio at dim 32"),
-        (["--dim", "16", "--max-far", "0.3"], "no threshold is kept for a false accept rate of 0.3"),
+        (["--dim", "16", "--max-far", "1.5"], "a false accept rate lies between 0 and 1"),
         (["--dim", "16", "--prior", "1"], "a prior lies between 0 and 1"),
     ):
         assert run(["verify", *files, "--model", str(model), *wrong]) == 2
@@ -73,7 +75,7 @@ def test_calibrate_then_verify(place: Path, tmp_path: Path, capsys: pytest.Captu
 @pytest.mark.parametrize(
     ("model", "more", "message"),
     [
-        ("tiny.pt", [], "is not a model folder"),
+        ("tiny.pt", [], "neither a model folder nor an exported file"),
         ("tiny-mrl", ["--max-far", "0.0001"], "needs at least 10000 different-speaker trials"),
         ("tiny-mrl", ["--dims", "16,257"], "1..256"),
         ("tiny-mrl", ["--quality", "loudness"], "loudness"),

@@ -13,9 +13,8 @@ import torch
 
 from mrl.cli.main import run
 from mrl.deployment import export as exporting
-from mrl.embeddings import embed_files, load_embeddings, open_model, weights_sha256
+from mrl.embeddings import embed_files, load_calibration, load_embeddings, open_model, weights_sha256
 from mrl.evaluation import evaluate_model
-from mrl.evaluation.calibrating import load_calibration
 from mrl.matryoshka import ReDimNetMRL
 from mrl.trials import read_trials
 from tests.embeddings.fakes import all_pairs
@@ -166,7 +165,7 @@ def test_evaluate(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert facts["depth"] == "1 of 2 stages" and facts["systems"][0]["depth"] == 1
     assert facts["whole_model_sha256"] == whole["provenance"]["model_sha256"] != facts["model_sha256"]
     assert early["systems"][0]["dims"][0]["calibrated"] is None and whole["systems"][0]["dims"][0]["calibrated"] is not None
-    assert "it holds for the whole network, not for depth 1" in " ".join((tmp_path / "depth-1" / "table.md").read_text().split())
+    assert "is of the whole network, not of depth 1" in " ".join((tmp_path / "depth-1" / "table.md").read_text().split())
     capsys.readouterr()
     assert run(["evaluate", exits, *_trials(place, "--depth", "1", "--baseline", exits, *cache)]) == 0
     out = capsys.readouterr().out

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import subprocess
 import sys
@@ -71,8 +70,15 @@ def test_python_dash_m() -> None:
 
 @pytest.mark.parametrize("name", list(frame.VERBS))
 def test_every_verb_has_its_command(name: str) -> None:
-    command = importlib.import_module(f"mrl.cli.{name.replace('-', '_')}").command
-    assert isinstance(command, click.Command)
+    command = frame.cli.get_command(click.Context(frame.cli), name)
+    assert isinstance(command, click.Command) and (command.help or "").strip()
+
+
+def test_enrol_is_another_spelling_of_enroll(capsys: pytest.CaptureFixture[str]) -> None:
+    context = click.Context(frame.cli)
+    assert frame.cli.get_command(context, "enrol") is frame.cli.get_command(context, "enroll") is not None
+    assert frame.run(["enrol", "--help"]) == 0
+    assert "Enrol a voice" in capsys.readouterr().out
 
 
 def test_verb_runs_with_its_options(verb: types.ModuleType) -> None:

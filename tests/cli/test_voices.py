@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from mrl.cli.main import run
-from mrl.evaluation import load_calibration
-from mrl.identification import VoiceStore, default_store, open_embedder
+from mrl.embeddings import load_calibration, open_embedder
+from mrl.identification import VoiceStore, default_store
 from tests.embeddings.fakes import all_pairs
 from tests.embeddings.tiny import write_models, write_voices
 
@@ -57,7 +57,7 @@ def test_the_whole_life_of_voices(place: Path, tmp_path: Path, capsys: pytest.Ca
     assert "decision: unknown (false accept rate 1e-09 among 4 voices, by the calibration at 2.5e-10 per voice" in out
     assert run(["identify", speakers[2][0], "--dim", "32", "--search", "approximate", *store, *model]) == 0
     out = capsys.readouterr().out
-    assert "calibrated dims: 64, 256; dim 32 is none of them" in out and "no decision" in out
+    assert "at dim 32: its calibration covers the dims 64, 256" in out and "no decision" in out
     assert run(["identify", speakers[2][0], "--threshold", "-1", *store, *model]) == 0
     captured = capsys.readouterr()
     assert "decision: speaker 2 (raw cosine: threshold -1.000)" in captured.out

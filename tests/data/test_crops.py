@@ -10,7 +10,7 @@ import soundfile
 import torch
 
 from mrl.data import Corpus, CropDataset, Draw, Utterance, WholeUtterances, load_batches
-from mrl.data.crops import BatchLoader, Replacements, fit_length, group_by_seconds
+from mrl.data.crops import BatchLoader, Replacements, fit_length
 from mrl.errors import AudioLoadingError, InputError
 
 RATE = 16000
@@ -100,12 +100,6 @@ def test_silent_places_are_drawn_again(tmp_path: Path) -> None:
 def test_crop_seconds_must_be_positive() -> None:
     with pytest.raises(InputError, match="crop_seconds"):
         CropDataset(Corpus.of([Utterance(Path("x"), "a")]), 0.0)
-
-
-def test_groups_by_length() -> None:
-    assert group_by_seconds([3.0, 1.0, 9.0, 1.5, 2.9], 5.0) == [[1, 3], [4], [0], [2]]
-    assert group_by_seconds([3.0, 1.0, 9.0, 1.5, 2.9], 6.0) == [[1, 3], [4, 0], [2]]
-    assert group_by_seconds([], 6.0) == []
 
 
 @pytest.mark.parametrize("num_workers", [0, 2])

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mrl.data import manifest_statistics
-from mrl.data.statistics import histogram, plot_statistics, quantiles, statistics_figure, statistics_lines
+from mrl.data.statistics import histogram, plot_statistics, quantiles, quantiles_table, statistics_figure, statistics_lines
 from mrl.errors import DataError, InputError
 from tests.data.recordings import noise, write
 
@@ -42,7 +42,11 @@ def test_counts(tmp_path: Path) -> None:
         "sample rates  8,000 Hz: 1, 16,000 Hz: 4",
         "corpora       k: 4, l: 1",
     ]
-    assert lines[8].split() == ["utterance,", "seconds", "1", "1.2", "2", "3", "4", "8.8", "10", "4"]
+    assert lines[5:] == ["corpora       k: 4, l: 1"]
+    table = quantiles_table(found)
+    assert table.headings == ("", "min", "5%", "25%", "50%", "75%", "95%", "max", "mean")
+    assert table.rows[0] == ("utterance, seconds", "1", "1.2", "2", "3", "4", "8.8", "10", "4")
+    assert [row[0] for row in table.rows[1:]] == ["utterances per speaker", "sessions per speaker"]
     assert manifest_statistics(tmp_path / "m.csv", where={"corpus": "l"}).speakers == 1
 
 

@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mrl.backbone import FrontEndConfig
+from mrl.backbone.convolutional import log_mel_facts
 from mrl.backbone.frontend import LogMelFrontEnd
-from mrl.deployment.network import ConvolutionalLogMel, TimeNormalisation, front_end_facts
+from mrl.backbone.frontend_config import FrontEndConfig
 from tests.backbone.networks import noise
 
 SMALL = FrontEndConfig(n_fft=64, window_length=50, hop_length=40, bands=10, lowest_frequency=200)
@@ -44,7 +44,7 @@ def test_same_features(
         torch.nn.init.uniform_(front_end.norm.running_var, 0.5, 2.0)
     waveform = noise(2, samples, seed=samples)
     expected = front_end(waveform)
-    found = TimeNormalisation(front_end)(ConvolutionalLogMel(front_end)(waveform))
+    found = front_end.time_normalisation()(front_end.as_convolutions()(waveform))
     assert found.shape == expected.shape == (2, 1 + samples // hop, 10)
     if not (normalisation == "mvn" and found.shape[1] < 3):  # few frames have no spread to divide by
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
@@ -54,12 +54,12 @@ def test_same_features(
 def test_same_features_at_the_released_sizes(hop: int) -> None:
     front_end = LogMelFrontEnd(FrontEndConfig(hop_length=hop)).eval()
     waveform = noise(1, 16000) * torch.linspace(0, 1, 16000)  # from silence, where the floor of the logarithm counts
-    found = TimeNormalisation(front_end)(ConvolutionalLogMel(front_end)(waveform))
+    found = front_end.time_normalisation()(front_end.as_convolutions()(waveform))
     torch.testing.assert_close(found, front_end(waveform), rtol=1e-4, atol=2e-4)
 
 
 def test_facts_name_every_parameter() -> None:
-    facts = front_end_facts(SMALL)
+    facts = log_mel_facts(SMALL)
     assert (facts["n_fft"], facts["window_length"], facts["hop_length"], facts["bands"]) == (64, 50, 40, 10)
     assert (facts["lowest_frequency"], facts["highest_frequency"], facts["log_floor"]) == (200, 7600, 1e-6)
     assert facts["pre_emphasis"] == 0.97 and facts["normalisation_inside_the_network"] == "mn"

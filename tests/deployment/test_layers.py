@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from mrl.backbone.blocks import MapNorm, Squeeze
-from mrl.backbone.context import SelfAttention
+from mrl.backbone.layers import MapNorm, SelfAttention
+from mrl.backbone.redimnet.encoder import Squeeze
 from mrl.deployment.network import AttentionByHead, for_other_runtimes, plain_norm, with_wide_groups
 
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from mrl.backbone import ReDimNet, scratch_config
+from mrl.backbone import scratch_backbone
 from mrl.deployment import checks as memory
 from mrl.deployment.checks import CHECKED_SHAPES, Reference, shapes_that_fit
 
 
 def test_estimate() -> None:
-    b0 = ReDimNet(scratch_config("b0"))
+    b0 = scratch_backbone("b0")
     frames = 1 + 960000 // 240
     assert memory.estimated_bytes(b0, 8, 60.0) == 4 * 8 * (16 * 1800 * frames + 2 * frames**2)
     # ONNX Runtime took 0.3 GB for one recording of a minute.
@@ -35,7 +35,7 @@ def test_what_is_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_shapes_that_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    reference = Reference(ReDimNet(scratch_config("b0")).eval(), "waveform")
+    reference = Reference(scratch_backbone("b0").eval(), "waveform")
     monkeypatch.setattr(memory, "free_bytes", lambda: 2**40)
     assert shapes_that_fit(reference, CHECKED_SHAPES) == CHECKED_SHAPES
     assert (8, 60.0) in CHECKED_SHAPES and (1, 0.3) in CHECKED_SHAPES

@@ -28,23 +28,40 @@ def test_blocks_run(page: Path, user: Path, train_loader: list[tuple[torch.Tenso
         if block.not_run is None:
             # Empty lines in front, so that a traceback names the line of the page.
             exec(compile("\n" * (block.line - 1) + block.text, str(page), "exec"), namespace)
-    if page.name == "pretrained-models.md":
-        _check_guide(namespace)
+    if page.name in _CHECKS:
+        _CHECKS[page.name](namespace)
 
 
-def _check_guide(namespace: dict[str, Any]) -> None:
-    """What the comments in the guide's blocks say about shapes and lengths."""
+def _check_pretrained_models(namespace: dict[str, Any]) -> None:
+    """What the comments in the blocks say about shapes and lengths."""
     assert {dim: tuple(each.shape) for dim, each in namespace["each"].items()} == {dim: (dim,) for dim in (64, 128, 192, 256)}
     assert namespace["short"].shape == (64,) and namespace["full"].shape == (256,)
     for name in ("short", "full"):
         torch.testing.assert_close(namespace[name].norm(), torch.tensor(1.0))
     assert torch.equal(namespace["short"], namespace["each"][64])
     assert -1.0 <= namespace["score"].detach().item() <= 1.0
-    assert namespace["embedding"].shape == (128,)  # the last one: from the saved model
-    assert len(namespace["history"].loss) == 5
+    assert namespace["embedding"].shape == (192,)
     assert namespace["batch"].shape == (2, 192)
     alone = torch.stack([namespace["model"]("speaker.wav"), namespace["model"]("other.wav")])
     torch.testing.assert_close(namespace["batch"], alone, rtol=1e-4, atol=1e-5)
+
+
+def _check_training(namespace: dict[str, Any]) -> None:
+    assert namespace["embedding"].shape == (128,)  # from the saved model
+    assert len(namespace["history"].loss) == 5
+
+
+def _check_difficult_audio(namespace: dict[str, Any]) -> None:
+    assert namespace["voice"].shape == (256,)
+    torch.testing.assert_close(namespace["voice"].norm(), torch.tensor(1.0))
+    assert namespace["part"].shape == (3200,)
+
+
+_CHECKS = {
+    "pretrained-models.md": _check_pretrained_models,
+    "train.md": _check_training,
+    "difficult-audio.md": _check_difficult_audio,
+}
 
 
 def test_few_blocks_are_left_out() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import soundfile
 import torch
 from torch import Tensor, nn
 
+from mrl.embeddings import Embedder
 from mrl.errors import InputError
 
 SAMPLE_RATE = 16000
@@ -66,6 +68,21 @@ class SpectrumMatryoshka(nn.Module):
 
     def project(self, pooled: Tensor) -> Tensor:
         return self.head(pooled - pooled.mean(1, keepdim=True))
+
+
+class FunctionEmbedder(Embedder):
+    """The least that a kind of model needs: a hash, and a function from a waveform to its embedding."""
+
+    def __init__(self, name: str, embed_dim: int, function: Callable[[Any], Any], *, model_hash: str = "a" * 64) -> None:
+        super().__init__(name, embed_dim)
+        self.function, self.hash = function, model_hash
+
+    @property
+    def model_hash(self) -> str:
+        return self.hash
+
+    def raw(self, waveforms: Sequence[Any]) -> np.ndarray:
+        return np.stack([np.asarray(self.function(waveform), dtype=np.float32) for waveform in waveforms])
 
 
 def write_tone(path: Path, *, hertz: float, seconds: float = 0.3, seed: int = 0) -> Path:

@@ -20,8 +20,9 @@ from filelock import FileLock
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import mrl.embeddings.bulk as bulk
+import mrl.embeddings.extraction as extraction
 import mrl.embeddings.mapping as mapping
+import mrl.embeddings.writing as writing
 import mrl.files
 from mrl.embeddings import EmbeddedFolder, ShardedEmbeddings, embed_files, embed_to_folder, load_embeddings, means_folder
 from mrl.errors import DataError, InputError
@@ -153,7 +154,7 @@ def test_a_damaged_shard_is_made_again(
 def test_memory_does_not_grow_with_the_input(recordings: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counts what is alive: recordings while any is decoded, and results when the next shard begins."""
     usable = [path for path in recordings if path.name[0].isdigit()]
-    alive, most, load, map_files = {"audio": 0, "results": 0}, {"audio": 0}, mapping.load_audio, bulk.map_files
+    alive, most, load, map_files = {"audio": 0, "results": 0}, {"audio": 0}, mapping.load_audio, extraction.map_files
 
     def died(kind: str) -> None:
         alive[kind] -= 1
@@ -173,7 +174,7 @@ def test_memory_does_not_grow_with_the_input(recordings: list[Path], tmp_path: P
         return mapped
 
     monkeypatch.setattr(mapping, "load_audio", counted_load)
-    monkeypatch.setattr(bulk, "map_files", counted_map)
+    monkeypatch.setattr(extraction, "map_files", counted_map)
     model = SpectrumMatryoshka()
     _embed(usable, tmp_path, model, shard_size=9, batch_seconds=0.4, num_workers=1)
     longest = max(map(len, model.backbone.batches))
@@ -283,7 +284,7 @@ def test_the_bar_counts_every_recording_once(recordings: list[Path], tmp_path: P
         totals.append(total)
         yield steps.append
 
-    monkeypatch.setattr(bulk, "progress_bar", bar)
+    monkeypatch.setattr(writing, "progress_bar", bar)
     _embed(recordings, tmp_path)
     assert sum(steps) == 21 and steps[0] == 0 and min(steps) >= 0 and max(steps) < 8
     (tmp_path / "shard-00001.json").unlink()

@@ -7,15 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mrl.embeddings import (
-    ExportedMatryoshka,
-    embed_files,
-    embed_to_file,
-    is_matryoshka,
-    load_embeddings,
-    open_model,
-    weights_sha256,
-)
+from mrl.embeddings import embed_files, embed_to_file, load_embeddings, open_model, weights_sha256
+from mrl.embeddings.embedder import ExportedEmbedder
 from mrl.errors import InputError
 from tests.embeddings.tiny import write_voices
 from tests.runtime.golden.record import EXPORTED, golden_model
@@ -24,7 +17,7 @@ from tests.runtime.golden.record import EXPORTED, golden_model
 def test_the_same_embeddings_of_files(tmp_path: Path) -> None:
     files = [tmp_path / name for name in write_voices(tmp_path)[:6]]
     exported, network = open_model(EXPORTED), golden_model()
-    assert isinstance(exported, ExportedMatryoshka) and not is_matryoshka(exported)
+    assert isinstance(exported, ExportedEmbedder) and exported.unit_length and exported.backbone is None
     assert exported.mrl_dims == (8, 16, 24) and exported.embed_dim == 24
     assert weights_sha256(exported) == weights_sha256(network)
     for dim in (None, 8):
@@ -39,13 +32,11 @@ def test_the_same_embeddings_of_files(tmp_path: Path) -> None:
 
 
 def test_raw_embeddings_of_a_plain_network(tmp_path: Path) -> None:
-    from mrl.embeddings import ExportedEncoder
-
     files = [tmp_path / name for name in write_voices(tmp_path)[:3]]
-    exported = open_model(EXPORTED)
-    assert isinstance(exported, ExportedMatryoshka)
-    plain = ExportedEncoder(exported.embedder)
-    assert not hasattr(plain, "mrl_dims")
+    exported, plain = open_model(EXPORTED), open_model(EXPORTED)
+    assert isinstance(plain, ExportedEmbedder)
+    plain.mrl_dims = ()  # as in the file of a plain network
+    assert not plain.unit_length and plain.default_dims == (16, 24)
     found = embed_files(plain, files, target_dim=8, show_progress=False).matrix
     unit = embed_files(exported, files, target_dim=8, show_progress=False).matrix
     lengths = np.linalg.norm(found, axis=1, keepdims=True)

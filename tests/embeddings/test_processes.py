@@ -21,8 +21,9 @@ from hypothesis import strategies as st
 
 from mrl.audio import write_synthetic_corpus
 from mrl.cli.main import run
-from mrl.embeddings import Processes, load_embeddings, split_by_length
+from mrl.embeddings import Processes, load_embeddings
 from mrl.errors import DataError, ProcessError, ReportedElsewhereError
+from mrl.lengths import split_by_length
 from tests.pretrained.small import write_small_checkpoint
 
 _TIME_ENOUGH = 120

@@ -6,16 +6,19 @@ import json
 import math
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
 from mrl.audio import audio_info
-from mrl.embeddings import embed_files, open_model, score_files
+from mrl.embeddings import embed_files, open_embedder, open_model, score_files
+from mrl.embeddings.calibrated import CALIBRATION, load_calibration
 from mrl.errors import CheckpointError, DataError, InputError
-from mrl.evaluation.calibrating import CALIBRATION, calibrate_model, load_calibration
-from mrl.evaluation.verification import verify_files
+from mrl.evaluation.calibrating import calibrate_model
+from mrl.identification import Verification
+from mrl.identification import verify_files as verify_embedded_files
 from mrl.matryoshka import ReDimNetMRL
 from mrl.scoring import score_prefixes
 from mrl.scoring.calibration import fit_calibration
@@ -65,6 +68,10 @@ def test_the_model_folder_still_loads(place: Path) -> None:
     assert ReDimNetMRL.from_pretrained(place / "tiny-mrl").embed_dim == 256
 
 
+def verify_files(model: Path, first: Path, second: Path, **settings: Any) -> Verification:
+    return verify_embedded_files(open_embedder(model), first, second, **settings)
+
+
 def test_decisions(place: Path) -> None:
     first, second = two_files(place)
     calibration = load_calibration(place / "tiny-mrl")
@@ -76,14 +83,28 @@ def test_decisions(place: Path) -> None:
     spec = place / "tiny-mrl"
     found = verify_files(spec, first, second, dim=16)
     assert (found.score, found.log_likelihood_ratio) == pytest.approx((score, ratio), abs=1e-5)
-    assert found.prior == 0.01 and found.threshold == pytest.approx(math.log(99)) and found.calibrated_dims == (16, 64)
+    assert found.rule.basis == "prior 0.01" and found.rule.threshold == pytest.approx(math.log(99))
+    assert found.rule.calibrated_dims == (16, 64)
     assert found.same_speaker == (ratio >= math.log(99))
     just_below = 1 / (1 + math.exp(ratio + 1e-3))
     for prior, accepted in ((just_below * 0.99, False), (min(just_below * 1.02, 1 - 1e-9), True)):
         assert verify_files(spec, first, second, dim=16, prior=prior).same_speaker is accepted
     at_rate = verify_files(spec, first, second, dim=16, max_false_accept=0.1)
-    assert at_rate.threshold == calibration.threshold(16, max_false_accept=0.1) and at_rate.prior is None
-    assert at_rate.same_speaker == (ratio >= at_rate.threshold) and at_rate.max_false_accept == 0.1
+    kept = calibration.threshold(16, max_false_accept=0.1)
+    highest = max(one.threshold for one in calibration.at(16).thresholds)
+    assert at_rate.rule.threshold == kept and at_rate.rule.basis == "false accept rate 0.1"
+    assert at_rate.same_speaker == (ratio >= kept)
+    # Rates that were not kept go by the one rule for voices, too: the highest kept below, else the calibration's own bound.
+    for rate, threshold, basis in (
+        (0.5, kept, "false accept rate 0.5, measured at 0.1"),
+        (
+            1e-4,
+            max(math.log(1e4), highest),
+            "false accept rate 0.0001, by the calibration",
+        ),
+    ):
+        rule = verify_files(spec, first, second, dim=16, max_false_accept=rate).rule
+        assert rule.threshold == pytest.approx(threshold) and rule.basis == basis
     raw = verify_files(spec, first, second, dim=16, threshold=score + 1e-3)
     assert (raw.log_likelihood_ratio, raw.same_speaker) == (None, False)
 
@@ -91,14 +112,15 @@ def test_decisions(place: Path) -> None:
 def test_other_dims_and_uncalibrated_models_give_no_ratio(place: Path) -> None:
     first, second = two_files(place)
     found = verify_files(place / "tiny-mrl", first, second, dim=32)
-    assert (found.log_likelihood_ratio, found.same_speaker, found.calibrated_dims) == (None, None, (16, 64))
-    assert verify_files(place / "tiny-mrl", first, second).dim == 256
+    assert (found.log_likelihood_ratio, found.same_speaker, found.rule.calibrated_dims) == (None, None, (16, 64))
+    assert found.rule.absence.endswith(
+        "its calibration covers the dims 16, 64 (mrl calibrate --dims), or give a raw-cosine threshold"
+    )
+    assert verify_files(place / "tiny-mrl", first, second).rule.dim == 256
     with pytest.raises(InputError, match="at dim 32: its calibration covers the dims 16, 64"):
         verify_files(place / "tiny-mrl", first, second, dim=32, prior=0.5)
     with pytest.raises(InputError, match="at dim 192: it has no calibration"):
         verify_files(place / "tiny.pt", first, second, max_false_accept=0.1)
-    with pytest.raises(InputError, match=r"rate of 0.5, only for 0.1"):
-        verify_files(place / "tiny-mrl", first, second, dim=16, max_false_accept=0.5)
     with pytest.raises(InputError, match="give one of"):
         verify_files(place / "tiny-mrl", first, second, dim=16, prior=0.5, threshold=0.1)
 
@@ -139,13 +161,13 @@ def test_without_durations_and_without_a_good_list(place: Path, tmp_path: Path) 
         calibrate_model(tmp_path / "copy", more, place / "voices")
     with pytest.raises(DataError, match="0 different-speaker"):
         calibrate_model(tmp_path / "copy", TrialList.from_pairs([(True, *trials.utterances[:2])]), place / "voices")
-    with pytest.raises(InputError, match="is not a model folder"):
+    with pytest.raises(InputError, match="neither a model folder nor an exported file"):
         calibrate_model(place / "tiny.pt", trials, place / "voices")
     assert (tmp_path / "copy" / CALIBRATION).read_bytes() == before
     found = calibrate_model(tmp_path / "copy", trials, place / "voices", dims=(16,), quality="none", prior=0.5)
     assert found == load_calibration(tmp_path / "copy")
     assert found.quality == "none" and found.durations is None
-    assert verify_files(tmp_path / "copy", *two_files(place), dim=16).threshold == 0.0
+    assert verify_files(tmp_path / "copy", *two_files(place), dim=16).rule.threshold == 0.0
 
 
 def test_a_full_disk_leaves_the_old_calibration(place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,7 +10,7 @@ import pytest
 from mrl.audio import SAMPLE_RATE
 from mrl.audio.channel import code_and_decode, telephone
 from mrl.errors import DataError, InputError
-from mrl.evaluation.conditions import Channel, Cut, make_conditions
+from mrl.evaluation.conditions import Channel, Shortened, make_conditions
 from tests.audio.sounds import tone
 from tests.embeddings.fakes import write_tone
 
@@ -24,11 +24,11 @@ def noise(tmp_path: Path) -> Path:
 
 def test_a_cut_takes_the_middle_and_leaves_shorter_recordings_whole() -> None:
     ramp = np.arange(4 * SAMPLE_RATE, dtype=np.float32)
-    cut = Cut(1.0).apply("a", ramp)
+    cut = Shortened(1.0).apply("a", ramp)
     assert len(cut) == SAMPLE_RATE
     assert cut[0] == 1.5 * SAMPLE_RATE and cut[-1] == 2.5 * SAMPLE_RATE - 1
-    assert Cut(5.0).apply("a", ramp) is not None and len(Cut(5.0).apply("a", ramp)) == len(ramp)
-    assert Cut(1.5).name == "1.5 s"
+    assert Shortened(5.0).apply("a", ramp) is not None and len(Shortened(5.0).apply("a", ramp)) == len(ramp)
+    assert Shortened(1.5).name == "1.5 s"
 
 
 def test_noise_has_the_ratio_asked_for_and_is_the_same_at_every_ratio(noise: Path) -> None:

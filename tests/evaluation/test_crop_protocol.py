@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mrl.audio import load_audio
-from mrl.embeddings import embed_files
+from mrl.audio import SAMPLE_RATE, load_audio
+from mrl.embeddings import Crops, Extraction, as_embedder, embed_files, extract
 from mrl.errors import DataError, InputError
-from mrl.evaluation.embedding import cut_crops, embed_crops
 from mrl.evaluation.protocol import score_crops
 from mrl.scoring import score_prefixes
 from mrl.trials import TrialList
@@ -22,7 +21,7 @@ from tests.embeddings.fakes import SpectrumMatryoshka, write_corpus, write_tone
 @given(length=st.integers(1, 500), samples=st.integers(1, 100), num_crops=st.integers(1, 12))
 @settings(max_examples=60, deadline=None)
 def test_crops_are_evenly_spaced(length: int, samples: int, num_crops: int) -> None:
-    crops = cut_crops(np.arange(length, dtype=np.float32), num_crops, samples)
+    crops = Crops(num_crops, samples / SAMPLE_RATE).cut(np.arange(length, dtype=np.float32))
     if length <= samples:
         assert len(crops) == 1 and crops[0].tolist() == list(range(length))
         return
@@ -40,17 +39,18 @@ def test_crops_are_embedded_as_the_network_would_alone(tmp_path: Path) -> None:
     names = write_corpus(tmp_path, num_speakers=3, per_speaker=2)
     write_tone(tmp_path / "long.wav", hertz=500, seconds=0.9)
     files = [tmp_path / "long.wav", *(tmp_path / name for name in names)]
-    found = embed_crops(model, files, num_crops=3, crop_seconds=0.25, target_dim=8, batch_seconds=1.0)
-    assert found.paths == tuple(files) and found.array.shape == (7, 3, 8) and not found.failures
+    found = extract(as_embedder(model), files, Extraction(batch_seconds=1.0), crops=Crops(3, 0.25), dim=8)
+    array = found.matrices[0]
+    assert found.paths == tuple(files) and array.shape == (7, 3, 8) and not found.failures
     whole = embed_files(model, files, target_dim=8).matrix
     for row, file in enumerate(files):
         waveform = load_audio(file)
         if len(waveform) <= 4000:
-            np.testing.assert_allclose(found.array[row], np.repeat(whole[row : row + 1], 3, axis=0), atol=1e-6)
+            np.testing.assert_allclose(array[row], np.repeat(whole[row : row + 1], 3, axis=0), atol=1e-6)
             continue
-        for column, crop in enumerate(cut_crops(waveform, 3, 4000)):
+        for column, crop in enumerate(Crops(3, 0.25).cut(waveform)):
             raw = model.project(model.pooled_statistics([crop])).detach().numpy()[0, :8]
-            np.testing.assert_allclose(found.array[row, column], raw / np.linalg.norm(raw), atol=1e-5)
+            np.testing.assert_allclose(array[row, column], raw / np.linalg.norm(raw), atol=1e-5)
     lengths = {len(load_audio(file)) <= 4000 for file in files}
     assert lengths == {True, False}
 
@@ -59,13 +59,13 @@ def test_unusable_recordings_are_counted(tmp_path: Path) -> None:
     good = write_tone(tmp_path / "good.wav", hertz=500, seconds=0.5)
     short = write_tone(tmp_path / "short.wav", hertz=500, seconds=0.01)
     files = [short, good, tmp_path / "absent.wav"]
-    found = embed_crops(SpectrumMatryoshka(), files, num_crops=2, crop_seconds=0.2)
-    assert found.paths == (good,) and found.array.shape == (1, 2, 16)
+    embedder, crops = as_embedder(SpectrumMatryoshka()), Crops(2, 0.2)
+    found = extract(embedder, files, crops=crops)
+    assert found.paths == (good,) and found.matrices[0].shape == (1, 2, 16)
     assert [failure.path.name for failure in found.failures] == ["short.wav", "absent.wav"]
     with pytest.raises(DataError, match="of 3 recordings cannot be used"):
-        embed_crops(SpectrumMatryoshka(), files, num_crops=2, crop_seconds=0.2, on_error="raise")
-    nothing = embed_crops(SpectrumMatryoshka(), files[2:], num_crops=2, crop_seconds=0.2)
-    assert nothing.array.shape == (0, 2, 16)
+        extract(embedder, files, crops=crops, on_error="raise")
+    assert extract(embedder, files[2:], crops=crops).matrices[0].shape == (0, 2, 16)
 
 
 def test_mean_over_pairs_against_a_plain_loop() -> None:
@@ -95,6 +95,6 @@ def test_refusals() -> None:
         score_crops(np.ones((3, 4)), trials, [4])
     with pytest.raises(DataError, match="NaN"):
         score_crops(np.full((3, 2, 4), np.nan), trials, [4])
-    for settings_ in ({"num_crops": 0}, {"crop_seconds": 0.0}):
+    for count, seconds in ((0, 4.0), (10, 0.0)):
         with pytest.raises(InputError, match="num_crops"):
-            embed_crops(SpectrumMatryoshka(), [], **settings_)
+            Crops(count, seconds)

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
+from mrl.embeddings import EmbeddingCache, Extraction, as_embedder, extraction
+from mrl.embeddings.embedder import Output
 from mrl.errors import DataError
-from mrl.evaluation import embedding
-from mrl.evaluation.conditions import Condition, Cut
-from mrl.evaluation.embedding import EmbeddingCache, embed_recordings
+from mrl.evaluation.conditions import Condition, Shortened
+from mrl.evaluation.settings import EmbeddingSettings
 from tests.embeddings.fakes import SpectrumBackbone, SpectrumMatryoshka, write_corpus, write_tone
 
 
@@ -29,18 +30,9 @@ def _names(root: Path) -> list[str]:
 
 def _embed(model: Any, root: Path, cache: Path | None, *, own: bool = False, condition: Condition | None = None) -> Any:
     names = _names(root)
-    return embed_recordings(
-        model,
-        names,
-        [root / name for name in names],
-        own_backbone=own,
-        batch_seconds=2.0,
-        num_workers=0,
-        max_seconds=None,
-        show_progress=False,
-        condition=condition,
-        cache=None if cache is None else EmbeddingCache(cache),
-    )
+    how = EmbeddingSettings(Extraction(batch_seconds=2.0, num_workers=0, show_progress=False), cache)
+    outputs: tuple[Output, ...] = ("raw", "backbone") if own else ("embedding",)
+    return how.embed(as_embedder(model), names, [root / name for name in names], outputs=outputs, change=condition)
 
 
 def _computed(model: SpectrumBackbone) -> int:
@@ -72,14 +64,14 @@ def test_other_weights_conditions_and_outputs_are_not_mixed_up(root: Path, tmp_p
         other.mixture.weight.mul_(-2.0)
     whole = _embed(model, root, tmp_path / "cache")[0]
     np.testing.assert_allclose(_embed(other, root, tmp_path / "cache")[0], -2.0 * whole, rtol=1e-5)
-    cut = _embed(model, root, tmp_path / "cache", condition=Cut(0.1))[0]
+    cut = _embed(model, root, tmp_path / "cache", condition=Shortened(0.1))[0]
     assert not np.allclose(cut, whole, atol=1e-3)
-    np.testing.assert_allclose(cut, _embed(model, root, None, condition=Cut(0.1))[0], atol=1e-5)
+    np.testing.assert_allclose(cut, _embed(model, root, None, condition=Shortened(0.1))[0], atol=1e-5)
     assert len(list((tmp_path / "cache").iterdir())) == 3
 
 
 def test_killed_in_the_middle_it_goes_on(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedding, "_PART", 4)
+    monkeypatch.setattr(extraction, "_RECORDINGS_PER_PART", 4)
     model = SpectrumBackbone()
     pooled = model.pooled_statistics
 
@@ -120,7 +112,7 @@ def test_a_damaged_part_is_named_and_computed_again(root: Path, tmp_path: Path, 
 def test_unreadable_recordings_are_counted_and_the_others_kept(
     root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(embedding, "_PART", 5)
+    monkeypatch.setattr(extraction, "_RECORDINGS_PER_PART", 5)
     for name in ("speaker0/0.wav", "speaker3/2.wav"):
         (root / name).write_text("not audio")
     with pytest.raises(DataError, match=r"2 of 18 recordings cannot be used"):

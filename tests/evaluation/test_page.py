@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from mrl.evaluation import EvaluationResult, SystemEmbeddings, evaluate_systems, html_report, write_report
+from mrl.evaluation import EvaluationResult, SystemEmbeddings, evaluate_systems, html_report, markdown_report, write_report
 from mrl.evaluation.plots import det_figure, det_keys, eer_by_bytes_figure, eer_by_dim_figure, score_figure, strata_figure
 from mrl.evaluation.strata import figures_of_condition, figures_of_strata, strata_of_column
-from mrl.evaluation.tables import comparison_table, markdown_report, strata_tables
+from mrl.evaluation.tables import comparison_table, strata_groups, strata_summary
 from mrl.trials import TrialList
 from tests.embeddings.fakes import all_pairs
 
@@ -129,8 +129,9 @@ def test_the_page_is_written_beside_the_rest(result: EvaluationResult, tmp_path:
     assert len(lines) == 1 + len(result.strata) == 1 + 3 * 4 * 4
     report = markdown_report(result)
     assert "| gender | system |" in report and "against backbone, same dim" in report
-    assert comparison_table(result).row_count == 12  # type: ignore[union-attr]
-    assert [table.row_count for table in strata_tables(result)] == [6, 12]
+    compared = comparison_table(result)
+    assert compared is not None and len(compared.rows) == 12
+    assert [len(strata_summary(result, group).rows) for group in strata_groups(result)] == [6, 12]
 
 
 def _figures(result: EvaluationResult) -> list[Any]:

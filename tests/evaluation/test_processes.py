@@ -12,19 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from mrl.embeddings import open_model
-from mrl.evaluation.embedding import crops_of_recordings
+from mrl.embeddings import Crops, Extraction, extract, open_embedder
 from tests.embeddings.fakes import all_pairs
 from tests.embeddings.tiny import write_models, write_voices
 
 ROOT = Path(__file__).resolve().parents[2]
 CROPS: dict[str, Any] = {
-    "num_crops": 2,
-    "crop_seconds": 0.3,
-    "batch_seconds": 5.0,
-    "num_workers": 1,
-    "max_seconds": None,
-    "show_progress": False,
+    "how": Extraction(batch_seconds=5.0, num_workers=1, show_progress=False),
+    "crops": Crops(2, 0.3),
+    "on_error": "raise",
 }
 _TIME_ENOUGH = 200
 
@@ -109,15 +105,13 @@ def test_crops_are_shared_too(place: Path, tmp_path: Path) -> None:
 import sys
 from pathlib import Path
 import numpy as np
-from mrl.embeddings import Processes, open_model
-from mrl.evaluation.cached_crops import crops_of_recordings
-from mrl.evaluation.embedding_cache import EmbeddingCache
+from mrl.embeddings import EmbeddingCache, Processes, extract, open_embedder
 from tests.evaluation.test_processes import CROPS
 model, voices, folder = sys.argv[1:]
 paths = sorted(Path(voices).glob("*/*.flac"))
 with Processes.from_environment().together() as processes:
     cache = EmbeddingCache(Path(folder) / "cache")
-    crops = crops_of_recordings(open_model(model), paths, cache=cache, processes=processes, **CROPS)
+    crops = extract(open_embedder(model), paths, cache=cache, processes=processes, **CROPS).matrices[0]
 np.save(Path(folder) / f"{processes.rank}.npy", crops)
 """
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--no-python", sys.executable]
@@ -126,7 +120,7 @@ np.save(Path(folder) / f"{processes.rank}.npy", crops)
     run = subprocess.run([*command, *arguments], capture_output=True, text=True, timeout=_TIME_ENOUGH, env=settings)
     assert run.returncode == 0, run.stderr
     paths = sorted((place / "voices").glob("*/*.flac"))
-    expected = crops_of_recordings(open_model(place / "tiny-mrl"), paths, **CROPS)
+    expected = extract(open_embedder(place / "tiny-mrl"), paths, **CROPS).matrices[0]
     assert expected.shape == (18, 2, 256)
     for rank in range(2):
         found = np.load(tmp_path / f"{rank}.npy", allow_pickle=False)

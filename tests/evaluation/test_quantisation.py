@@ -19,8 +19,6 @@ from mrl.evaluation import (
     QuantisationResult,
     evaluate_embeddings,
     measure_formats,
-    quantisation_csv,
-    quantisation_markdown,
     quantisation_table,
     quantise_spec,
     write_quantisation_report,
@@ -122,13 +120,14 @@ def test_the_same_seed_gives_the_same_and_another_enrols_others() -> None:
     assert one.at("int8", 20).figures == other.at("int8", 20).figures
 
 
-def test_tables_say_the_same(result: QuantisationResult) -> None:
-    markdown = quantisation_markdown(result)
+def test_tables_say_the_same(result: QuantisationResult, tmp_path: Path) -> None:
+    write_quantisation_report(result, tmp_path, plots=False)
+    markdown = (tmp_path / "table.md").read_text()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in markdown.splitlines() if line.startswith("|")]
     assert len(rows) == 2 + 12 and {len(row) for row in rows} == {11}
-    csv_rows = list(csv.DictReader(io.StringIO(quantisation_csv(result))))
+    csv_rows = list(csv.DictReader(io.StringIO((tmp_path / "table.csv").read_text())))
     stream = io.StringIO()
-    Console(file=stream, width=220).print(quantisation_table(result))
+    Console(file=stream, width=220).print(quantisation_table(result).terminal())
     for cells, line, row in zip(rows[2:], csv_rows, result.rows, strict=True):
         figures = row.figures
         assert cells[:3] == [row.form, str(row.dim), f"{row.bytes_per_voice}{' *' if row.is_best_for_its_bytes else ''}"]
@@ -167,7 +166,7 @@ def test_unknown_speakers_leave_out_what_needs_them() -> None:
     found = measure_formats(matrix, flat, [64], bootstrap=100)
     assert found.closed_set is None and found.evaluation.resamples == 0 and found.at("int8", 64).recall == {}
     assert "No intervals and no identification: no speaker can be told" in found.notes[0]
-    table = quantisation_markdown(found)
+    table = quantisation_table(found).markdown()
     assert found.notes[0] in table and "recall@1" not in table
     known = dict(zip(flat.utterances, (name.split("/")[0] for name in trials.utterances), strict=True))
     assert measure_formats(matrix, flat, [64], bootstrap=0, speakers=known).closed_set is not None

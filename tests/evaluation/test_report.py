@@ -19,9 +19,8 @@ from mrl.evaluation import (
     SystemEmbeddings,
     csv_table,
     evaluate_systems,
-    markdown_table,
+    figures_table,
     plot_eer_by_dim,
-    rich_table,
     summary_table,
     write_report,
 )
@@ -48,7 +47,7 @@ def result() -> EvaluationResult:
 
 
 def test_markdown_holds_every_row_and_says_what_the_figures_are(result: EvaluationResult) -> None:
-    lines = markdown_table(result).splitlines()
+    lines = figures_table(result).markdown().splitlines()
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|")]
     assert {len(row) for row in rows} == {9}
     assert [row[:3] for row in rows[2:4]] == [["matryoshka", "16", "64"], ["matryoshka", "32", "128"]]
@@ -64,13 +63,13 @@ def test_markdown_holds_every_row_and_says_what_the_figures_are(result: Evaluati
 
 
 def test_without_intervals_no_column_is_left_empty() -> None:
-    table = markdown_table(make_result(bootstrap=0))
+    table = figures_table(make_result(bootstrap=0)).markdown()
     assert " [" not in table.replace("in [-1, 1]", "") and "bootstrap" not in table and "minus reference" not in table
 
 
 def test_terminal_table_shows_the_same_figures(result: EvaluationResult) -> None:
     stream = io.StringIO()
-    Console(file=stream, width=170).print(rich_table(result))
+    Console(file=stream, width=170).print(figures_table(result).terminal())
     text = stream.getvalue()
     for figures in result.system().figures:
         assert f"{100 * figures.equal_error_rate:.2f} [" in text
@@ -87,6 +86,30 @@ def test_csv_is_exact(result: EvaluationResult) -> None:
         assert float(row["min_dcf_0.05"]) == figures.minimum_dcf[0.05]
         assert float(row["threshold_at_eer"]) == figures.threshold
     assert rows[-1]["eer_minus_reference"] == "" and rows[0]["eer_minus_reference"] != ""
+
+
+def test_columns_of_the_files_that_other_programs_read(result: EvaluationResult, tmp_path: Path) -> None:
+    """Columns may be added at the end; those that are there stay, in this order."""
+    write_report(result, tmp_path, plots=False)
+    columns = (
+        "system,dim,bytes_float32,eer,eer_low,eer_high,eer_convex_hull,threshold_at_eer,min_cllr_bits,"
+        "min_dcf_0.01,min_dcf_0.01_low,min_dcf_0.01_high,min_dcf_0.05,min_dcf_0.05_low,min_dcf_0.05_high,"
+        "true_accept_rate_at_far_0.01,true_accept_rate_at_far_0.001,act_dcf_0.01,act_dcf_0.05,"
+        "calibrated_cllr_bits,calibrated_min_cllr_bits,calibration,"
+        "eer_minus_reference,eer_minus_reference_low,eer_minus_reference_high,eer_minus_reference_p,"
+        "eer_minus_reference_at_same_dim,eer_minus_reference_at_same_dim_low,eer_minus_reference_at_same_dim_high,"
+        "eer_minus_reference_at_same_dim_p"
+    )
+    assert (tmp_path / "table.csv").read_text().splitlines()[0].startswith(columns)
+    headings = "| system | dim | bytes | EER % | minDCF 0.01 | minDCF 0.05 | cosine at EER | EER minus reference | p |"
+    assert (tmp_path / "table.md").read_text().splitlines()[:2] == [headings, "|---|---:|---:|---:|---:|---:|---:|---:|---:|"]
+    report = json.loads((tmp_path / "report.json").read_text())
+    assert list(report) == ["provenance", "trial_list", "protocol", "intervals", "reference", "systems", "strata"]
+    keys = (
+        "dim bytes_float32 eer eer_interval eer_convex_hull threshold_at_eer min_dcf min_cllr_bits "
+        "true_accept_rate_at_false_accept_rate calibrated eer_minus_reference eer_minus_reference_at_same_dim"
+    )
+    assert set(keys.split()) <= set(report["systems"][0]["dims"][0])
 
 
 def test_report_folder(result: EvaluationResult, tmp_path: Path) -> None:
@@ -156,8 +179,8 @@ def test_unknown_suffix_and_no_matplotlib(result: EvaluationResult, tmp_path: Pa
 def test_summary_has_a_row_per_system_and_a_column_per_dim(result: EvaluationResult) -> None:
     table = summary_table(result)
     dims = sorted({dim for system in result.systems for dim in system.dims})
-    assert [column.header for column in table.columns] == ["EER %", *map(str, dims)]
-    first = result.systems[0]
-    cells = [next(iter(column.cells)) for column in table.columns[1:]]
-    rates = {figures.dim: f"{100 * figures.equal_error_rate:.2f}" for figures in first.figures}
-    assert cells == [rates.get(dim, "–") for dim in dims]
+    assert table.headings == ("EER %", *map(str, dims))
+    assert [row[0] for row in table.rows] == [system.name for system in result.systems]
+    for system, row in zip(result.systems, table.rows, strict=True):
+        rates = {figures.dim: f"{100 * figures.equal_error_rate:.2f}" for figures in system.figures}
+        assert row[1:] == tuple(rates.get(dim, "–") for dim in dims)

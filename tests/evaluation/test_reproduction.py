@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from mrl.audio import write_synthetic_corpus
-from mrl.embeddings import embed_files, open_model
+from mrl.embeddings import Extraction, embed_files, open_model
 from mrl.errors import DataError, InputError
-from mrl.evaluation import Extraction, evaluate_embeddings, reproduce_voxceleb
+from mrl.evaluation import evaluate_embeddings, reproduce_voxceleb
 from mrl.pretrained import find_checkpoint
 from mrl.scoring import adaptive_symmetric_norm, equal_error_rate, score_prefixes, speaker_means
 from mrl.trials import TrialList, read_trials
@@ -178,8 +178,8 @@ def test_on_real_speech_in_voxceleb_shape(shared: Path, tmp_path: Path) -> None:
     weights = tmp_path / "weights"
     weights.mkdir()
     (weights / "b0-vox2-ft_lm.pt").symlink_to(shared / "corpora" / "checkpoints" / "b0-standin.pt")
-    how = Extraction(num_workers=0, show_progress=False, cache=tmp_path / "cache")
-    arguments = {"models": B0, "weights": str(weights), "lists": ["E"], "any_list": True, "bootstrap": 100, "extraction": how}
+    arguments: dict[str, object] = {"models": B0, "weights": str(weights), "lists": ["E"], "any_list": True, "bootstrap": 100}
+    arguments |= {"extraction": QUIET, "cache": tmp_path / "cache"}
     row = reproduce_voxceleb(tmp_path, **arguments)[0]  # type: ignore[arg-type]
     assert 2.0 < row.measured < 20.0 and not row.within_tolerance
     assert row.interval is not None and row.interval.low < row.measured < row.interval.high

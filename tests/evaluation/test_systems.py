@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from mrl.embeddings import save_embeddings
 from mrl.errors import InputError
+from mrl.evaluation.settings import SystemSettings
 from mrl.evaluation.systems import Lineup, NetworkSystem, open_lineup, short_names
 from mrl.matryoshka import ReDimNetMRL
 from tests.embeddings.tiny import write_models
@@ -35,7 +36,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _open(place: Path, *names: str, **settings: object) -> Lineup:
-    return open_lineup([str(place / name) for name in names], **settings)  # type: ignore[arg-type]
+    return open_lineup([str(place / name) for name in names], SystemSettings(**settings))  # type: ignore[arg-type]
 
 
 def test_names_are_short_and_distinct() -> None:

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mrl.embeddings import embed_files, open_model, save_embeddings
+from mrl.embeddings import Extraction, embed_files, open_model, save_embeddings
 from mrl.errors import DataError, InputError
-from mrl.evaluation import Extraction, evaluate_spec, evaluate_specs, make_conditions, report_folders
-from mrl.evaluation.conditions import Cut
+from mrl.evaluation import evaluate_specs, make_conditions, report_folders
+from mrl.evaluation.conditions import Shortened
 from mrl.scoring import equal_error_rate, score_prefixes
 from mrl.scoring.cosine import with_changed_test_side
 from mrl.trials import TrialList
@@ -55,7 +55,7 @@ def test_a_model_its_backbone_and_a_file_side_by_side_on_two_lists(place: Path, 
             ours, theirs = result.system("foreign").at(dim), result.system("unmodified backbone").at(dim)
             assert ours.equal_error_rate == pytest.approx(theirs.equal_error_rate, abs=1e-9)
             assert ours.versus_same_dim is not None and ours.versus_same_dim.p_value == 1.0
-        single = evaluate_spec(str(place / "foreign.npz"), trials, None, dims=(16,), bootstrap=0)
+        single = evaluate_specs([str(place / "foreign.npz")], [trials], None, dims=(16,), bootstrap=0)[0]
         assert result.system("foreign").at(16).equal_error_rate == single.system().at(16).equal_error_rate
     systems = results[0].provenance["systems"]
     assert [system["name"] for system in systems] == ["tiny-mrl", "foreign"] and all(len(one["sha256"]) == 64 for one in systems)
@@ -97,7 +97,7 @@ def test_conditions_and_strata_of_one_model(place: Path, lists: list[TrialList])
 
     trials, model = lists[0], open_model(place / "tiny.pt")
     waveforms = [load_audio(path) for path in trials.paths(place / "voices")]
-    clean, cut = (model(audio).detach().numpy() for audio in (waveforms, [Cut(0.4).apply("", one) for one in waveforms]))
+    clean, cut = (model(audio).detach().numpy() for audio in (waveforms, [Shortened(0.4).apply("", one) for one in waveforms]))
     scores = score_prefixes(np.concatenate([clean, cut]), with_changed_test_side(trials), (16, 192))
     for dim in (16, 192):
         assert by_name["0.4 s", dim].equal_error_rate == pytest.approx(equal_error_rate(scores[dim], trials.labels), abs=0.02)
@@ -106,16 +106,16 @@ def test_conditions_and_strata_of_one_model(place: Path, lists: list[TrialList])
 def test_the_cache_serves_the_next_evaluation(
     place: Path, lists: list[TrialList], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    how = Extraction(num_workers=0, show_progress=False, cache=tmp_path / "cache")
+    how = {"extraction": QUIET, "cache": tmp_path / "cache"}
     conditions = make_conditions(channels=("mulaw",))
     arguments = ([str(place / "tiny-mrl")], lists, place / "voices")
-    first = evaluate_specs(*arguments, bootstrap=0, conditions=conditions, extraction=how)
+    first = evaluate_specs(*arguments, bootstrap=0, conditions=conditions, **how)
 
     def refuse(*_: object, **__: object) -> None:
         raise AssertionError("audio was decoded again")
 
     monkeypatch.setattr("mrl.embeddings.mapping.load_audio", refuse)
-    second = evaluate_specs(*arguments, bootstrap=0, conditions=conditions, extraction=how)
+    second = evaluate_specs(*arguments, bootstrap=0, conditions=conditions, **how)
     for one, other in zip(first, second, strict=True):
         assert one.systems == other.systems and one.strata == other.strata
 
@@ -124,9 +124,13 @@ def test_what_does_not_go_together(place: Path, lists: list[TrialList]) -> None:
     table, model = str(place / "foreign.npz"), str(place / "tiny.pt")
     root = place / "voices"
     with pytest.raises(InputError, match="conditions on the test side need recordings"):
-        evaluate_specs([model, table], lists, root, conditions=[Cut(1.0)])
+        evaluate_specs([model, table], lists, root, conditions=[Shortened(1.0)])
     with pytest.raises(InputError, match="cache does not go with"):
-        evaluate_specs([table], lists, None, extraction=Extraction(cache="x"))
+        evaluate_specs([table], lists, None, cache="x")
+    with pytest.raises(InputError, match="max_seconds does not go with"):
+        evaluate_specs([table], lists, None, extraction=Extraction(max_seconds=1.0))
+    with pytest.raises(InputError, match="no setting dim; expected .*dims"):
+        evaluate_specs([table], lists, None, dim=3)
     with pytest.raises(InputError, match="found only one"):
         evaluate_specs([model], lists, root, strata=["room"])
     with pytest.raises(InputError, match="no trial list"):

@@ -9,15 +9,13 @@ import numpy as np
 import pytest
 
 from mrl.audio import write_synthetic_corpus
-from mrl.embeddings import embed_files, open_model, save_embeddings
+from mrl.embeddings import Crops, Extraction, as_embedder, embed_files, extract, open_model, save_embeddings
 from mrl.errors import DataError, InputError
 from mrl.evaluation import (
     EvaluationResult,
-    Extraction,
     Protocol,
     SystemScores,
     calibrate_model,
-    embed_crops,
     evaluate_specs,
     evaluate_systems,
     make_conditions,
@@ -62,10 +60,10 @@ def _rates(result: EvaluationResult, name: str) -> dict[int, float]:
 
 
 def test_as_norm_of_a_model_and_the_backbone_inside_it(place: Path, trials: TrialList, tmp_path: Path) -> None:
-    how = Extraction(num_workers=0, show_progress=False, cache=tmp_path / "cache")
+    how = {"extraction": QUIET, "cache": tmp_path / "cache"}
     protocol = Protocol(centre=True, as_norm_top=3, cohort=place / "cohort")
     arguments = ([str(place / "tiny-mrl")], [trials], place / "voices")
-    result = evaluate_specs(*arguments, dims=DIMS, bootstrap=0, protocol=protocol, extraction=how)[0]
+    result = evaluate_specs(*arguments, dims=DIMS, bootstrap=0, protocol=protocol, **how)[0]
     model = open_model(place / "tiny-mrl")
     others = sorted((place / "cohort").rglob("*.flac"))
     for name, network in (("matryoshka", model), ("unmodified backbone", model.backbone)):  # type: ignore[union-attr]
@@ -81,17 +79,17 @@ def test_as_norm_of_a_model_and_the_backbone_inside_it(place: Path, trials: Tria
 
 
 def test_the_cohort_is_embedded_once(place: Path, trials: TrialList, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    how = Extraction(num_workers=0, show_progress=False, cache=tmp_path / "cache")
+    how = {"extraction": QUIET, "cache": tmp_path / "cache"}
     for protocol in (Protocol(centre=True, as_norm_top=4, cohort=place / "cohort"), Protocol(num_crops=2, crop_seconds=0.3)):
         arguments = ([str(place / "tiny-mrl")], [trials], place / "voices")
-        first = evaluate_specs(*arguments, dims=DIMS, bootstrap=0, protocol=protocol, extraction=how)[0]
+        first = evaluate_specs(*arguments, dims=DIMS, bootstrap=0, protocol=protocol, **how)[0]
 
         def refuse(*_: object, **__: object) -> None:
             raise AssertionError("audio was decoded again")
 
         with monkeypatch.context() as patch:
             patch.setattr("mrl.embeddings.mapping.load_audio", refuse)
-            second = evaluate_specs(*arguments, dims=DIMS, bootstrap=0, protocol=protocol, extraction=how)[0]
+            second = evaluate_specs(*arguments, dims=DIMS, bootstrap=0, protocol=protocol, **how)[0]
         assert first.systems == second.systems
 
 
@@ -139,8 +137,8 @@ def test_crops_and_enrolment_models(place: Path, trials: TrialList) -> None:
         spec, [trials], root, dims=DIMS, bootstrap=0, protocol=Protocol(num_crops=3, crop_seconds=0.3), extraction=QUIET
     )[0]
     model = open_model(place / "tiny.pt")
-    crops = embed_crops(model, trials.paths(root), num_crops=3, crop_seconds=0.3, num_workers=0)
-    expected = score_crops(crops.array, trials, DIMS)
+    crops = extract(as_embedder(model), trials.paths(root), QUIET, crops=Crops(3, 0.3)).matrices[0]
+    expected = score_crops(crops, trials, DIMS)
     assert result.scores["backbone", 16] == pytest.approx(expected[16], abs=1e-4)
 
     names = trials.utterances

@@ -12,10 +12,11 @@ import pytest
 import soundfile
 
 from mrl.audio import load_audio
-from mrl.embeddings import embed_files, open_model, weights_sha256
+from mrl.embeddings import embed_files, open_embedder, open_model, weights_sha256
+from mrl.embeddings.embedder import speech_seconds
 from mrl.errors import AudioLoadingError, CheckpointError, DataError, InputError
-from mrl.identification import VoiceEmbedder, VoiceStore, enrol, identify, open_embedder, verify_voice, voice_score
-from mrl.identification.embedder import speech_seconds
+from mrl.identification import VoiceStore, enrol, identify, verify_voice, voice_score
+from tests.embeddings.fakes import FunctionEmbedder
 from tests.embeddings.tiny import write_models, write_voices
 from tests.runtime.golden.record import EXPORTED, golden_model
 
@@ -64,7 +65,7 @@ def test_silence_and_nan_are_refused(place: Path, tmp_path: Path) -> None:
     with pytest.raises(AudioLoadingError, match="digital silence"):
         enrol(embedder, "x", [_file(place), tmp_path / "silent.wav"], store)
     for value in (np.nan, 0.0):
-        broken = VoiceEmbedder("broken", 256, "a" * 64, None, lambda waveform, value=value: np.full(256, value, dtype=np.float32))
+        broken = FunctionEmbedder("broken", 256, lambda waveform, value=value: np.full(256, value, dtype=np.float32))
         with pytest.raises(CheckpointError, match="broken gave NaN, infinity or only zeros"):
             enrol(broken, "x", [_file(place)], store)
     assert not store.exists()
@@ -89,7 +90,8 @@ def test_an_exported_model_is_the_same_model(place: Path, tmp_path: Path) -> Non
         enrol(open_embedder(tmp_path / "model"), f"v{number}", [file], store)
     code = (
         "import sys; sys.modules['torch'] = None\n"
-        "from mrl.identification import VoiceStore, identify, open_embedder\n"
+        "from mrl.embeddings import open_embedder\n"
+        "from mrl.identification import VoiceStore, identify\n"
         "found = identify(open_embedder(sys.argv[1]), sys.argv[2], VoiceStore(sys.argv[3]))\n"
         "print(found.candidates[0].name, found.candidates[0].score)"
     )
@@ -112,4 +114,4 @@ def test_embedded_already(place: Path, tmp_path: Path) -> None:
     assert identify(embedder, heard, store) == identify(embedder, file, store)
     for dim in (8, 24):
         score = voice_score(store, "x", heard, dim)
-        assert score == verify_voice(embedder, "x", file, store, dim=dim)[0].score == pytest.approx(1.0, abs=1e-6)
+        assert score == verify_voice(embedder, "x", file, store, dim=dim).score == pytest.approx(1.0, abs=1e-6)

@@ -146,6 +146,6 @@ def test_unusable_queries(search: type) -> None:
 def test_torch_is_not_needed() -> None:
     code = (
         "import sys; sys.modules['torch'] = None\n"
-        "import mrl.identification.tasks, mrl.identification.funnel, mrl.identification.exchange"
+        "import mrl.identification.recognise, mrl.identification.search, mrl.identification.exchange"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

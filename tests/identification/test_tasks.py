@@ -8,20 +8,23 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from mrl.embeddings import EmbeddedRecording, Embedder
 from mrl.errors import DataError, InputError
-from mrl.identification import EmbeddedRecording, VoiceEmbedder, VoiceStore, enrol, identify
+from mrl.identification import VoiceStore, enrol, identify
 from mrl.identification.database import StoredRecording, StoredVoice
 from mrl.scoring.calibration import Calibration, DimCalibration
+from tests.embeddings.fakes import FunctionEmbedder
 from tests.identification.makers import MODEL, speakers, unit
 
 _DIM = 8
 
 
-def _embedder(calibration: Calibration | None = None) -> VoiceEmbedder:
+def _embedder(calibration: Calibration | None = None) -> Embedder:
     def never(waveform: np.ndarray) -> np.ndarray:
         raise AssertionError("a recording was embedded")
 
-    return VoiceEmbedder("fake", _DIM, MODEL, calibration, never)
+    made = FunctionEmbedder("fake", _DIM, never, model_hash=MODEL)
+    return made if calibration is None else made.with_calibration(calibration)
 
 
 def _calibration(score: float, shorter: float, difference: float) -> Calibration:
@@ -67,6 +70,6 @@ def test_what_cannot_be_enrolled_is_refused_before_recordings_are_opened(tmp_pat
         enrol(embedder, "bert", missing, store, extend=True)
     with pytest.raises(DataError, match="keeps embeddings as float32, not int8"):
         enrol(embedder, "bert", missing, store, form="int8")
-    other = VoiceEmbedder("other", _DIM, "b" * 64, None, embedder.embed)
+    other = FunctionEmbedder("other", _DIM, lambda waveform: waveform, model_hash="b" * 64)
     with pytest.raises(DataError, match="enrolled with another model"):
         enrol(other, "bert", missing, store)

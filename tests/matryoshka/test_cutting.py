@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from mrl.embeddings.models import weights_sha256
+from mrl.embeddings import weights_sha256
 from mrl.errors import CheckpointError, InputError, TrainingError
 from mrl.matryoshka import ReDimNetMRL
 from tests.matryoshka.test_exits import with_exits

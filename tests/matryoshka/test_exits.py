@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from torch.nn import functional
 
 from mrl.backbone import ReDimNet
-from mrl.backbone.convolution import can_pack
-from mrl.embeddings.models import weights_sha256
+from mrl.backbone.folding import can_pack
+from mrl.embeddings import weights_sha256
 from mrl.errors import CheckpointError, InputError, TrainingError
 from mrl.matryoshka import ReDimNetMRL, create_mrl, get_model_info
 from mrl.matryoshka.exits import EarlyExit

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from mrl.backbone import ReDimNet2, scratch_backbone
 from mrl.errors import CheckpointError, ConfigError, DownloadError, InputError
 from mrl.files import sha256_of
 from mrl.pretrained import (
@@ -66,6 +67,37 @@ def test_source_of_an_own_file(file: Path) -> None:
         "licence": None,
     }
     assert copy.deepcopy(load_pretrained_redimnet(weights=file)).pretrained_source == source
+
+
+def test_a_name_that_the_file_is_not(tmp_path: Path, cache: Path) -> None:
+    path = tmp_path / "mine.pt"
+    write_official_checkpoint(path, *scratch_backbone("tiny").to_official())
+    with pytest.raises(InputError, match=r"mine\.pt holds tiny, but model_name='b6' was asked for; leave the name out"):
+        load_pretrained_redimnet("b6", weights=path)
+    with pytest.raises(InputError, match=r"mine\.pt holds tiny, but model_name='redimnet2-b6' was asked for"):
+        load_pretrained_redimnet("redimnet2-b6", weights=path)
+    named = path.rename(tmp_path / "b0-vox2-ptn.pt")
+    with pytest.raises(InputError, match=r"b0-vox2-ptn\.pt holds b0, but model_name='b6' was asked for"):
+        load_pretrained_redimnet("b6", weights=named)
+    unnamed = load_pretrained_redimnet(weights=named)
+    assert load_pretrained_redimnet("b0", weights=named).pretrained_source == unnamed.pretrained_source
+
+
+def test_second_generation_by_name(tmp_path: Path, cache: Path) -> None:
+    network = scratch_backbone("redimnet2-tiny").eval()
+    (tmp_path / "mirror").mkdir()
+    write_official_checkpoint(tmp_path / "mirror" / "b6-vox2-ptn.pt", *network.to_official())
+    model = load_pretrained_redimnet("redimnet2-b6", "ptn", weights=tmp_path / "mirror")
+    assert isinstance(model, ReDimNet2) and model.pretrained_source is not None
+    assert (model.pretrained_source["model_name"], model.pretrained_source["dataset"]) == ("redimnet2-b6", "vox2")
+    audio = torch.randn(2, 8000, generator=torch.Generator().manual_seed(1))
+    with torch.inference_mode():
+        assert torch.equal(model(audio), network(audio))
+    # The same file by itself: what is in it decides between two released files of one name.
+    source = load_pretrained_redimnet(weights=tmp_path / "mirror" / "b6-vox2-ptn.pt").pretrained_source
+    assert source is not None and source["model_name"] == "redimnet2-b6"
+    with pytest.raises(InputError, match="holds redimnet2-b6, but model_name='b6' was asked for"):
+        load_pretrained_redimnet("b6", weights=tmp_path / "mirror" / "b6-vox2-ptn.pt")
 
 
 def test_by_name_through_a_mirror(

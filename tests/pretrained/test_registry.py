@@ -8,13 +8,17 @@ import pytest
 
 from mrl.errors import InputError
 from mrl.pretrained import VoxCeleb1EER, find_by_name, find_checkpoint, list_pretrained
+from mrl.pretrained.registry import find_by_address, find_by_file_name
 
 
 def test_every_released_file_has_one_entry() -> None:
     names = [checkpoint.name for checkpoint in list_pretrained()]
     expected = {f"b{size}-vox2-{train_type}" for size in range(7) for train_type in ("ptn", "ft_lm")}
     expected |= {f"{size}-{rest}" for size in "SM" for rest in ("vb2-ptn", "vb2+vox2+cnc-ft_mix")}
-    assert len(names) == 18
+    expected |= {f"redimnet2-b{size}-vox2-{train_type}" for size in range(7) for train_type in ("ptn", "lm")}
+    expected |= {f"redimnet2-{size}-vb2+vox2+cnc2_v0-{train_type}" for size in ("b3", "b6") for train_type in ("ptn", "lm")}
+    expected |= {f"redimnet2-b6-vb2+vox2_v0-{train_type}" for train_type in ("ptn", "lm", "dis")}
+    assert len(names) == 18 + 21
     assert set(names) == expected
 
 
@@ -22,6 +26,30 @@ def test_addresses_are_the_official_ones() -> None:
     release = "https://github.com/IDRnD/ReDimNet/releases/download/latest/"
     assert find_checkpoint("b2", "ft_lm", "vox2").url == release + "b2-vox2-ft_lm.pt"
     assert find_checkpoint("M", "ft_mix", "vb2+vox2+cnc").url == release + "M-vb2+vox2+cnc-ft_mix.pt"
+    second = "https://github.com/PalabraAI/redimnet2/releases/download/v1.0.0/"
+    assert find_checkpoint("redimnet2-b0", "ptn", "vox2").url == second + "b0-vox2-ptn.pt"
+    assert find_checkpoint("redimnet2-b6", "dis").url == second + "b6-vb2%2Bvox2_v0-dis.pt"
+
+
+def test_files_of_two_families_with_one_name_are_kept_apart() -> None:
+    first, second = find_checkpoint("b6", "ptn"), find_checkpoint("redimnet2-b6", "ptn", "vox2")
+    assert first.released_name == second.released_name == "b6-vox2-ptn.pt"
+    assert (first.file_name, second.file_name) == ("b6-vox2-ptn.pt", "redimnet2-b6-vox2-ptn.pt")
+    assert find_by_file_name("b6-vox2-ptn.pt") == first
+    assert find_by_file_name("b6-vox2-ptn.pt", "redimnet2") == find_by_address(second.url) == second
+    assert find_by_file_name("b6-vox2-lm.pt") == find_checkpoint("redimnet2-b6")
+    assert find_by_address("https://mirror.example/b6-vb2%2Bvox2_v0-lm.pt") == find_checkpoint(
+        "redimnet2-b6", "lm", "vb2+vox2_v0"
+    )
+
+
+def test_figures_of_the_second_generation() -> None:
+    best = find_checkpoint("redimnet2-b6", "lm", "vb2+vox2_v0")
+    assert best.eer == VoxCeleb1EER(0.23, 0.35, 0.67)
+    assert dict(best.other_eers) == {"Vox1-B": 0.89, "SITW": 0.74, "VOiCES": 2.55, "CN-Celeb": 7.49}
+    assert best.sha256 == "e0a7d340a92f798720d1208949aa6a6bd0cddcb0ba7d4cec33596a17a484e6a2"
+    assert find_checkpoint("redimnet2-b3").eer == VoxCeleb1EER(0.42, 0.66, 1.22)
+    assert {checkpoint.family for checkpoint in list_pretrained()} == {"redimnet", "redimnet2"}
 
 
 def test_figures() -> None:
@@ -67,15 +95,25 @@ def test_missing_combination_lists_what_exists_nearest_first() -> None:
     assert set(listed) == {checkpoint.name for checkpoint in list_pretrained()}
 
 
+def test_names_left_out_mean_the_fine_tuned_one() -> None:
+    for model_name, name in (("b2", "b2-vox2-ft_lm"), ("S", "S-vb2+vox2+cnc-ft_mix"), ("redimnet2-b3", "redimnet2-b3-vox2-lm")):
+        assert find_checkpoint(model_name).name == name
+    assert find_checkpoint("redimnet2-b3", "ptn", "vb2+vox2+cnc2_v0").train_type == "ptn"
+    listed = r"model_name='redimnet2-b0', dataset='vb2\+vox2_v0'; released .*: redimnet2-b6-vb2\+vox2_v0-"
+    with pytest.raises(InputError, match=listed):
+        find_checkpoint("redimnet2-b0", dataset="vb2+vox2_v0")
+
+
 @pytest.mark.parametrize(
-    ("wrong", "nearest"), [("B2", "b2-vox2-ft_lm"), ("b2-vox2-ftlm", "b2-vox2-ft_lm"), ("m-vb2-ptn", "M-vb2-ptn")]
+    ("wrong", "nearest"),
+    [("B2", "b2-vox2-ft_lm"), ("b2-vox2-ftlm", "b2-vox2-ft_lm"), ("m-vb2-ptn", "M-vb2-ptn"), ("redimnet2-b7", "redimnet2-b")],
 )
 def test_misspelt_name_has_its_neighbour_first(wrong: str, nearest: str) -> None:
     with pytest.raises(InputError) as caught:
         find_by_name(wrong)
     first = str(caught.value).partition("nearest first: ")[2].split(", ")[0]
-    assert first.split("-")[0] == nearest.split("-")[0]
-    if "-" in wrong:
+    assert first.startswith(nearest.split("-")[0])
+    if "-vox2" in wrong or "-vb2" in wrong:
         assert first == nearest
 
 
@@ -87,6 +125,8 @@ def test_misspelt_name_has_its_neighbour_first(wrong: str, nearest: str) -> None
         ("S", "S-vb2+vox2+cnc-ft_mix"),
         ("b0-vox2-ptn", "b0-vox2-ptn"),
         ("b0-vox2-ptn.pt", "b0-vox2-ptn"),
+        ("redimnet2-b6", "redimnet2-b6-vox2-lm"),
+        ("redimnet2-b6-vb2+vox2_v0-dis", "redimnet2-b6-vb2+vox2_v0-dis"),
     ],
 )
 def test_short_names(name: str, full: str) -> None:

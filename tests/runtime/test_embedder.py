@@ -17,7 +17,6 @@ from mrl.deployment.onnx_graph import describe_in
 from mrl.errors import AudioLoadingError, CheckpointError, InputError
 from mrl.matryoshka import ReDimNetMRL
 from mrl.runtime import Description, OnnxEmbedder
-from mrl.runtime.embedder import _equal_lengths
 from tests.backbone.networks import noise
 from tests.runtime.golden.record import EXPORTED, golden_model
 
@@ -105,11 +104,6 @@ def test_the_same_words_as_the_network(model: ReDimNetMRL, embedder: OnnxEmbedde
         assert str(by_file.value) == str(by_network.value)
     with pytest.raises(InputError, match="array of complex64"):
         embedder(np.zeros(4000, np.complex64))
-
-
-def test_groups_of_one_length_and_bounded_size() -> None:
-    assert _equal_lengths([5, 3, 5, 5, 3], 10) == [[0, 2], [3], [1, 4]]
-    assert _equal_lengths([50, 50], 10) == [[0], [1]]
 
 
 def test_several_threads_at_once(embedder: OnnxEmbedder) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import io
 import socket
 import threading
@@ -15,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from mrl.identification import VoiceEmbedder, open_embedder
+from mrl.embeddings import Embedder, open_embedder
 from mrl.scoring.calibration import Calibration, DimCalibration
 from mrl.serving import Limits, VoiceService, create_app
 from mrl.serving.running import make_server
@@ -26,14 +25,14 @@ AUTHORISED = {"Authorization": f"Bearer {TOKEN}"}
 LOOPBACK = frozenset({"127.0.0.1", "localhost", "::1"})
 
 
-def embedder(*, calibrated: bool = False) -> VoiceEmbedder:
+def embedder(*, calibrated: bool = False) -> Embedder:
     """24 numbers out, prefixes of 8 and 16; the calibration covers 8 and 24."""
     opened = open_embedder(EXPORTED, threads=1)
     if not calibrated:
         return opened
     one = DimCalibration(8, 12.0, -5.0, 0.0, 0.0, 1.0, 0.2, None, 0.1, 0.2, 0.1, ())
     dims = {8: one, 24: DimCalibration(24, 20.0, -15.0, 0.0, 0.0, 1.0, 0.2, None, 0.1, 0.2, 0.1, ())}
-    return dataclasses.replace(opened, calibration=Calibration(dims, "none", 0.05, None, {"source": "x"}, ""))
+    return opened.with_calibration(Calibration(dims, "none", 0.05, None, {"source": "x"}, ""))
 
 
 def recording(seed: int = 0, *, seconds: float = 1.5, rate: int = 16_000, form: str = "WAV") -> bytes:
@@ -54,7 +53,7 @@ def application(
     store: Path,
     *,
     limits: Limits | None = None,
-    model: VoiceEmbedder | None = None,
+    model: Embedder | None = None,
     hosts: frozenset[str] | None = LOOPBACK,
     threads: int = 2,
 ) -> Iterator[object]:

@@ -47,7 +47,7 @@ def test_a_full_disk_keeps_the_old_one(tmp_path: Path, monkeypatch: pytest.Monke
     def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    target = {"tensors": (checkpoints, "save_file"), "values": (Path, "write_text"), "rename": (Path, "rename")}[where]
+    target = {"tensors": (checkpoints, "write_safetensors"), "values": (Path, "write_text"), "rename": (Path, "rename")}[where]
     monkeypatch.setattr(*target, full)
     with pytest.raises(TrainingError, match=r"cannot be written .*No space left.*step-00000001 is intact.*--resume auto"):
         folder.save(2, _state(2))

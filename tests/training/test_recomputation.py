@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mrl.backbone import ReDimNet, scratch_config
+from mrl.backbone import scratch_backbone
 from mrl.errors import ConfigError
 from mrl.matryoshka import ReDimNetMRL
 from mrl.training import feeds as compilation
@@ -61,7 +61,7 @@ def test_recomputed_stages_give_the_same_loss_gradients_and_statistics(tiny_mode
 
 def test_recomputed_stages_keep_less_and_leave_no_trace() -> None:
     # of the tiny network most is the front end, which keeps nothing anyway
-    network = ReDimNetMRL(ReDimNet(scratch_config("b0")))
+    network = ReDimNetMRL(scratch_backbone("b0"))
     network.train()
     names = list(network.state_dict())
     peaks = []

@@ -203,16 +203,16 @@ def test_resume_notices_changed_data(make_config: ConfigFactory, voices: Path, t
 
 
 def test_from_scratch_gives_an_official_checkpoint(make_config: ConfigFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    from mrl.backbone import ReDimNetConfig
+    from mrl.backbone import Backbone, ReDimNet
     from tests.training.conftest import TINY_NETWORK
 
     asked = []
 
-    def tiny(name: str) -> ReDimNetConfig:
+    def tiny(name: str) -> Backbone:
         asked.append(name)
-        return ReDimNetConfig.from_model_config(TINY_NETWORK)
+        return ReDimNet.from_model_config(TINY_NETWORK)
 
-    monkeypatch.setattr(building, "scratch_config", tiny)
+    monkeypatch.setattr(building, "scratch_backbone", tiny)
     config = make_config(
         **{
             "advanced.use_pretrained": False,

@@ -9,13 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from mrl.backbone.state_hash import state_sha256
 from mrl.data import CropDataset, PooledCache
 from mrl.errors import TrainingError
+from mrl.pretrained import load_pretrained_redimnet, write_official_checkpoint
 from mrl.training import TrainConfig, building, load_config, plan_run, run_training
 from mrl.training.building import build_encoder
 from mrl.training.config import TrainDataConfig
 from mrl.training.data import read_corpus
 from mrl.training.logs import MetricsFile
+from tests.backbone.networks import filled_network2, small_model_config2
 from tests.training.conftest import ConfigFactory
 from tests.training.test_config import leaves
 
@@ -87,6 +90,19 @@ def test_a_cache_elsewhere_is_shared_by_runs(make_config: ConfigFactory, tmp_pat
     assert _records(first, "step") == _records(second, "step")
 
 
+def test_a_cache_of_version_0_1_is_used(make_config: ConfigFactory, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It named caches by another hash of the same weights."""
+    settings = {"training.num_epochs": 1, "advanced.freeze_backbone_epochs": 1, "advanced.cache_dir": str(tmp_path / "caches")}
+    with monkeypatch.context() as patch:
+        patch.setattr("mrl.training.starting.state_sha256", lambda module, **_: state_sha256(module, as_cached_by_0_1=True))
+        first = run_training(make_config(**settings, **{"training.output_dir": "first"})).run_folder
+    with monkeypatch.context() as patch:
+        patch.setattr("mrl.data.pooled_cache.pooled_in_batches", lambda *_: pytest.fail("computed again"))
+        second = run_training(make_config(**settings, **{"training.output_dir": "second"})).run_folder
+    assert len(list((tmp_path / "caches").iterdir())) == 1
+    assert _records(first, "step") == _records(second, "step")
+
+
 def test_workers_change_nothing(make_config: ConfigFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     changes = {**SHORT, "data.augmentation.babble_probability": 1.0}
     expected = _records(run_training(make_config(**changes, **{"training.output_dir": "none"})).run_folder, "step")
@@ -151,11 +167,12 @@ def test_ready_configs_plan_a_run(
     path: Path, voices: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
     """The configuration as it is, but with a tiny network; on tiny data where it has none of its own."""
-    from mrl.backbone import ReDimNetConfig
-    from tests.training.conftest import TINY_NETWORK
-
-    monkeypatch.setattr(building, "scratch_config", lambda _: ReDimNetConfig.from_model_config(TINY_NETWORK))
-    overrides = [f"advanced.weights={voices / 'tiny.pt'}", f"training.output_dir={tmp_path / 'run'}"]
+    weights = voices / "tiny.pt"
+    if path.stem.startswith("redimnet2"):
+        weights = tmp_path / "tiny2.pt"
+        write_official_checkpoint(weights, *filled_network2(small_model_config2()).to_official())
+    monkeypatch.setattr(building, "scratch_backbone", lambda _: load_pretrained_redimnet(weights=weights))
+    overrides = [f"advanced.weights={weights}", f"training.output_dir={tmp_path / 'run'}"]
     if path.stem in ON_SHARED:
         request.getfixturevalue("shared")
     else:

@@ -8,9 +8,10 @@ from collections.abc import Iterator, Sequence
 import pytest
 import torch
 
+from mrl.distribution import Processes
 from mrl.errors import ConfigError, TrainingError
 from mrl.matryoshka import MatryoshkaLoss, ReDimNetMRL
-from mrl.training.distribution import GradientExchange, Processes
+from mrl.training.gradients import GradientExchange, average_running_statistics
 from mrl.training.system import StepLoss, TrainingSystem
 from mrl.training.updates import Updater, WeightAverage, build_optimizer, check_precision, parameter_groups
 
@@ -175,7 +176,7 @@ def test_only_running_statistics_are_averaged_and_in_one_exchange(tiny_model: Re
     assert len(before) > len(moving) > 4
     thirds = sum(not torch.equal((value * 3.0) / 3.0, value) for value in before.values() if value.is_floating_point())
     assert thirds > 0  # so the test can fail
-    processes.average_running_statistics(tiny_model)
+    average_running_statistics(processes, tiny_model)
     assert processes.sizes == [sum(before[name].numel() for name in moving)]
     for name, value in tiny_model.named_buffers():
         if name in moving:

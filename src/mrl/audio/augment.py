@@ -27,8 +27,6 @@ from mrl.errors import DataError, InputError
 
 
 AudioFile: TypeAlias = Path | FileSlice
-
-
 """A file of its own, or a recording inside a shard."""
 
 
@@ -78,8 +76,6 @@ class WaveformCache:
 
 
 BANDS = {"narrowband": narrowband, "telephone": telephone_band}
-
-
 """Bands that ``Augmenter.bands`` chooses from: up to 4 kHz, and 300 to 3400 Hz."""
 
 
@@ -87,8 +83,6 @@ _LAWS = {"g711_mulaw": "mu", "g711_alaw": "a"}
 
 
 AUGMENTATION_CODECS = (*_LAWS, *CODECS)
-
-
 """Codecs that ``Augmenter.codecs`` chooses from; the lossy ones have a range in ``codec_kilobits``."""
 
 
@@ -114,8 +108,6 @@ _ON_THE_LINE = ("band", "codec")
 
 
 KINDS = ("speed", *_AT_THE_MICROPHONE, *_ON_THE_LINE)
-
-
 """Kinds of change in the order in which they are made."""
 
 

@@ -8,10 +8,65 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-# Which samples to decode for a stretch of a recording, and how to cut and resample them so that the edges are right.
-
-
 Waveform = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class AudioLimits:
+    """What a recording may be; whatever lies beyond is refused before memory is taken for it.
+
+    Attributes:
+        lowest_rate, highest_rate: sample rates in Hz. A lower one would be multiplied by resampling.
+        channels: the most.
+        seconds: the longest recording.
+        decoded_bytes: the most memory for what is decoded of it at once, at its own rate or at that delivered, in float32.
+    """
+
+    lowest_rate: int = 100
+    highest_rate: int = 1_000_000
+    channels: int = 256
+    seconds: float = 48 * 3600.0
+    decoded_bytes: int = 8 << 30
+
+    def check_kind(self, rate: int, channels: int) -> None:
+        """Raise :class:`Unreadable` for a sample rate or a number of channels that no recording has."""
+        if not self.lowest_rate <= rate <= self.highest_rate:
+            raise Unreadable(
+                f"a sample rate of {rate:,} Hz; rates from {self.lowest_rate:,} to {self.highest_rate:,} Hz are read",
+                final=True,
+                mend="check that its header is right",
+            )
+        if not 1 <= channels <= self.channels:
+            raise Unreadable(
+                f"{channels:,} channels; 1 to {self.channels} are read",
+                final=True,
+                mend="write fewer channels to a file of their own",
+            )
+
+    def check_length(self, seconds: float) -> None:
+        """Raise :class:`Unreadable` for a recording that is longer than any is."""
+        if not 0 <= seconds <= self.seconds:
+            raise Unreadable(
+                f"{seconds / 3600:.4g} hours long; at most {self.seconds / 3600:g} hours are read",
+                final=True,
+                mend="cut it into parts",
+            )
+
+    def check_size(self, samples: int, channels: int, *, rate: int, delivered_rate: int) -> None:
+        """Raise :class:`Unreadable` for more samples than may be held at once, as decoded or as resampled."""
+        held = 4 * max(samples * channels, samples * delivered_rate // rate)
+        if held > self.decoded_bytes:
+            raise Unreadable(
+                f"{held:,} bytes when decoded; at most {self.decoded_bytes:,} are read at once",
+                final=True,
+                mend="read a part of it (offset and duration), or cut it into parts",
+            )
+
+
+LIMITS = AudioLimits()
+
+
+# Which samples to decode for a stretch of a recording, and how to cut and resample them so that the edges are right.
 
 
 # The resampling filter of soxr's "HQ" rings for well under 20 ms at 8 kHz; 50 ms of true neighbouring signal on each side of a

@@ -15,6 +15,7 @@ import numpy as np
 
 from mrl.audio.decoded import AudioInfo
 from mrl.audio.reading import audio_info, load_audio
+from mrl.bounded import reason_of
 from mrl.errors import AudioLoadingError
 
 FULL_SCALE = 0.999
@@ -79,8 +80,8 @@ def examine(stretch: Stretch, *, decode: bool = True) -> StretchFacts:
         if not decode:
             return StretchFacts(size, changed, None, seconds, info.sample_rate, info.channels)
         peak, clipped_share, content = _listen(stretch, seconds, info.sample_rate)
-    except AudioLoadingError as error:
-        return StretchFacts(size, changed, " ".join(str(error).split()).removeprefix(f"{stretch.path}: "))
+    except Exception as error:  # whatever one recording does, the others of a corpus are to be examined
+        return StretchFacts(size, changed, reason_of(error).removeprefix(f"{stretch.path}: "))
     return StretchFacts(size, changed, None, seconds, info.sample_rate, info.channels, peak, clipped_share, content)
 
 

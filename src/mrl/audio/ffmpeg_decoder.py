@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from mrl.audio.decoded import AudioInfo, Decoded, Unreadable, Waveform, Window, cut_off, past_the_end
+from mrl.audio.decoded import LIMITS, AudioInfo, Decoded, Unreadable, Waveform, Window, cut_off, past_the_end
 from mrl.audio.sources import Recording
 
 if TYPE_CHECKING:
@@ -52,17 +52,19 @@ def info(recording: Recording, *, length_stated: bool = True) -> AudioInfo:
         if first is None:
             raise Unreadable("ffmpeg: no samples in it")
         rate, channels = first.sample_rate, len(first.layout.channels)
+        LIMITS.check_kind(rate, channels)
         seconds = _promised_seconds(container, stream)
         if container.format.name == "mp3" and length_stated and stream.duration is not None:
             seconds = stream.duration * stream.time_base
         if seconds is None:
             seconds = _seconds_by_packets(recording)
+        LIMITS.check_length(float(seconds))
         return AudioInfo(float(seconds), rate, channels)
 
 
 def _decode(recording: Recording, window: Window, *, may_seek: bool) -> Decoded | None:
     with _open(recording) as (container, stream):
-        position = 0
+        position = held = 0
         rate = stream.rate or 1
         promised = _promised_seconds(container, stream)
         pieces: list[Waveform] = []
@@ -73,6 +75,8 @@ def _decode(recording: Recording, window: Window, *, may_seek: bool) -> Decoded 
             if not head:
                 raise Unreadable("ffmpeg: no samples in it")
             rate = head[0].sample_rate  # the decoder's word: headers of HE-AAC state half the rate
+            channels = len(head[0].layout.channels)
+            LIMITS.check_kind(rate, channels)
             start, wanted, stop = window.needed(rate)
             if promised is not None and container.format.name.startswith("mov"):
                 end = round(promised * rate)
@@ -89,6 +93,8 @@ def _decode(recording: Recording, window: Window, *, may_seek: bool) -> Decoded 
                 position, frames = landed
             reached_end = False
             while stop is None or position < stop:
+                LIMITS.check_length(position / rate)
+                LIMITS.check_size(held, 1, rate=rate, delivered_rate=window.sample_rate)
                 frame = next(frames, None)
                 if frame is None:
                     reached_end = True
@@ -99,6 +105,7 @@ def _decode(recording: Recording, window: Window, *, may_seek: bool) -> Decoded 
                 part = mono[max(0, start - position) : None if stop is None else stop - position]
                 if len(part):
                     pieces.append(part)
+                    held += len(part)
                     any_signal = any_signal or signal
                 position += len(mono)
         except _errors() as error:

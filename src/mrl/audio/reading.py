@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import numpy as np
 
 from mrl.audio import ffmpeg_decoder, soundfile_decoder
-from mrl.audio.decoded import AudioInfo, Decoded, Unreadable, Waveform, Window
+from mrl.audio.decoded import LIMITS, AudioInfo, Decoded, Unreadable, Waveform, Window
 from mrl.audio.headers import HeaderFacts, inspect_header
 from mrl.audio.sources import AudioSource, Recording, find_recording
-from mrl.errors import AudioLoadingError, InputError
+from mrl.bounded import said
+from mrl.errors import AudioLoadingError, InputError, MRLError
+
+_Answer = TypeVar("_Answer")
 
 SAMPLE_RATE = 16000
 """The rate in Hz at which every network of this package listens."""
 
 _FULL_SCALE_TOLERANCE = 16.0  # float files a little above full scale are clipped; far above it the scale itself is wrong
+_SMALLER = "read a part of it (offset and duration), or cut it into parts"
 _MEND = "expected wav, flac, ogg, opus, mp3, m4a, webm or another format that ffmpeg reads: check that it is audio and complete"
 
 
@@ -56,9 +64,9 @@ def load_audio(
     reasons: list[str] = []
     decoded: Decoded | None = None
     mend = ""
-    for decode in (ffmpeg_decoder.decode,) if facts.mp3 else (soundfile_decoder.decode, ffmpeg_decoder.decode):
+    for decoder in (ffmpeg_decoder,) if facts.mp3 else (soundfile_decoder, ffmpeg_decoder):
         try:
-            decoded = decode(file, window)
+            decoded = _ask(decoder.__name__, functools.partial(decoder.decode, file, window))
             break
         except Unreadable as refusal:
             reasons.append(refusal.reason)
@@ -67,12 +75,13 @@ def load_audio(
             mend = refusal.mend
     if decoded is None:
         raise _error(file, reasons, mend)
-    _refuse_unusable(file, decoded, allow_silence)
-    samples = window.deliver(decoded.samples, decoded.rate)
-    if not samples.size:
-        raise _error(file, [f"nothing is left at offset {offset:g} s"], "use a smaller offset or a longer duration")
-    clipped: Waveform = np.clip(samples, -1.0, 1.0)
-    return clipped
+    with _within_memory(file):
+        _refuse_unusable(file, decoded, allow_silence)
+        samples = window.deliver(decoded.samples, decoded.rate)
+        if not samples.size:
+            raise _error(file, [f"nothing is left at offset {offset:g} s"], "use a smaller offset or a longer duration")
+        clipped: Waveform = np.clip(samples, -1.0, 1.0)
+        return clipped
 
 
 def audio_info(path: AudioSource) -> AudioInfo:
@@ -88,11 +97,11 @@ def audio_info(path: AudioSource) -> AudioInfo:
     mend = ""
     if not facts.mp3:
         try:
-            return soundfile_decoder.info(file)
+            return _ask(soundfile_decoder.__name__, lambda: soundfile_decoder.info(file))
         except Unreadable as refusal:
             reasons.append(refusal.reason)
     try:
-        return ffmpeg_decoder.info(file, length_stated=facts.length_stated)
+        return _ask(ffmpeg_decoder.__name__, lambda: ffmpeg_decoder.info(file, length_stated=facts.length_stated))
     except Unreadable as refusal:
         reasons.append(refusal.reason)
         mend = refusal.mend
@@ -104,7 +113,7 @@ def _window(offset: float, duration: float | None, sample_rate: int) -> Window:
         raise InputError(f"offset is {offset}, expected seconds from 0 up")
     if duration is not None and not (math.isfinite(duration) and duration > 0):
         raise InputError(f"duration is {duration}, expected seconds above 0, or None for all that is left")
-    if isinstance(sample_rate, bool) or int(sample_rate) != sample_rate or sample_rate < 1:
+    if isinstance(sample_rate, bool) or int(sample_rate) != sample_rate or not 1 <= sample_rate <= LIMITS.highest_rate:
         raise InputError(f"sample_rate is {sample_rate}, expected a whole number of Hz such as {SAMPLE_RATE}")
     return Window(float(offset), None if duration is None else float(duration), int(sample_rate))
 
@@ -112,13 +121,40 @@ def _window(offset: float, duration: float | None, sample_rate: int) -> Window:
 def _examine(path: AudioSource) -> tuple[Recording, HeaderFacts]:
     recording = find_recording(path)
     try:
-        return recording, inspect_header(recording)
-    except OSError as error:
-        raise _error(
-            recording, [f"it cannot be opened ({error.strerror or error})"], "check the path and its permissions"
-        ) from error
+        return recording, _ask("header", lambda: inspect_header(recording))
     except Unreadable as refusal:
         raise _error(recording, [refusal.reason], refusal.mend) from refusal
+
+
+def _ask(decoder: str, question: Callable[[], _Answer]) -> _Answer:
+    """Return what a decoder answers. Whatever it raises about a damaged file becomes its refusal: here, and nowhere else.
+
+    Raises:
+        Unreadable: the decoder cannot read the file, for whatever reason.
+    """
+    try:
+        return question()
+    except (Unreadable, MRLError):
+        raise
+    except OSError as error:
+        raise Unreadable(f"it cannot be opened ({said(error)})", mend="check the path and its permissions") from error
+    except MemoryError as error:
+        raise Unreadable("there is not enough memory to decode it", final=True, mend=_SMALLER) from error
+    except Exception as error:
+        name = decoder.rpartition(".")[2].removesuffix("_decoder")
+        raise Unreadable(
+            f"{name}: damaged ({type(error).__name__}: {said(error)})", mend="copy or fetch the file again"
+        ) from error
+
+
+@contextlib.contextmanager
+def _within_memory(file: Recording) -> Iterator[None]:
+    try:
+        yield
+    except MemoryError as error:
+        raise _error(file, ["there is not enough memory to resample it"], _SMALLER) from error
+    except Unreadable as refusal:
+        raise _error(file, [refusal.reason], refusal.mend) from refusal
 
 
 def _refuse_unusable(file: Recording, decoded: Decoded, allow_silence: bool) -> None:

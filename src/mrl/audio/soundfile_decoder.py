@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from mrl.audio.decoded import AudioInfo, Decoded, Unreadable, Waveform, Window, cut_off, past_the_end
+from mrl.audio.decoded import LIMITS, AudioInfo, Decoded, Unreadable, Waveform, Window, cut_off, past_the_end
 from mrl.audio.sources import Recording
 
 if TYPE_CHECKING:
@@ -29,6 +29,7 @@ def decode(recording: Recording, window: Window) -> Decoded:
         if wanted >= file.frames:
             raise past_the_end(window.offset, file.frames / file.samplerate)
         count = (file.frames if stop is None else min(stop, file.frames)) - start
+        LIMITS.check_size(count, file.channels, rate=file.samplerate, delivered_rate=window.sample_rate)
         samples = _read(recording, file, start, count)
         if len(samples) < count:
             raise cut_off((start + len(samples)) / file.samplerate, file.frames / file.samplerate, "length in the header")
@@ -54,6 +55,8 @@ def _open(recording: Recording) -> Iterator[soundfile.SoundFile]:
         with file:
             if not 0 < file.frames < _IMPLAUSIBLE_FRAMES:
                 raise Unreadable(f"soundfile: {'no samples in it' if file.frames <= 0 else 'the length is not stated'}")
+            LIMITS.check_kind(file.samplerate, file.channels)
+            LIMITS.check_length(file.frames / file.samplerate)
             yield file
 
 
@@ -77,11 +80,10 @@ def _read(recording: Recording, file: soundfile.SoundFile, start: int, count: in
             if arrived != start:
                 raise Unreadable(f"soundfile: seeking to sample {start} arrived at {arrived}")
         samples: Waveform = file.read(count, dtype="float32", always_2d=True)
-    except (soundfile.SoundFileError, MemoryError) as error:
+    except soundfile.SoundFileError as error:
         found = _decodable_frames(recording)
-        said = "out of memory" if isinstance(error, MemoryError) else _said(error)
         rate = file.samplerate
-        raise Unreadable(f"soundfile: {said} ({found / rate:.2f} s found of {file.frames / rate:.2f} s)") from error
+        raise Unreadable(f"soundfile: {_said(error)} ({found / rate:.2f} s found of {file.frames / rate:.2f} s)") from error
     return samples
 
 

@@ -24,8 +24,6 @@ _FFMPEG = (".mp3", ".m4a", ".m4b", ".mp4", ".aac", ".webm", ".mkv", ".mka", ".mo
 
 
 AUDIO_SUFFIXES: frozenset[str] = frozenset(_LIBSNDFILE + _FFMPEG)
-
-
 """Suffixes, in lower case, of the files that count as recordings when a folder is searched."""
 
 
@@ -107,8 +105,6 @@ class FileSlice:
 
 
 AudioSource: TypeAlias = str | os.PathLike[str] | FileSlice | bytes
-
-
 """What a recording can be read from: a path, a stretch of a file, or the encoded bytes themselves."""
 
 
@@ -129,7 +125,7 @@ class Recording:
     def stream(self) -> Iterator[BinaryIO]:
         """Yield a seekable stream of its bytes, from the first one on."""
         if isinstance(self._place, bytes):
-            yield io.BytesIO(self._place)
+            yield _BytesStream(self._place)
         elif isinstance(self._place, Path):
             with self._place.open("rb") as stream:
                 yield stream
@@ -171,6 +167,14 @@ def find_recording(source: AudioSource) -> Recording:
     if not stat.S_ISREG(status.st_mode):
         raise AudioLoadingError(f"{path}: this is not a regular file; write the recording to a file first")
     return Recording(str(path), status.st_size, path)
+
+
+class _BytesStream(io.BytesIO):
+    """Bytes as a file that lets libsndfile seek before its start, as it does with damaged files, without an exception."""
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self.tell(), os.SEEK_END: len(self.getbuffer())}[whence]
+        return super().seek(max(0, start + offset))
 
 
 class _SliceStream(io.RawIOBase):

@@ -1,4 +1,4 @@
-"""The ReDimNet network: configuration, front end, encoder, pooling, and the exact conversion from and to official weights."""
+"""The networks: a protocol for all (:class:`Backbone`), a folder for each family, exact conversion of official weights."""
 
 import lazy_loader
 

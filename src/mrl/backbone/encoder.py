@@ -1,102 +1,57 @@
-"""The ReDimNet encoder: log-mel features to frame features, through 2-D and 1-D views of one memory.
-
-A 2-D map of ``channels`` x ``bands`` and a 1-D signal of ``bands * channels`` features hold the same numbers per frame. Kept in
-the order ``(batch, frames, bands, channels)``, one is a view of the other: the change of dimension that names the network costs
-nothing.
-"""
+"""What is asked of a family's configuration and encoder."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any, Protocol
 
-import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
-from mrl.backbone.blocks import MapNorm, Squeeze, block_2d
-from mrl.backbone.config import ReDimNetConfig, StageConfig
-from mrl.backbone.context import TimeContext
-from mrl.backbone.masking import hide_padding, map_mask
+from mrl.backbone.sums import FixedSum, WeightedSum
 
-_NORM_EPSILON = 1e-6
+StageSum = WeightedSum | FixedSum
+"""A weighted sum of the outputs of stem and stages, of a network or of its inference copy."""
 
 
-class WeightedSum(nn.Module):
-    """Sum of all earlier outputs, with softmax weights per feature, added up in place instead of concatenated."""
-
-    def __init__(self, num_inputs: int, features: int) -> None:
-        super().__init__()
-        # With a single input the weight is one whatever the logit; the official files carry that logit nevertheless.
-        trainable = num_inputs > 1
-        self.logits = nn.Parameter(torch.zeros(num_inputs, features if trainable else 1), requires_grad=trainable)
+class BackboneConfig(Protocol):
+    """What is asked of the configuration of any family."""
 
     @property
-    def num_inputs(self) -> int:
-        """How many outputs it weighs: that of the stem, and one for each stage."""
-        return self.logits.shape[0]
+    def embed_dim(self) -> int: ...
 
-    def forward(self, outputs: Sequence[Tensor]) -> Tensor:
-        if len(outputs) == 1:
-            return outputs[0]
-        weights = self.logits.softmax(dim=0).to(outputs[0].dtype)
-        total = outputs[0] * weights[0]
-        for output, weight in zip(outputs[1:], weights[1:], strict=True):
-            total.addcmul_(output, weight)
-        return total
+    @property
+    def bands(self) -> int: ...
 
+    @property
+    def num_stages(self) -> int: ...
 
-class Stage(nn.Module):
-    """Weighted sum, strided convolution over bands, 2-D blocks, squeeze where expanded, time context."""
+    @property
+    def return_all_outputs(self) -> bool: ...
 
-    def __init__(self, config: ReDimNetConfig, stage: StageConfig, index: int, channels: int, bands: int) -> None:
-        super().__init__()
-        self.bands_in = bands
-        self.channels_in = channels
-        channels_out, bands_out = channels * stage.stride, bands // stage.stride
-        width = channels_out * stage.expansion
-        self.weighted_sum = WeightedSum(index + 1, config.volume)
-        self.reshape = nn.Conv2d(channels, width, (1, stage.stride), stride=(1, stage.stride))
-        self.blocks = nn.ModuleList(
-            block_2d(config.block_2d, width, bands_out, config.group_divisor) for _ in range(stage.num_blocks)
-        )
-        self.squeeze = Squeeze(width, channels_out, config.group_divisor) if stage.expansion != 1 else None
-        reduction = stage.context_reduction
-        self.context = TimeContext(config.volume, config.volume // reduction, config.block_1d) if reduction is not None else None
+    def to_model_config(self) -> dict[str, Any]:
+        """Return the official ``model_config``, every key spelled out."""
+        ...
 
-    def forward(self, outputs: Sequence[Tensor], mask: Tensor | None) -> Tensor:
-        summed: Tensor = self.weighted_sum(outputs)
-        maps = summed.reshape(*summed.shape[:2], self.bands_in, self.channels_in).permute(0, 3, 1, 2)
-        maps = self.reshape(maps)
-        maps_inside = map_mask(mask)
-        for block in self.blocks:
-            maps = block(maps, maps_inside)
-        if self.squeeze is not None:
-            maps = self.squeeze(maps, maps_inside)
-        signal: Tensor = maps.permute(0, 2, 3, 1).flatten(2)
-        if self.context is not None:
-            signal = self.context(signal, mask)
-        return signal
+    def with_embedding(self, embed_dim: int, *, num_stages: int | None = None) -> BackboneConfig:
+        """Return the configuration of the first stages with another plain affine embedding and no classes."""
+        ...
 
 
-class FrameEncoder(nn.Module):
-    """``(batch, frames, bands)`` log-mel features -> ``(batch, frames, frame_dim)`` frame features."""
+class Encoder(nn.Module):
+    """Log-mel features ``(batch, frames, bands)`` -> frame features ``(batch, frames, frame_dim)``, of a network or its copy.
 
-    def __init__(self, config: ReDimNetConfig) -> None:
-        super().__init__()
-        self.stem = nn.Conv2d(1, config.channels, 3, padding=1)
-        self.stem_norm = nn.LayerNorm(config.channels, eps=_NORM_EPSILON)
-        stages = []
-        channels, bands = config.channels, config.bands
-        for index, stage in enumerate(config.stages):
-            stages.append(Stage(config, stage, index, channels, bands))
-            channels, bands = channels * stage.stride, bands // stage.stride
-        self.stages = nn.ModuleList(stages)
-        self.stage_dropout = config.stage_dropout
-        self.final_sum = WeightedSum(len(stages) + 1, config.volume)
-        self.frame_dim = config.frame_dim or config.volume
-        self.numbers_per_frame = config.volume * max((stage.expansion for stage in config.stages), default=1)
-        self.frame_projection = nn.Linear(config.volume, config.frame_dim) if config.frame_dim else None
-        self.frame_norm = MapNorm(config.frame_dim) if config.frame_dim else None
+    Attributes:
+        frame_dim: numbers per frame that are pooled.
+        numbers_per_frame: how many numbers the largest map holds per frame of the features.
+        outputs_after: how many outputs there are before the first stage and after each.
+        final_sum: the last weighted sum.
+        stages: one module per stage.
+    """
+
+    frame_dim: int
+    numbers_per_frame: int
+    outputs_after: tuple[int, ...]
+    final_sum: StageSum
+    stages: nn.ModuleList
 
     def forward(self, features: Tensor, mask: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
         """Return the frame features, and the 1-D outputs of stem, stages and final sum, each ``(batch, frames, volume)``."""
@@ -105,17 +60,21 @@ class FrameEncoder(nn.Module):
         return self.project_frames(outputs[-1]), outputs
 
     def stage_outputs(self, features: Tensor, mask: Tensor | None = None, depth: int | None = None) -> list[Tensor]:
-        """Return the outputs of the stem and of the first ``depth`` stages (None: all), each ``(batch, frames, volume)``."""
-        maps = self.stem(hide_padding(features.unsqueeze(1), map_mask(mask)).contiguous(memory_format=torch.channels_last))
-        outputs = [self.stem_norm(maps.permute(0, 2, 3, 1)).flatten(2)]
-        for stage in self.stages[:depth]:
-            outputs.append(functional.dropout(stage(outputs, mask), p=self.stage_dropout, training=self.training))
-        return outputs
+        """Return the outputs of the stem and of the first ``depth`` stages (None: all)."""
+        raise NotImplementedError
 
     def project_frames(self, summed: Tensor) -> Tensor:
         """Turn a weighted sum of outputs ``(batch, frames, volume)`` into frame features ``(batch, frames, frame_dim)``."""
-        if self.frame_projection is None or self.frame_norm is None:
-            return summed
-        projected = self.frame_projection(summed).unsqueeze(2).permute(0, 3, 1, 2)
-        frames: Tensor = self.frame_norm(projected).permute(0, 2, 3, 1).squeeze(2)
-        return frames
+        raise NotImplementedError
+
+    def at_full_resolution(self, outputs: list[Tensor]) -> list[Tensor]:
+        """Return what :meth:`forward` gives with the frames repeated of outputs that are coarser in time than the features."""
+        strides = (*self.final_sum.strides, 1)
+        return [
+            output if stride == 1 else output.repeat_interleave(stride, dim=1)
+            for output, stride in zip(outputs, strides, strict=True)
+        ]
+
+    def depth_of(self, num_outputs: int) -> int:
+        """Return after how many stages there are so many outputs."""
+        return next(depth for depth, count in enumerate(self.outputs_after) if count >= num_outputs)

@@ -1,9 +1,4 @@
-"""Working off a batch in groups that fit the processor's cache, for inference on a CPU.
-
-In a large batch every operation fetches its input from main memory and writes its output back there. A few recordings at a time
-stay in cache, and need less memory. Recordings of like length go together, cut to the longest of their group, so that little time
-is lost on padding.
-"""
+"""Working off a batch in groups that fit the processor's cache, for inference on a CPU."""
 
 from __future__ import annotations
 
@@ -13,6 +8,7 @@ import torch
 from torch import Tensor
 
 from mrl.backbone.frontend import frame_mask
+from mrl.lengths import group_by_length
 
 # The largest map of a group, in numbers per thread: 3 MiB. On a quiet machine with two cores groups neither gain nor cost time
 # for b0, b2 and b5 up to 16 recordings of 3 s; on a busy one they gained up to a fifth for b5. They bound the memory either way.
@@ -22,7 +18,11 @@ _NUMBERS_PER_THREAD = 3 * 2**18
 def pool_in_groups(
     pool: Callable[[Tensor, Tensor | None], Tensor], features: Tensor, num_frames: Tensor | None, numbers_per_frame: int
 ) -> Tensor:
-    """Return ``pool(features, mask)`` for the whole batch, computed group by group.
+    """Return ``pool(features, mask)`` for the whole batch, computed in groups that fit the processor's cache.
+
+    In a large batch every operation fetches its input from main memory and writes its output back there. A few recordings at a
+    time stay in cache, and need less memory. Recordings of like length go together, cut to the longest of their group, so that
+    little time is lost on padding.
 
     Args:
         pool: from features ``(group, frames, bands)`` and mask ``(group, frames)`` or None to statistics ``(group, pooled)``.
@@ -34,7 +34,7 @@ def pool_in_groups(
         ``(batch, pooled)``, in the order of ``features``.
     """
     counts = [features.shape[1]] * features.shape[0] if num_frames is None else num_frames.tolist()
-    groups = length_groups(counts, _NUMBERS_PER_THREAD * torch.get_num_threads() // numbers_per_frame)
+    groups = group_by_length(counts, _NUMBERS_PER_THREAD * torch.get_num_threads() // numbers_per_frame)
     pooled: list[Tensor] = [features] * len(counts)
     for group in groups:
         longest = counts[group[0]]
@@ -43,14 +43,3 @@ def pool_in_groups(
         for item, row in zip(group, pool(features[group, :longest], mask), strict=True):
             pooled[item] = row
     return torch.stack(pooled)
-
-
-def length_groups(counts: list[int], most_frames: int) -> list[list[int]]:
-    """Split items, longest first, into groups of at most ``most_frames`` frames with padding, but at least one item each."""
-    groups: list[list[int]] = []
-    for item in sorted(range(len(counts)), key=lambda index: -counts[index]):
-        if groups and counts[groups[-1][0]] * (len(groups[-1]) + 1) <= most_frames:
-            groups[-1].append(item)
-        else:
-            groups.append([item])
-    return groups

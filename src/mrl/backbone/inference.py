@@ -1,4 +1,4 @@
-"""The encoder and pooling for inference only: the same arithmetic with everything folded that is fixed once training is over.
+"""Shared layers for inference only, and the copy of a network that is made of them: all is folded that is fixed after training.
 
 BatchNorms are in the convolutions, the softmax of every weighted sum is taken, reshaping convolutions are matrix products, bias,
 residual and activation belong to the convolution before them, and residuals are added in place. Nothing here can be trained.
@@ -6,51 +6,33 @@ residual and activation belong to the convolution before them, and residuals are
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mrl.backbone.blocks import ConvNeXtBlock, ResidualBlock, Squeeze
-from mrl.backbone.context import FrameFeedForward, PositionConv, SelfAttention, TimeContext, TimeConv, TransformerBlock
-from mrl.backbone.convolution import Activation, InferenceConv, as_maps, as_signal
-from mrl.backbone.encoder import FrameEncoder, Stage, WeightedSum
-from mrl.backbone.folding import Affine, Kernel, affine_of
-from mrl.backbone.masking import hide_padding, map_mask
-from mrl.backbone.pooling import AttentiveStatistics, _attention_weights, _deviation, _mean, _weighted_statistics
+from mrl.backbone.folding import Activation, Affine, InferenceConv, Kernel, affine_of
+from mrl.backbone.layers import (
+    ConvNeXtBlock,
+    FrameFeedForward,
+    PositionConv,
+    ResidualBlock,
+    SelfAttention,
+    TimeContext,
+    TimeConv,
+    TransformerBlock,
+    as_maps,
+    as_signal,
+    hide_padding,
+    map_mask,
+)
+from mrl.backbone.pooling import AttentiveStatistics, LaterFrames, _attention_weights, _deviation, _mean, _weighted_statistics
 
 # Merging groups of 4 in pairs was faster than leaving them and than groups of 16, in float32 and in bfloat16 (AVX-512).
-_GROUP_INPUTS = 8
-# Up to so many channels convolutions are as fast in float32 as in bfloat16; with b5's 64 they take 1.1 times as long.
-_NARROW = 16
+GROUP_INPUTS = 8
 
 
 def _linear(layer: nn.Linear, activation: Activation = "none") -> InferenceConv:
     return InferenceConv(Kernel.of(layer), activation=activation)
-
-
-class InferenceWeightedSum(nn.Module):
-    """Sum of all earlier outputs with fixed weights per feature."""
-
-    weights: Tensor
-
-    def __init__(self, source: WeightedSum) -> None:
-        super().__init__()
-        self.register_buffer("weights", source.logits.detach().double().softmax(dim=0))
-
-    @property
-    def num_inputs(self) -> int:
-        """How many outputs it weighs: that of the stem, and one for each stage."""
-        return self.weights.shape[0]
-
-    def forward(self, outputs: Sequence[Tensor]) -> Tensor:
-        if len(outputs) == 1:
-            return outputs[0]
-        total = outputs[0] * self.weights[0]
-        for output, weight in zip(outputs[1:], self.weights[1:], strict=True):
-            total.addcmul_(output, weight)
-        return total
 
 
 class InferenceConvNeXt(nn.Module):
@@ -64,8 +46,8 @@ class InferenceConvNeXt(nn.Module):
         for index, conv in enumerate(source.convs):
             assert isinstance(conv, nn.Conv2d)
             own = slice(index * channels, (index + 1) * channels)
-            kernel = Kernel.of(conv).then(type(norm)(norm.scale[own], norm.shift[own])).merged(_GROUP_INPUTS)
-            self.convs.append(InferenceConv(kernel, padding=_padding(conv), activation="relu" if source.relu else "gelu"))
+            kernel = Kernel.of(conv).then(type(norm)(norm.scale[own], norm.shift[own])).merged(GROUP_INPUTS)
+            self.convs.append(InferenceConv(kernel, padding=padding_of(conv), activation="relu" if source.relu else "gelu"))
             bias = pointwise.bias if index == 0 else torch.zeros_like(pointwise.bias)
             self.pointwise.append(InferenceConv(Kernel(pointwise.weight[:, own], bias)))
 
@@ -93,7 +75,7 @@ class InferenceResidual(nn.Module):
         sign = torch.where(norm1.scale < 0, -1.0, 1.0).to(norm1.scale)
         norm1 = Affine(norm1.scale.abs(), norm1.shift * sign)
         conv1, conv2 = Kernel.of(source.conv1), Kernel.of(source.conv2).after(Affine(sign, torch.zeros_like(sign)))
-        padding = _padding(source.conv1)
+        padding = padding_of(source.conv1)
         if source.pointwise1 is None:
             conv1, self.pointwise1 = conv1.then(norm1), None
         else:
@@ -103,8 +85,8 @@ class InferenceResidual(nn.Module):
         else:
             last: Activation = "relu" if source.excitation is None else "none"
             self.pointwise2 = InferenceConv(Kernel.of(source.pointwise2).then(norm2), activation=last)
-        self.conv1 = InferenceConv(conv1.merged(_GROUP_INPUTS), padding=padding)
-        self.conv2 = InferenceConv(conv2.merged(_GROUP_INPUTS), padding=padding)
+        self.conv1 = InferenceConv(conv1.merged(GROUP_INPUTS), padding=padding)
+        self.conv2 = InferenceConv(conv2.merged(GROUP_INPUTS), padding=padding)
         self.register_buffer("floor", norm1.shift.repeat(bands))  # over the bands, so that a frame is one contiguous row
         self.excitation = source.excitation
 
@@ -125,35 +107,6 @@ class InferenceResidual(nn.Module):
     def _bounded(self, maps: Tensor) -> Tensor:
         batch, channels, frames, bands = maps.shape
         return as_signal(maps).clamp_(min=self.floor).view(batch, frames, bands, channels).permute(0, 3, 1, 2)
-
-
-class InferenceSqueeze(nn.Module):
-    """Squeeze with its norm in the convolution."""
-
-    def __init__(self, source: Squeeze) -> None:
-        super().__init__()
-        kernel = Kernel.of(source.conv).then(affine_of(source.norm))
-        self.outputs, self.share = kernel.weight.shape[0], kernel.weight.shape[1]
-        self.depthwise = kernel.groups == self.outputs
-        if self.depthwise:
-            # One output per group of a few inputs: a depthwise convolution, and adding up each group's maps.
-            bias = functional.pad(kernel.bias.unsqueeze(1), (0, self.share - 1)).flatten()
-            kernel = Kernel(kernel.weight.reshape(-1, 1, *kernel.weight.shape[2:]), bias, self.outputs * self.share)
-            self.conv = InferenceConv(kernel, padding=_padding(source.conv))
-        else:
-            self.conv = InferenceConv(kernel.merged(_GROUP_INPUTS), padding=_padding(source.conv), activation="gelu")
-        self.pointwise = InferenceConv(Kernel.of(source.pointwise))
-
-    def forward(self, maps: Tensor, mask: Tensor | None = None) -> Tensor:
-        hidden = self.conv(hide_padding(maps, mask))
-        if self.depthwise:
-            each = hidden.permute(0, 2, 3, 1)
-            total = each[..., :: self.share]
-            for position in range(1, self.share):
-                total = total + each[..., position :: self.share]
-            hidden = functional.gelu(total).permute(0, 3, 1, 2)
-        result: Tensor = self.pointwise(hidden)
-        return result
 
 
 class InferenceAttention(nn.Module):
@@ -210,7 +163,7 @@ class InferencePositionConv(nn.Module):
 
     def __init__(self, source: PositionConv) -> None:
         super().__init__()
-        self.conv = InferenceConv(Kernel.of(source.conv), padding=_padding(source.conv))
+        self.conv = InferenceConv(Kernel.of(source.conv), padding=padding_of(source.conv))
         self.norm = source.norm
 
     def forward(self, signal: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -258,104 +211,6 @@ def _context_layer(layer: nn.Module) -> nn.Module:
     return InferenceFeedForward(layer)
 
 
-class InferenceStage(nn.Module):
-    """Stage; the strided convolution over bands is a matrix product, for its steps do not overlap."""
-
-    def __init__(self, source: Stage) -> None:
-        super().__init__()
-        reshape = Kernel.of(source.reshape)
-        width, channels, _, stride = reshape.weight.shape
-        self.bands = source.bands_in // stride
-        self.weighted_sum = InferenceWeightedSum(source.weighted_sum)
-        by_memory = reshape.weight.permute(0, 3, 2, 1).reshape(width, stride * channels, 1, 1)
-        self.reshape = InferenceConv(Kernel(by_memory, reshape.bias))
-        self.blocks = nn.ModuleList(_block(block, self.bands) for block in source.blocks)
-        self.squeeze = None if source.squeeze is None else InferenceSqueeze(source.squeeze)
-        self.context = None if source.context is None else InferenceTimeContext(source.context)
-
-    def forward(self, outputs: Sequence[Tensor], mask: Tensor | None) -> Tensor:
-        summed: Tensor = self.weighted_sum(outputs)
-        maps = self.reshape(summed.view(*summed.shape[:2], self.bands, -1).permute(0, 3, 1, 2))
-        maps_inside = map_mask(mask)
-        for block in self.blocks:
-            maps = block(maps, maps_inside)
-        if self.squeeze is not None:
-            maps = self.squeeze(maps, maps_inside)
-        signal: Tensor = as_signal(maps)
-        if self.context is not None:
-            signal = self.context(signal, mask)
-        return signal
-
-
-def _block(block: nn.Module, bands: int) -> nn.Module:
-    if isinstance(block, ConvNeXtBlock):
-        return InferenceConvNeXt(block)
-    assert isinstance(block, ResidualBlock)
-    return InferenceResidual(block, bands)
-
-
-class InferenceEncoder(nn.Module):
-    """FrameEncoder: ``(batch, frames, bands)`` log-mel features -> ``(batch, frames, frame_dim)`` frame features."""
-
-    def __init__(self, source: FrameEncoder) -> None:
-        super().__init__()
-        self.stem = InferenceConv(Kernel.of(source.stem), padding=(1, 1))
-        self.stem_norm = source.stem_norm
-        self.stages = nn.ModuleList()
-        for stage in source.stages:
-            assert isinstance(stage, Stage)
-            self.stages.append(InferenceStage(stage))
-        first = source.stages[0]
-        assert isinstance(first, Stage)
-        self.exact_stages = 1 if first.reshape.out_channels <= _NARROW else 0
-        self.final_sum = InferenceWeightedSum(source.final_sum)
-        self.frame_dim = source.frame_dim
-        self.numbers_per_frame = source.numbers_per_frame
-        self.frame_projection = None
-        if source.frame_projection is not None and source.frame_norm is not None:
-            kernel = Kernel.of(source.frame_projection).then(affine_of(source.frame_norm))
-            self.frame_projection = InferenceConv(kernel)
-
-    def in_dtype(self, dtype: torch.dtype) -> InferenceEncoder:
-        """Convert the weights, in place, and return the encoder.
-
-        The stem, and the first stage where it is narrow, are never less precise than float32: nearly all that bfloat16 changes in
-        an embedding of b0 comes from rounding their weights, and with so few channels they are no faster for it.
-        """
-        for name, part in self.named_children():
-            if name not in ("stem", "stem_norm", "stages"):
-                part.to(dtype)
-        exact = [self.stem, self.stem_norm, *self.stages[: self.exact_stages]]
-        for part in exact:
-            part.to(torch.float32)
-        for part in self.stages[self.exact_stages :]:
-            part.to(dtype)
-        return self
-
-    def forward(self, features: Tensor, mask: Tensor | None = None) -> tuple[Tensor, list[Tensor]]:
-        outputs = self.stage_outputs(features, mask)
-        outputs.append(self.final_sum(outputs))
-        return self.project_frames(outputs[-1]), outputs
-
-    def stage_outputs(self, features: Tensor, mask: Tensor | None = None, depth: int | None = None) -> list[Tensor]:
-        """Return the outputs of the stem and of the first ``depth`` stages (None: all), each ``(batch, frames, volume)``."""
-        maps = hide_padding(features.to(self.stem_norm.weight.dtype).unsqueeze(1), map_mask(mask))
-        # With one channel any memory is channels-last; the strides must say so.
-        maps = self.stem(maps.as_strided(maps.shape, (maps.shape[2] * maps.shape[3], 1, maps.shape[3], 1)))
-        outputs = [self.stem_norm(maps.permute(0, 2, 3, 1)).flatten(2)]
-        stages = list(self.stages)[:depth]
-        for stage in stages[: self.exact_stages]:
-            outputs.append(stage(outputs, mask))
-        outputs = [output.to(self.final_sum.weights.dtype) for output in outputs]
-        for stage in stages[self.exact_stages :]:
-            outputs.append(stage(outputs, mask))
-        return outputs
-
-    def project_frames(self, summed: Tensor) -> Tensor:
-        """Turn a weighted sum of outputs ``(batch, frames, volume)`` into frame features ``(batch, frames, frame_dim)``."""
-        return summed if self.frame_projection is None else as_signal(self.frame_projection(as_maps(summed)))
-
-
 class InferenceAttentiveStatistics(nn.Module):
     """AttentiveStatistics."""
 
@@ -383,6 +238,35 @@ class InferenceAttentiveStatistics(nn.Module):
         return _weighted_statistics(exact, _attention_weights(logits, mask))
 
 
-def _padding(conv: nn.Conv2d) -> tuple[int, int]:
+def inference_block(block: nn.Module, bands: int) -> nn.Module:
+    """Return the inference form of a 2-D block on maps of ``bands`` bands."""
+    if isinstance(block, ConvNeXtBlock):
+        return InferenceConvNeXt(block)
+    assert isinstance(block, ResidualBlock)
+    return InferenceResidual(block, bands)
+
+
+def padding_of(conv: nn.Conv2d) -> tuple[int, int]:
+    """Return the zeros around the maps, (frames, bands), with which a convolution of odd kernel keeps their size."""
     height, width = conv.kernel_size
     return height // 2, width // 2
+
+
+def inference_pooling(pooling: nn.Module) -> nn.Module:
+    """Return the inference form of a pooling; without weights to fold it is the pooling itself."""
+    if isinstance(pooling, LaterFrames):
+        return LaterFrames(inference_pooling(pooling.inner), pooling.skipped)
+    return InferenceAttentiveStatistics(pooling) if isinstance(pooling, AttentiveStatistics) else pooling
+
+
+def fold_norm(weight: Tensor, bias: Tensor, norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
+    """Return the affine map ``(outputs, inputs)``, ``(outputs,)`` with the BatchNorm before it folded in."""
+    kernel = Kernel(weight.detach().double()[:, :, None, None], bias.detach().double()).after(affine_of(norm))
+    return kernel.weight[:, :, 0, 0].to(weight.dtype), kernel.bias.to(bias.dtype)
+
+
+@torch.no_grad()
+def assign(layer: nn.Linear, kernel: Kernel) -> None:
+    """Give a linear layer the weights of a 1x1 convolution."""
+    layer.weight.copy_(kernel.weight[:, :, 0, 0])
+    layer.bias.copy_(kernel.bias)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from mrl.backbone.masking import hide_padding
+from mrl.backbone.layers import hide_padding
+from mrl.errors import ConfigError
 
+POOLINGS = ("ASTP", "TSTP", "TAP", "TMAP", "TSDP", "MHASTP", "MQMHASTP")
 _VARIANCE_FLOOR = 1e-7
 
 
@@ -121,6 +123,25 @@ class MultiQueryAttentiveStatistics(nn.Module):
         return torch.cat([query(frames, mask) for query in self.queries], dim=1)
 
 
+class LaterFrames(nn.Module):
+    """A pooling that leaves out the first frames (official ``before_pool_offset``)."""
+
+    def __init__(self, inner: nn.Module, skipped: int) -> None:
+        super().__init__()
+        self.inner = inner
+        self.skipped = skipped
+
+    @property
+    def pooled_dim(self) -> int:
+        dim = self.inner.pooled_dim
+        assert isinstance(dim, int)
+        return dim
+
+    def forward(self, frames: Tensor, mask: Tensor | None = None) -> Tensor:
+        pooled: Tensor = self.inner(frames[:, self.skipped :], None if mask is None else mask[:, self.skipped :])
+        return pooled
+
+
 Pooling = AttentiveStatistics | TemporalStatistics | MultiHeadAttentiveStatistics | MultiQueryAttentiveStatistics
 
 
@@ -133,3 +154,10 @@ def build_pooling(kind: str, features: int, *, global_context: bool) -> Pooling:
     if kind == "MQMHASTP":
         return MultiQueryAttentiveStatistics(features)
     return TemporalStatistics(features, kind)
+
+
+def check_pooling(kind: str, features: int, where: str) -> None:
+    """Raise a ConfigError, which begins with ``where``, if ``features`` cannot be shared among the pooling's heads."""
+    heads = {"MHASTP": 2, "MQMHASTP": 8}.get(kind, 1)
+    if features % heads:
+        raise ConfigError(f"{where}: pooling_func={kind} has {heads} heads, which {features} features cannot share")

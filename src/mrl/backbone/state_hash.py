@@ -8,12 +8,20 @@ import torch
 from torch import nn
 
 
-def state_sha256(module: nn.Module, *, without: str | None = None) -> str:
-    """Return a hash of all weights and buffers with their names, but for those whose names begin with ``without``."""
+def state_sha256(module: nn.Module, *, without: str | None = None, as_cached_by_0_1: bool = False) -> str:
+    """Return a hash of all weights and buffers with their names.
+
+    Args:
+        module: with the weights.
+        without: leave out entries whose names begin with this.
+        as_cached_by_0_1: write type and shape of an entry in the order in which training did it in version 0.1, which named its
+            caches of pooled statistics by such a hash of its own.
+    """
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         if without is not None and name.startswith(without):
             continue
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        facts = (str(tensor.dtype), str(tuple(tensor.shape)))
+        digest.update(f"{name} {' '.join(reversed(facts) if as_cached_by_0_1 else facts)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -12,14 +12,22 @@ from mrl.cli.row_filter import ColumnValue, row_filter
 
 @click.command()
 @click.argument("manifest", type=click.Path(path_type=Path))
-@click.option("--root", type=click.Path(path_type=Path), help="Folder that relative paths start from; the manifest's own.")
-@click.option("--where", type=ColumnValue(), multiple=True, help="Only rows with this COLUMN=VALUE; may be given several times.")
-@click.option("--min-seconds", type=float, default=0.0, show_default=True, help="Shorter utterances are too short.")
-@click.option("--silence-db", type=float, default=-60.0, show_default=True, help="Utterances that stay below are silent, dB.")
 @click.option(
-    "--max-clipped", type=float, help="Utterances with more than this share of samples at full scale are clipped, 0 to 1."
+    "--root", type=click.Path(path_type=Path), help="Folder that the manifest's paths are relative to; its own by default."
 )
-@click.option("--num-workers", type=int, help="Processes; one per processor by default.")
+@click.option("--where", type=ColumnValue(), multiple=True, help="Only rows with this COLUMN=VALUE; may be given several times.")
+@click.option("--min-seconds", type=float, default=0.0, show_default=True, help="Minimum length of an utterance, in seconds.")
+@click.option(
+    "--silence-db",
+    type=float,
+    default=-60.0,
+    show_default=True,
+    help="Utterances whose peak is below this level are silent, in dBFS.",
+)
+@click.option(
+    "--max-clipped", type=float, help="Report utterances with a larger share of samples at full scale as clipped, 0 to 1."
+)
+@click.option("--num-workers", type=int, help="Number of processes; one per processor by default.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.pass_context
 def command(
@@ -33,7 +41,7 @@ def command(
     num_workers: int | None,
     as_json: bool,
 ) -> None:
-    """Decode every utterance of a manifest and list what is wrong; the exit status is 1 if anything is."""
+    """Decode every utterance of a manifest and list all faults; the exit status is 1 if there are any."""
     from mrl.data.preparing import Limits, check_manifest
 
     found = check_manifest(

@@ -10,12 +10,12 @@ import click
 @click.command()
 @click.argument("source", type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder to write into.")
-@click.option("--config", type=click.Path(path_type=Path), help="Training configuration; without it the defaults.")
-@click.option("--root", type=click.Path(path_type=Path), help="Folder that the manifest's relative paths start from.")
-@click.option("--count", type=int, default=8, show_default=True, help="How many utterances.")
+@click.option("--config", type=click.Path(path_type=Path), help="Training configuration; defaults if omitted.")
+@click.option("--root", type=click.Path(path_type=Path), help="Folder that the manifest's paths are relative to.")
+@click.option("--count", type=int, default=8, show_default=True, help="Number of utterances.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of utterances, crops and changes.")
 def command(source: Path, output: Path, config: Path | None, root: Path | None, count: int, seed: int) -> None:
-    """Write crops as training would hear them: clean, with each kind of augmentation alone, and as configured.
+    """Write training crops to listen to: clean, with each kind of augmentation alone, and as configured.
 
     SOURCE is a manifest, a folder of shards, or a folder with recordings at any depth. The folder written into gets WAV files, an
     index.html with players that says what was done to each, and the same as examples.tsv.

@@ -21,30 +21,36 @@ from mrl.cli.row_filter import ColumnValue, row_filter
     help="Layout: auto, folders, manifest, voxceleb1, voxceleb2, voxceleb, cnceleb1, cnceleb2, cnceleb or voxblink2.",
 )
 @click.option("--split", type=click.Choice(["dev", "test"]), help="Only this part of VoxCeleb or CN-Celeb.")
-@click.option("--root", type=click.Path(path_type=Path), help="Folder that paths in the manifest start from; the manifest's own.")
+@click.option(
+    "--root", type=click.Path(path_type=Path), help="Folder that paths in the manifest are relative to; its own by default."
+)
 @click.option(
     "--source-root",
     type=click.Path(path_type=Path),
-    help="Where SOURCE is a manifest: folder that its relative paths start from.",
+    help="Folder that the paths of a source manifest are relative to.",
 )
-@click.option("--where", type=ColumnValue(), multiple=True, help="Where SOURCE is a manifest: only rows with this COLUMN=VALUE.")
-@click.option("--min-seconds", type=float, default=0.5, show_default=True, help="Shorter utterances are too short.")
-@click.option("--silence-db", type=float, default=-60.0, show_default=True, help="Utterances that stay below are silent, dB.")
+@click.option("--where", type=ColumnValue(), multiple=True, help="Only rows of a source manifest with this COLUMN=VALUE.")
+@click.option("--min-seconds", type=float, default=0.5, show_default=True, help="Minimum length of an utterance, in seconds.")
 @click.option(
-    "--max-clipped", type=float, help="Leave out utterances with more than this share of samples at full scale, 0 to 1."
+    "--silence-db",
+    type=float,
+    default=-60.0,
+    show_default=True,
+    help="Utterances whose peak is below this level are silent, in dBFS.",
 )
+@click.option("--max-clipped", type=float, help="Leave out utterances with a larger share of samples at full scale, 0 to 1.")
 @click.option(
     "--keep",
     multiple=True,
     type=click.Choice(["silent", "too-short", "duplicate", "contradictory"]),
-    help="Keep utterances with this fault; may be given several times.",
+    help="Keep utterances with this fault and only list them; may be given several times.",
 )
-@click.option("--header-only", is_flag=True, help="Decode nothing: no search for silence, clipping, copies and damage inside.")
+@click.option("--header-only", is_flag=True, help="Only read headers: silence, clipping, duplicates and damage are not found.")
 @click.option(
     "--eval-trials",
     type=click.Path(path_type=Path),
     multiple=True,
-    help="Trial list whose speakers must not be trained on; may be given several times.",
+    help="Trial list whose speakers must not be in the manifest; may be given several times.",
 )
 @click.option(
     "--overlap",
@@ -53,7 +59,7 @@ from mrl.cli.row_filter import ColumnValue, row_filter
     show_default=True,
     help="What to do with speakers of the trial lists.",
 )
-@click.option("--num-workers", type=int, help="Processes; one per processor by default.")
+@click.option("--num-workers", type=int, help="Number of processes; one per processor by default.")
 def command(
     source: Path,
     output: Path,
@@ -74,7 +80,7 @@ def command(
     """Examine every recording of a corpus and write its manifest.
 
     SOURCE is a folder or a manifest. Faulty utterances (unreadable, silent, too short, the same audio twice) are left out and
-    listed in NAME.faults.tsv beside the manifest. When interrupted, the same command goes on where it stopped.
+    listed in NAME.faults.tsv beside the manifest. An interrupted command resumes if you run it again.
     """
     from mrl.data.corpora import find_recordings
     from mrl.data.preparing import FAULTS, Limits, prepare_manifest

@@ -14,20 +14,24 @@ _SOME_LEFT_OUT = 1  # exit status
 @click.command()
 @click.argument("source", metavar="MANIFEST", required=False, type=click.Path(path_type=Path))
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Folder for the shards and their index.")
-@click.option("--shard-megabytes", type=float, default=512.0, show_default=True, help="Largest size of a shard, 10^6 bytes.")
+@click.option("--shard-megabytes", type=float, default=512.0, show_default=True, help="Maximum size of a shard, in 10^6 bytes.")
 @click.option(
     "--encode",
     type=click.Choice(["flac", "as-is"]),
     default="flac",
     show_default=True,
-    help="flac: just the utterance, 16 kHz, one channel, 16 bits; as-is: the bytes of the recording.",
+    help="flac: the utterance at 16 kHz, mono, 16 bits; as-is: the bytes of the recording.",
 )
-@click.option("--root", type=click.Path(path_type=Path), help="Folder that the manifest's relative paths start from; its own.")
+@click.option(
+    "--root", type=click.Path(path_type=Path), help="Folder that the manifest's paths are relative to; its own by default."
+)
 @click.option("--where", type=ColumnValue(), multiple=True, help="Only rows of the manifest with this COLUMN=VALUE.")
-@click.option("--seed", type=int, default=0, show_default=True, help="Of the order, which mixes all speakers.")
-@click.option("--leave-out-unreadable", is_flag=True, help="List recordings that cannot be read and go on; exit status 1.")
-@click.option("--num-workers", type=click.IntRange(min=1), default=2, show_default=True, help="Threads that read and encode.")
-@click.option("--verify", is_flag=True, help="Write nothing: read the shards in the folder and compare them with their index.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the order, which mixes all speakers.")
+@click.option("--leave-out-unreadable", is_flag=True, help="List unreadable recordings and continue; the exit status is then 1.")
+@click.option(
+    "--num-workers", type=click.IntRange(min=1), default=2, show_default=True, help="Number of threads that read and encode."
+)
+@click.option("--verify", is_flag=True, help="Write nothing; check the shards in the folder against their index.")
 def command(
     source: Path | None,
     output: Path,
@@ -42,8 +46,8 @@ def command(
 ) -> None:
     """Write a corpus as tar shards with an index, for training from network storage.
 
-    MANIFEST is a manifest (CSV, TSV, JSONL, Parquet) or a folder with one subfolder per speaker. The same command goes on after a
-    kill; on finished shards it verifies them.
+    MANIFEST is a manifest (CSV, TSV, JSONL, Parquet) or a folder with one subfolder per speaker. Run the same command again
+    after a kill to resume; on finished shards it verifies them.
     """
     if verify:
         if source is not None:

@@ -12,9 +12,11 @@ from mrl.cli.row_filter import ColumnValue, row_filter
 
 @click.command()
 @click.argument("manifest", type=click.Path(path_type=Path))
-@click.option("--root", type=click.Path(path_type=Path), help="Folder that relative paths start from; the manifest's own.")
+@click.option(
+    "--root", type=click.Path(path_type=Path), help="Folder that the manifest's paths are relative to; its own by default."
+)
 @click.option("--where", type=ColumnValue(), multiple=True, help="Only rows with this COLUMN=VALUE; may be given several times.")
-@click.option("--num-workers", type=int, help="Processes that read headers; one per processor by default.")
+@click.option("--num-workers", type=int, help="Number of processes that read headers; one per processor by default.")
 @click.option("--plot", type=click.Path(path_type=Path), help="Also draw histograms into this file (.png, .svg, .pdf).")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(
@@ -25,14 +27,19 @@ def command(
     plot: Path | None,
     as_json: bool,
 ) -> None:
-    """Count speakers, sessions, utterances and hours; show how lengths are spread.
+    """Count speakers, sessions, utterances and hours, with quantiles of the lengths.
 
-    Recordings are opened only where the manifest does not state their length and sample rate.
+    Recordings are opened only if the manifest does not state their length and sample rate.
     """
-    from mrl.data.statistics import manifest_statistics, statistics_lines
+    from mrl.data.statistics import manifest_statistics, quantiles_table, statistics_lines
+    from mrl.tables import print_tables
 
     found = manifest_statistics(manifest, root=root, where=row_filter(where), num_workers=num_workers)
-    click.echo(json.dumps(found.to_dict(), indent=2) if as_json else "\n".join(statistics_lines(found)))
+    if as_json:
+        click.echo(json.dumps(found.to_dict(), indent=2))
+    else:
+        click.echo("\n".join([*statistics_lines(found), ""]))
+        print_tables(quantiles_table(found))
     if plot is not None:
         from mrl.data.statistics import plot_statistics
 

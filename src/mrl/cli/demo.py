@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 
 import click
-from rich.console import Console
 
 
 @click.command()
@@ -24,12 +23,13 @@ from rich.console import Console
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of everything random.")
 def command(output: Path, data: Path | None, weights: str | None, backbone: str | None, seed: int) -> None:
-    """Make voices, train a Matryoshka model in two stages, and show the error rate at every dimension."""
+    """Make voices, train a Matryoshka model in two stages, and report the error rate at every dimension."""
     from mrl.demo import run_demo
     from mrl.evaluation import summary_table
+    from mrl.tables import print_tables
 
     result = run_demo(output, data=data, weights=weights, backbone=backbone, seed=seed)  # type: ignore[arg-type]
-    Console().print(summary_table(result.evaluation))
+    print_tables(summary_table(result.evaluation))
     trials = result.evaluation.trial_list
     speakers, _ = result.corpus.counts["test"]
     where = "intervals are in the report" if trials.speakers is not None else "too few speakers for intervals"

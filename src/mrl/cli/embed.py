@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from mrl.cli.options import depth_option, device_option, model_option, weights_option
+from mrl.cli.options import ModelChoice, extraction_options, model_options
+
+if TYPE_CHECKING:
+    from mrl.embeddings import Extraction
 
 
 @click.command()
@@ -17,69 +21,52 @@ from mrl.cli.options import depth_option, device_option, model_option, weights_o
     "--output",
     required=True,
     type=click.Path(path_type=Path),
-    help="File to write (.npz, .parquet or .safetensors), or a folder of shards: a name without suffix.",
+    help="File to write (.npz, .parquet or .safetensors), or a folder of shards (a name without extension).",
 )
-@model_option
-@weights_option
+@model_options(depth=True)
 @click.option("--dim", type=int, help="Length of the embeddings; all dimensions by default.")
-@depth_option
-@click.option("--batch-seconds", type=float, default=60.0, show_default=True, help="Most audio per forward pass, in seconds.")
-@click.option("--max-seconds", type=float, help="Use only the first so many seconds of each recording.")
-@click.option("--num-workers", type=int, default=2, show_default=True, help="Threads that decode ahead.")
+@extraction_options()
 @click.option("--shard-size", type=int, help="Recordings per shard of a folder [default: 10000].")
 @click.option("--shard-format", type=click.Choice(["safetensors", "npz", "parquet"]), help="Of shards [default: safetensors].")
-@device_option
 @click.pass_context
 def command(
     ctx: click.Context,
     inputs: tuple[Path, ...],
     output: Path,
-    model: str,
-    weights: str | None,
+    model: ModelChoice,
     dim: int | None,
-    depth: int | None,
-    batch_seconds: float,
-    max_seconds: float | None,
-    num_workers: int,
+    how: Extraction,
     shard_size: int | None,
     shard_format: str | None,
-    device: str,
 ) -> None:
     """Turn recordings into embeddings, in one file or in a folder of shards.
 
     INPUTS are recordings, folders of them, or .txt lists with one path per line. Embeddings are raw for a plain ReDimNet and of
-    unit length for a Matryoshka model. Recordings that cannot be used are listed and counted, the others are written all the
-    same, and the exit status is then 1. Under torchrun the processes share the recordings.
+    unit length for a Matryoshka model. Recordings that cannot be used are listed and counted, the others are still written,
+    and the exit status is then 1. Under torchrun the processes share the recordings.
 
-    A folder is for up to millions of recordings: they are written shard by shard, and the same command again goes on where an
-    interrupted one stopped.
+    A folder is for up to millions of recordings: they are written shard by shard, and the same command resumes an
+    interrupted one.
     """
-    from mrl.embeddings import Processes, collect_recordings, embed_to_file, embed_to_folder, means_folder, open_model
+    from mrl.embeddings import Processes, collect_recordings, embed_to_file, embed_to_folder, means_folder
 
     into_folder = means_folder(output, shard_size=shard_size, shard_format=shard_format)
     with Processes.from_environment().together() as processes:
         recordings = [str(path) for path in collect_recordings(inputs)]  # of very many names, text takes the least memory
-        network = open_model(model, weights=weights, device=processes.device(device), depth=depth)
-        settings: dict[str, Any] = {
-            "model_name": model,
-            "target_dim": dim,
-            "batch_seconds": batch_seconds,
-            "max_seconds": max_seconds,
-            "num_workers": num_workers,
-            "processes": processes,
-        }
+        embedder = dataclasses.replace(model, device=processes.device(model.device)).open()
+        settings: dict[str, Any] = {"model_name": model.spec, "target_dim": dim, "processes": processes}
         if into_folder:
             shards = {"shard_size": shard_size, "shard_format": shard_format}
             settings |= {name: value for name, value in shards.items() if value is not None}
-            in_shards = embed_to_folder(network, recordings, output, **settings)
+            in_shards = embed_to_folder(embedder, recordings, output, how, **settings)
         else:
-            embedded = embed_to_file(network, recordings, output, **settings)
+            embedded = embed_to_file(embedder, recordings, output, how, **settings)
     if not processes.is_first:
         return
     if into_folder:
         assert in_shards is not None  # the first process gets it
-        found, failures = in_shards.embeddings, in_shards.failures
-        click.echo(f"{len(found)} embeddings of {found.dim} dimensions in {len(found.shards)} shards written to {output}")
+        written, failures = in_shards.embeddings, in_shards.failures
+        click.echo(f"{len(written)} embeddings of {written.dim} dimensions in {len(written.shards)} shards written to {output}")
         where = f"; {output / 'failures.tsv'} says which and why"
     else:
         failures, where = embedded.failures, ""

@@ -12,7 +12,7 @@ from mrl.cli.options import depth_option, weights_option
 @click.command()
 @click.argument("model", required=False)
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="File to write: .onnx, .xml (OpenVINO) or .pt2.")
-@click.option("--check", type=click.Path(path_type=Path), help="Run the self-test of this exported file instead.")
+@click.option("--check", type=click.Path(path_type=Path), help="Only run the self-test of this exported file.")
 @weights_option
 @depth_option
 @click.option(
@@ -21,19 +21,19 @@ from mrl.cli.options import depth_option, weights_option
     type=click.Choice(["waveform", "features"]),
     default="waveform",
     show_default=True,
-    help="What goes in: waveforms, or log-mel features of a front end of your own.",
+    help="Input of the file: waveforms, or log-mel features from your own front end.",
 )
 @click.option(
     "--precision",
     type=click.Choice(["fp32", "fp16", "int8-dynamic", "int8-static"]),
     default="fp32",
     show_default=True,
-    help="fp16 stores weights in 16 bit; int8 computes in 8 bit.",
+    help="fp16 stores weights in 16 bits; int8 computes in 8 bits.",
 )
-@click.option("--calibration-audio", type=click.Path(path_type=Path), help="Folder of recordings, for int8-static.")
+@click.option("--calibration-audio", type=click.Path(path_type=Path), help="Folder of recordings for the ranges of int8-static.")
 @click.option("--trials", type=click.Path(path_type=Path), help="Compare equal error rates with PyTorch's on this trial list.")
-@click.option("--root", type=click.Path(path_type=Path), help="Folder below which the list's paths lie.")
-@click.option("--compare", is_flag=True, help="Measure all forms: size, speed, cosine, equal error rates.")
+@click.option("--root", type=click.Path(path_type=Path), help="Folder that the list's paths are relative to.")
+@click.option("--compare", is_flag=True, help="Measure all precisions: size, speed, cosine, EER.")
 def command(
     model: str | None,
     output: Path | None,
@@ -50,7 +50,7 @@ def command(
     """Write a model as one file that runs without this package.
 
     MODEL is a model folder, an official .pt checkpoint, a released name or mrl-b0-demo. The file is compared with the PyTorch
-    network before it is put in place. OUTPUT.json beside it says what it is; mrl export --check OUTPUT tests it on any machine.
+    network before it is put in place. OUTPUT.json beside it describes it; mrl export --check OUTPUT tests it on any machine.
     """
     from mrl.deployment import check_export, export_model
     from mrl.deployment.export import export_lines

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from mrl.cli.evaluate import DimList
-from mrl.cli.options import device_option
+from mrl.cli.options import DimList, device_option, extraction_options
+
+if TYPE_CHECKING:
+    from mrl.embeddings import Extraction
 
 
 @click.command()
@@ -15,35 +18,25 @@ from mrl.cli.options import device_option
 @click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RECORDINGS...")
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Model folder to write; new or empty.")
 @click.option("--depths", type=DimList(), help="After which stages, such as 1,2,3; after every one by default.")
-@click.option("--max-seconds", type=float, help="Use only the first so many seconds of each recording.")
-@click.option("--batch-seconds", type=float, default=30.0, show_default=True, help="Most audio per forward pass, in seconds.")
+@extraction_options(batch_seconds=30.0)
 @device_option
 def command(
     model: str,
     inputs: tuple[Path, ...],
     output: Path,
     depths: tuple[int, ...] | None,
-    max_seconds: float | None,
-    batch_seconds: float,
+    how: Extraction,
     device: str,
 ) -> None:
-    """Give a model early exits: embeddings after its first stages, in less time, for those who can do with a little less.
+    """Add early exits to a model: embeddings after its first stages, faster and slightly less accurate.
 
-    MODEL is a model folder or mrl-b0-demo. RECORDINGS are recordings, folders of them, or .txt lists with one path per line: some
-    thousand of many speakers, like those that will be embedded; no labels are needed. The whole network's results stay as they
-    are. Use an exit with --depth of mrl embed, verify, evaluate and export.
+    MODEL is a model folder or mrl-b0-demo. RECORDINGS are recordings, folders of them, or .txt lists with one path per line: a
+    few thousand of many speakers, similar to those that you will embed; no labels are needed. Results of the whole network do
+    not change. Use an exit with --depth of mrl embed, verify, evaluate and export.
     """
     from mrl.training.exits import fit_exits_into_folder
 
-    made = fit_exits_into_folder(
-        model,
-        inputs,
-        output,
-        depths=depths,
-        max_seconds=max_seconds,
-        batch_seconds=batch_seconds,
-        device=device,
-    )
+    made = fit_exits_into_folder(model, inputs, output, how, depths=depths, device=device)
     listed = ", ".join(map(str, made.depths))
     click.echo(f"fitted to {made.num_recordings:,} recordings; depths: {listed} ({made.depths[-1]} is the whole network)")
     click.echo(f"{made.num_bytes:,} bytes of weights, {made.num_bytes_before:,} before")

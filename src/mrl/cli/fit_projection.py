@@ -7,13 +7,15 @@ from typing import Literal
 
 import click
 
-from mrl.cli.evaluate import DimList
+from mrl.cli.options import DimList
 
 
 @click.command()
 @click.argument("embeddings", type=click.Path(path_type=Path))
 @click.option(
-    "--labels", type=click.Path(path_type=Path), help="Lines 'utterance speaker' (Kaldi's utt2spk); may be left out for pca."
+    "--labels",
+    type=click.Path(path_type=Path),
+    help="File with lines 'utterance speaker' (Kaldi's utt2spk); optional for pca and rotation.",
 )
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Head to write: .safetensors.")
 @click.option(
@@ -21,9 +23,9 @@ from mrl.cli.evaluate import DimList
     type=click.Choice(["rotation", "pca", "lda"]),
     default="rotation",
     show_default=True,
-    help="How directions are chosen and ordered.",
+    help="Method that chooses and orders the directions.",
 )
-@click.option("--dims", type=DimList(), help="Prefix lengths that the head is meant for; the largest is its output.")
+@click.option("--dims", type=DimList(), help="Dimensions of the head, such as 16,64,256; the largest is its output.")
 @click.option(
     "--apply",
     "pairs",
@@ -43,8 +45,8 @@ def command(
 ) -> None:
     """Fit a Matryoshka head to embeddings from any toolkit, in closed form.
 
-    EMBEDDINGS is a file of embeddings of training speakers: .npz, .parquet, .safetensors, or Kaldi's .ark and .scp. Judge the
-    projected embeddings with mrl evaluate, on other speakers than those fitted to.
+    EMBEDDINGS is a file of embeddings of training speakers: .npz, .parquet, .safetensors, or Kaldi's .ark and .scp. Measure the
+    projected embeddings with mrl evaluate, on other speakers than those used for the fit.
     """
     from mrl.evaluation import fit_head_file
 

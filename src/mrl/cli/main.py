@@ -25,24 +25,30 @@ EXIT_INTERRUPTED = 130
 VERBS: dict[str, str] = {
     "pretrained": "List, download and check the released ReDimNet checkpoints.",
     "embed": "Turn recordings into embeddings, in one file or a folder of shards.",
-    "verify": "Say whether two recordings, or an enrolled voice and a recording, are of one speaker.",
+    "verify": "Compare two recordings, or an enrolled voice and a recording.",
     "enroll": "Enrol a voice from recordings.",
-    "identify": "Say whose voice a recording is, among those enrolled.",
+    "identify": "Identify the speaker of a recording among the enrolled voices.",
     "voices": "List, remove, export and import enrolled voices.",
     "serve": "Serve a local web page: record or upload, enrol, verify, identify.",
     "data": "Scan, check and count corpora for training.",
     "train": "Train a Matryoshka model in two stages.",
     "trials": "Fetch, make and check trial lists.",
     "evaluate": "Measure the error rate at every dimension on a trial list.",
-    "calibrate": "Calibrate a model folder: log-likelihood ratios and thresholds.",
+    "calibrate": "Calibrate a model folder or an exported file: log-likelihood ratios and thresholds.",
     "quantise-report": "Measure what storing voices in fewer bytes costs.",
     "export": "Write a model for ONNX Runtime, OpenVINO or torch.export.",
-    "fit-exits": "Give a model early exits: faster embeddings from its first stages.",
+    "fit-exits": "Add early exits to a model: faster embeddings from its first stages.",
     "fit-projection": "Fit a Matryoshka head to embeddings from any toolkit.",
     "reproduce": "Measure released checkpoints and compare with the published figures.",
-    "demo": "Do the whole job in minutes, on synthetic voices or your own recordings.",
+    "demo": "Run the whole pipeline in minutes, on synthetic voices or your recordings.",
 }
-"""Each verb with its line of help; the verb's command is ``command`` in the module ``mrl.cli.VERB``."""
+"""Each verb with its line of help; the verb's command is ``command`` in the module ``mrl.cli.VERB``, or stands in PLACES."""
+
+PLACES: dict[str, tuple[str, str]] = {"enroll": ("voices", "enrol"), "identify": ("voices", "identify")}
+"""Verbs that share a module, with its name and that of the command in it."""
+
+ALIASES: dict[str, str] = {"enrol": "enroll"}
+"""Other spellings of verbs."""
 
 
 class LazyGroup(click.Group):
@@ -52,21 +58,33 @@ class LazyGroup(click.Group):
         table: each command with its line of help; it is ``command`` in a module of ``mrl.cli`` named after it.
         prefix: what stands before the command in the names of these modules.
         heading: over the list of commands in the help.
+        places: (module, name in it) of commands that stand elsewhere.
+        aliases: other spellings of commands.
     """
 
     def __init__(
-        self, *args: Any, table: Mapping[str, str], prefix: str = "", heading: str = "Commands", **settings: Any
+        self,
+        *args: Any,
+        table: Mapping[str, str],
+        prefix: str = "",
+        heading: str = "Commands",
+        places: Mapping[str, tuple[str, str]] | None = None,
+        aliases: Mapping[str, str] | None = None,
+        **settings: Any,
     ) -> None:
         super().__init__(*args, **settings)
         self._table, self._prefix, self._heading = table, prefix, heading
+        self._places, self._aliases = places or {}, aliases or {}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self._table)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in self._table:
+        verb = self._aliases.get(cmd_name, cmd_name)
+        if verb not in self._table:
             return None
-        command: click.Command = importlib.import_module(f"mrl.cli.{self._prefix}{cmd_name.replace('-', '_')}").command
+        module, name = self._places.get(verb, (f"{self._prefix}{verb.replace('-', '_')}", "command"))
+        command: click.Command = getattr(importlib.import_module(f"mrl.cli.{module}"), name)
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -98,7 +116,14 @@ class VerbGroup(LazyGroup):
             raise click.exceptions.Exit(EXIT_ERROR) from error
 
 
-@click.group(cls=VerbGroup, table=VERBS, heading="Verbs", context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(
+    cls=VerbGroup,
+    table=VERBS,
+    places=PLACES,
+    aliases=ALIASES,
+    heading="Verbs",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.version_option(__version__, prog_name="mrl")
 @click.option("--debug", is_flag=True, envvar="MRL_DEBUG", help="Show tracebacks and detailed messages [also MRL_DEBUG=1].")
 def cli(debug: bool) -> None:

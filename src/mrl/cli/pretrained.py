@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.table import Table
 
 from mrl.pretrained.bundled import BundledModel, bundled_models, copy_bundled, find_bundled
 from mrl.pretrained.registry import PretrainedCheckpoint, VoxCeleb1EER, find_by_name, list_pretrained
+from mrl.tables import Table, print_tables
 
-_NAME_HELP = "NAME is like b2-vox2-ft_lm; a model name alone (b2, M) means its fine-tuned version."
+_NAME_HELP = "NAME is like b2-vox2-ft_lm; a model name alone (b2, M, redimnet2-b6) means its fine-tuned version."
 _LISTED_DIM = 64
 
 
@@ -24,9 +24,9 @@ def command() -> None:
 
 
 @command.command("list")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON with everything that is known.")
+@click.option("--json", "as_json", is_flag=True, help="Print all details as JSON.")
 def list_command(as_json: bool) -> None:
-    """List all released checkpoints with their published error rates, and what comes with the package."""
+    """List all released checkpoints with their published error rates, and the bundled model."""
     checkpoints = list_pretrained()
     if as_json:
         _print_json([_as_dict(checkpoint) for checkpoint in checkpoints])
@@ -51,25 +51,17 @@ def _print_released(checkpoints: tuple[PretrainedCheckpoint, ...]) -> None:
         for checkpoint in checkpoints
     ]
     header = ("name", "parameters", "Vox1-O", "Vox1-E", "Vox1-H", "Vox1-O + AS-Norm", "licence")
-    console = Console()
-    if console.is_terminal:
-        # Without a frame it fits into 80 columns; a shortened name could not be typed again.
-        table = Table(box=None, padding=(0, 1, 0, 0), caption="EER in %, published; –: unpublished")
-        for title in header:
-            table.add_column(title, no_wrap=title in ("name", "parameters", "licence"))
-        for row in rows:
-            table.add_row(*row)
-        console.print(table)
-        return
-    for row in (header, *rows):
-        click.echo("\t".join(row))
+    note = "EER in %, published; –: unpublished"
+    # Without a frame it fits into 80 columns; a shortened name could not be typed again.
+    table = Table(header, tuple(rows), words=(0, 6), group=None, notes=(note,), frame=False, unbroken=(0, 1, 6))
+    print_tables(table) if sys.stdout.isatty() else click.echo(table.tab_separated())
 
 
 @command.command("info", epilog=_NAME_HELP)
 @click.argument("name")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def info_command(name: str, as_json: bool) -> None:
-    """Tell everything that is known about one checkpoint, or about the package's own model."""
+    """Describe one checkpoint, or the bundled model."""
     bundled = find_bundled(name)
     if bundled is not None:
         _print_json(_bundled_as_dict(bundled)) if as_json else _print_facts(_bundled_facts(bundled))
@@ -113,7 +105,7 @@ def info_command(name: str, as_json: bool) -> None:
 def download_command(name: str, force_reload: bool) -> None:
     """Download a checkpoint into torch.hub's cache, verify it, and print its path.
 
-    MRL_MIRROR (a folder or a base address) replaces the official source.
+    MRL_MIRROR (a folder or a base URL) replaces the official source.
     """
     checkpoint = find_by_name(name)
     from mrl.pretrained.download import fetch_checkpoint
@@ -124,7 +116,7 @@ def download_command(name: str, force_reload: bool) -> None:
 @command.command("verify", epilog=_NAME_HELP)
 @click.argument("name_or_file")
 def verify_command(name_or_file: str) -> None:
-    """Check a cached checkpoint, or any checkpoint file: hash, size, and that the network loads it."""
+    """Check a cached checkpoint or any checkpoint file: hash, size, and whether the network loads it."""
     is_file = Path(name_or_file).expanduser().is_file()
     wanted = name_or_file if is_file or _looks_like_path(name_or_file) else find_by_name(name_or_file)
     from mrl.pretrained.loading import verify_checkpoint
@@ -152,7 +144,7 @@ def verify_command(name_or_file: str) -> None:
 @click.argument("model")
 @click.argument("folder", type=click.Path(path_type=Path))
 def copy_command(model: str, folder: Path) -> None:
-    """Copy a model that comes with the package into a new folder, such as to calibrate it there.
+    """Copy the bundled model into a new folder, for example to calibrate it.
 
     MODEL is mrl-b0-demo.
     """

@@ -13,24 +13,36 @@ from mrl.cli.options import model_option, store_option, weights_option
 @model_option
 @weights_option
 @store_option
-@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen at; by default this machine's own.")
-@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="0 takes any that is free.")
-@click.option("--token", help="That requests must carry, 16 characters or more; other users of this machine may see it here.")
-@click.option("--token-file", type=click.Path(path_type=Path), help="A file with the token. Without either, a random one.")
+@click.option(
+    "--host", default="127.0.0.1", show_default=True, help="Address to listen on; by default only this machine can connect."
+)
+@click.option(
+    "--port", type=click.IntRange(0, 65535), default=8000, show_default=True, help="Port to listen on; 0 for any free port."
+)
+@click.option("--token", help="Token that requests must carry, 16 characters or more; other users can see it here.")
+@click.option(
+    "--token-file",
+    type=click.Path(path_type=Path),
+    help="File with the token; without --token or --token-file a random one is made.",
+)
 @click.option(
     "--max-megabytes",
     type=click.FloatRange(min=0, min_open=True),
     default=20.0,
     show_default=True,
-    help="Of one request: all its recordings.",
+    help="Maximum size of a request with all its recordings.",
 )
 @click.option(
-    "--max-seconds", type=click.FloatRange(min=0, min_open=True), default=60.0, show_default=True, help="Of one recording."
+    "--max-seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    default=60.0,
+    show_default=True,
+    help="Maximum length of a recording, in seconds.",
 )
 @click.option(
     "--threads",
     type=click.IntRange(min=1),
-    help="Recordings that are embedded at the same time, each on one processor; by default as many as there are processors.",
+    help="Number of recordings embedded at the same time, each on one processor; by default all processors.",
 )
 def command(
     model: str,
@@ -46,7 +58,7 @@ def command(
 ) -> None:
     """Serve a local web page: record or upload, enrol, verify, identify.
 
-    Only this machine can reach it unless --host says otherwise. The address printed has the token that the page needs.
+    Only this machine can connect unless --host is given. The printed address includes the token that the page needs.
     """
     from mrl.identification import default_store
     from mrl.serving import Limits, serve

@@ -15,20 +15,24 @@ import click
     multiple=True,
     required=True,
     type=click.Path(path_type=Path),
-    help="YAML file; may be given several times, later files win.",
+    help="YAML file; may be given several times, later files override earlier ones.",
 )
-@click.option("--resume", metavar="auto|CHECKPOINT", help="auto goes on with the run in training.output_dir if there is one.")
+@click.option(
+    "--resume",
+    metavar="auto|CHECKPOINT",
+    help="auto resumes the run in training.output_dir, or starts it; or the folder of a checkpoint.",
+)
 @click.option("--dry-run", is_flag=True, help="Check settings, data and checkpoint, print the plan, and train nothing.")
 @click.argument("overrides", nargs=-1, metavar="[SECTION.KEY=VALUE]...")
 @click.pass_context
 def command(ctx: click.Context, configs: tuple[Path, ...], resume: str | None, dry_run: bool, overrides: tuple[str, ...]) -> None:
-    """Train a Matryoshka model as a configuration says.
+    """Train a Matryoshka model from a configuration file.
 
-    Exit status 0: done. 2: something is wrong with settings, data or training (one line says what). 75: the run was asked to stop
-    (SIGTERM), has saved everything, and goes on with --resume auto.
+    Exit status 0: done. 2: an error in settings, data or training, reported in one line. 75: the run received SIGTERM and saved
+    its state; continue with --resume auto.
     """
+    from mrl.distribution import Processes
     from mrl.training import EXIT_INTERRUPTED, load_config, plan_run, run_training
-    from mrl.training.distribution import Processes
 
     config = load_config(configs, overrides)
     if dry_run:

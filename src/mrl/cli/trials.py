@@ -17,10 +17,12 @@ def command() -> None:
 @command.command()
 @click.argument("names", nargs=-1, required=True)
 @click.option(
-    "--output", type=click.Path(path_type=Path), default=Path("trials"), show_default=True, help="Folder to keep the lists in."
+    "--output", type=click.Path(path_type=Path), default=Path("trials"), show_default=True, help="Folder for the lists."
 )
-@click.option("--source", help="Base address or folder with the official files, instead of the official sites.")
-@click.option("--force-reload", is_flag=True, help="Download even if the list is there.")
+@click.option("--source", help="Base URL or folder with the official files, instead of the official sites.")
+@click.option(
+    "--force-reload", is_flag=True, help="Download again; the old list is replaced only if the new one passes all checks."
+)
 def fetch(names: tuple[str, ...], output: Path, source: str | None, force_reload: bool) -> None:
     """Fetch official trial lists.
 
@@ -39,11 +41,11 @@ def fetch(names: tuple[str, ...], output: Path, source: str | None, force_reload
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="File to write.")
 @click.option("--root", type=click.Path(path_type=Path), help="Folder that the list's paths are relative to.")
 @click.option("--where", type=ColumnValue(), multiple=True, help="Only rows with this COLUMN=VALUE; may be given several times.")
-@click.option("--max-targets", type=int, default=10_000, show_default=True, help="Most same-speaker trials.")
-@click.option("--max-nontargets", type=int, default=50_000, show_default=True, help="Most different-speaker trials.")
+@click.option("--max-targets", type=int, default=10_000, show_default=True, help="Maximum number of same-speaker trials.")
+@click.option("--max-nontargets", type=int, default=50_000, show_default=True, help="Maximum number of different-speaker trials.")
 @click.option("--same-gender-share", type=float, help="Share of different-speaker trials within one gender, 0 to 1.")
-@click.option("--gender-column", default="gender", show_default=True, help="The manifest's column with the genders.")
-@click.option("--different-sessions", is_flag=True, help="Same-speaker trials of two sessions only.")
+@click.option("--gender-column", default="gender", show_default=True, help="Column of the manifest with the gender.")
+@click.option("--different-sessions", is_flag=True, help="Only make same-speaker trials between different sessions.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of the choice.")
 def make(
     source: Path,
@@ -86,11 +88,19 @@ def make(
 @command.command()
 @click.argument("trial_list", type=click.Path(path_type=Path))
 @click.option(
-    "--root", type=click.Path(path_type=Path), help="Folder below which the list's paths lie; without it only the text."
+    "--root",
+    type=click.Path(path_type=Path),
+    help="Folder that the list's paths are relative to; without it only the text is checked.",
 )
-@click.option("--speakers", type=click.Path(path_type=Path), help="Lines 'utterance speaker', where paths do not tell.")
-@click.option("--enrolment", type=click.Path(path_type=Path), help="Lines 'model recording ...', where the list names models.")
-@click.option("--enrolment-prefix", default="", help="Put before each recording of the enrolment map, such as ../data/.")
+@click.option(
+    "--speakers", type=click.Path(path_type=Path), help="File with lines 'utterance speaker', if paths do not name the speaker."
+)
+@click.option(
+    "--enrolment",
+    type=click.Path(path_type=Path),
+    help="File with lines 'model recording ...', if the list names enrolment models.",
+)
+@click.option("--enrolment-prefix", default="", help="Prefix for the paths of the enrolment map, such as ../data/.")
 @click.option("--decode", is_flag=True, help="Read every recording to its end, not just its header.")
 @click.pass_context
 def check(
@@ -102,7 +112,7 @@ def check(
     enrolment_prefix: str,
     decode: bool,
 ) -> None:
-    """Find everything that is wrong with a trial list; the exit status is 2 if anything is."""
+    """Report all faults of a trial list; the exit status is 2 if there are errors."""
     from mrl.audio import audio_info, load_audio
     from mrl.trials import check_trials, read_enrolment_map, read_speakers, read_trials
 

@@ -1,4 +1,4 @@
-"""``mrl verify``: the score of two recordings."""
+"""``mrl verify``: the score of two recordings, or of a recording and an enrolled voice."""
 
 from __future__ import annotations
 
@@ -6,89 +6,48 @@ from pathlib import Path
 
 import click
 
-from mrl.cli.options import depth_option, device_option, model_option, store_option, weights_option
+from mrl.cli.options import Criterion, ModelChoice, decision_options, dim_option, model_options, store_option
 
 
 @click.command()
 @click.argument("first")
 @click.argument("second", type=click.Path(path_type=Path))
-@model_option
-@weights_option
-@click.option("--dim", type=int, help="Compare prefixes of this length; all dimensions by default.")
-@depth_option
-@click.option(
-    "--threshold", type=click.FloatRange(-1.0, 1.0), help="Accept from this raw cosine on; without it no decision is made."
-)
-@click.option("--prior", type=float, help="Decide at this probability of one speaker; needs a calibrated model (mrl calibrate).")
-@click.option("--max-far", type=float, help="Decide at this false accept rate of the calibration trials instead.")
+@model_options(depth=True)
+@dim_option
+@decision_options()
 @store_option
-@device_option
-def command(
-    first: str,
-    second: Path,
-    model: str,
-    weights: str | None,
-    dim: int | None,
-    depth: int | None,
-    threshold: float | None,
-    prior: float | None,
-    max_far: float | None,
-    store: Path | None,
-    device: str,
-) -> None:
+def command(first: str, second: Path, model: ModelChoice, dim: int | None, criterion: Criterion, store: Path | None) -> None:
     """Say how alike the speakers of two recordings are.
 
-    FIRST is a recording or the name of an enrolled voice (mrl enroll), SECOND a recording. voice:NAME always names a voice,
-    and a path with a slash in it, such as ./NAME, always a recording.
+    FIRST is a recording or the name of an enrolled voice (mrl enroll); SECOND is a recording. If a name is ambiguous, write
+    voice:NAME for the voice and ./NAME for the recording.
 
-    The score is the raw cosine of the two embeddings, in [-1, 1]. A model folder that mrl calibrate has been run on gives a
+    The score is the raw cosine of the two embeddings, in [-1, 1]. A model that mrl calibrate has been run on gives a
     log-likelihood ratio and a decision too.
     """
-    from mrl.evaluation.verification import verify_files
-    from mrl.identification.recognise import enrolled_name, verify_enrolled
+    from mrl.identification import VoiceStore, default_store, verify_files, verify_voice
+    from mrl.identification.recognise import enrolled_name
 
     name = enrolled_name(first, store)
-    if name is not None:
-        if depth is not None:
-            raise click.UsageError("--depth is for two recordings; voices are enrolled and verified by the whole network")
-        found = verify_enrolled(
-            model,
-            name,
-            second,
-            store,
-            weights=weights,
-            dim=dim,
-            threshold=threshold,
-            prior=prior,
-            max_false_accept=max_far,
-            device=device,
-        )
+    if name is None:
+        verified = verify_files(model.open(), first, second, dim=dim, **criterion)
+    elif model.depth is not None:
+        raise click.UsageError("--depth is for two recordings; voices are enrolled and verified by the whole network")
     else:
-        found = verify_files(
-            model,
-            first,
-            second,
-            weights=weights,
-            dim=dim,
-            depth=depth,
-            threshold=threshold,
-            prior=prior,
-            max_false_accept=max_far,
-            device=device,
-        )
-    click.echo(f"score: {found.score:.4f} (raw cosine, from -1 to 1)")
-    decision = "same speaker" if found.same_speaker else "different speakers"
-    if found.log_likelihood_ratio is not None:
-        click.echo(f"log-likelihood ratio: {found.log_likelihood_ratio:.3f} (natural logarithm, above 0 speaks for one speaker)")
-        at = f"prior {found.prior:g}" if found.prior is not None else f"false accept rate {found.max_false_accept:g}"
-        click.echo(f"decision: {decision} ({at}: threshold {found.threshold:.3f})")
+        opened = VoiceStore(store or default_store())
+        verified = verify_voice(model.open(), name, second, opened, dim=dim, **criterion)
+    rule = verified.rule
+    click.echo(f"score: {verified.score:.4f} (raw cosine, from -1 to 1)")
+    if rule.threshold is None:
+        click.echo(f"no decision: {rule.absence}")
         return
-    if found.calibrated_dims:
-        click.echo(f"calibrated dims: {', '.join(map(str, found.calibrated_dims))}; dim {found.dim} is none of them")
-    if found.threshold is None:
-        click.echo("no decision: none is possible without a threshold calibrated on your own data (--threshold)")
+    decision = "same speaker" if verified.same_speaker else "different speakers"
+    if verified.log_likelihood_ratio is not None:
+        ratio = f"{verified.log_likelihood_ratio:.3f}"
+        click.echo(f"log-likelihood ratio: {ratio} (natural logarithm, above 0 speaks for one speaker)")
+        click.echo(f"decision: {decision} ({rule.basis}: threshold {rule.threshold:.3f})")
         return
-    click.echo(f"decision: {decision} (threshold {found.threshold:g})")
+    click.echo(f"decision: {decision} (threshold {rule.threshold:g})")
     click.echo(
         "warning: a threshold holds for one model, one dim and one kind of recording; calibrate it on trials of your own. "
         "It is a raw cosine, not the (cosine + 1) / 2 of some toolkits.",

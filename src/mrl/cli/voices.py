@@ -1,14 +1,85 @@
-"""``mrl voices``: the enrolled voices, listed, removed, exported and imported."""
+"""``mrl enroll``, ``mrl identify`` and ``mrl voices``: voices enrolled, recognised, listed, removed, exported and imported."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from mrl.cli.options import store_option
+from mrl.cli.options import Criterion, ModelChoice, decision_options, dim_option, model_options, store_option
+
+if TYPE_CHECKING:
+    from mrl.identification import Voice
+
+
+@click.command()
+@click.argument("name")
+@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@model_options()
+@store_option
+@click.option(
+    "--format",
+    "form",
+    type=click.Choice(["float32", "float16", "int8", "binary"]),
+    help="How a new store keeps embeddings: float32 by default; int8 takes a quarter, binary 1/32 of the space.",
+)
+@click.option("--add", "extend", is_flag=True, help="Add the recordings to a voice that is enrolled already.")
+def enrol(name: str, files: tuple[Path, ...], model: ModelChoice, store: Path | None, form: str | None, extend: bool) -> None:
+    """Enrol a voice.
+
+    FILES are recordings of one speaker; NAME is what the voice is called from now on. Longer recordings weigh more. Either all
+    recordings are enrolled or, where one cannot be used, none.
+    """
+    from mrl.identification import default_store, enrol
+
+    place = store or default_store()
+    voice = enrol(model.open(), name, files, place, form=form, extend=extend)  # type: ignore[arg-type]
+    click.echo(f"{voice.name}: {_recordings(voice)}, {voice.seconds:.1f} s in all, in {place}")
+
+
+@click.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="How many voices to show.")
+@model_options()
+@store_option
+@dim_option
+@click.option(
+    "--search",
+    "method",
+    type=click.Choice(["exact", "approximate"]),
+    default="exact",
+    show_default=True,
+    help="How to search: approximate is faster among very many voices and may miss one.",
+)
+@decision_options()
+def identify(
+    file: Path, top: int, model: ModelChoice, store: Path | None, dim: int | None, method: str, criterion: Criterion
+) -> None:
+    """Say whose voice a recording is, among those enrolled, or that it is unknown.
+
+    Scores are raw cosines in [-1, 1]. A decision needs a model that mrl calibrate has been run on, or --threshold.
+    """
+    from mrl.identification import VoiceStore, default_store, identify
+
+    opened = VoiceStore(store or default_store())
+    identified = identify(model.open(), file, opened, dim=dim, top=top, method=method, **criterion)  # type: ignore[arg-type]
+    for voice in identified.candidates:
+        ratio = "" if voice.log_likelihood_ratio is None else f"  log-likelihood ratio {voice.log_likelihood_ratio:8.3f}"
+        click.echo(f"{voice.score:7.4f}{ratio}  {voice.name}")
+    rule = identified.rule
+    if rule.threshold is None:
+        click.echo(f"no decision: {rule.absence}")
+        return
+    click.echo(f"decision: {identified.name or 'unknown'} ({rule.basis}: threshold {rule.threshold:.3f})")
+    if rule.calibration is None:
+        click.echo(
+            f"warning: a raw threshold takes no account of the {identified.voices:,} voices enrolled: the more there are, the "
+            "more often a stranger is taken for one",
+            err=True,
+        )
 
 
 @click.group()
@@ -28,8 +99,8 @@ def list_voices(store: Path | None, as_json: bool) -> None:
         click.echo(json.dumps([dataclasses.asdict(voice) for voice in voices], indent=2, ensure_ascii=False))
         return
     for voice in voices:
-        number = f"{voice.recordings} recording{'s' if voice.recordings != 1 else ''}"
-        click.echo(f"{voice.name}\t{number}\t{voice.seconds:.1f} s\tmodel {voice.model_hash[:12]}\tchanged {voice.updated_at}")
+        facts = (voice.name, _recordings(voice), f"{voice.seconds:.1f} s", f"model {voice.model_hash[:12]}")
+        click.echo("\t".join((*facts, f"changed {voice.updated_at}")))
     click.echo(f"{len(voices)} voice{'s' if len(voices) != 1 else ''}", err=True)
 
 
@@ -37,7 +108,7 @@ def list_voices(store: Path | None, as_json: bool) -> None:
 @click.argument("names", nargs=-1, required=True)
 @store_option
 def remove(names: tuple[str, ...], store: Path | None) -> None:
-    """Delete voices from the store and overwrite their data in its files."""
+    """Delete voices and overwrite their data in the store's files."""
     from mrl.identification import VoiceStore, default_store
 
     VoiceStore(store or default_store()).remove(names)
@@ -49,7 +120,7 @@ def remove(names: tuple[str, ...], store: Path | None) -> None:
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="File to write, .jsonl.")
 @store_option
 def export(names: tuple[str, ...], output: Path, store: Path | None) -> None:
-    """Write voices to a file that mrl voices import reads; all voices without NAMES."""
+    """Export voices to a file for mrl voices import; all voices if no NAMES are given."""
     from mrl.identification import VoiceStore, default_store, export_voices
 
     number = export_voices(VoiceStore(store or default_store()), output, names or None)
@@ -60,8 +131,12 @@ def export(names: tuple[str, ...], output: Path, store: Path | None) -> None:
 @click.argument("file", type=click.Path(path_type=Path))
 @store_option
 def import_file(file: Path, store: Path | None) -> None:
-    """Add all voices of a file that mrl voices export wrote, or none; the store is made if it is not there."""
+    """Import all voices of a file written by mrl voices export, or none; creates the store if needed."""
     from mrl.identification import default_store, import_voices
 
     place = store or default_store()
     click.echo(f"{import_voices(place, file)} voices added to {place}")
+
+
+def _recordings(voice: Voice) -> str:
+    return f"{voice.recordings} recording{'s' if voice.recordings != 1 else ''}"

@@ -279,20 +279,6 @@ class Batch:
         return bool((self.lengths == self.audio.shape[1]).all())
 
 
-def group_by_seconds(seconds: Sequence[float], max_seconds: float) -> list[list[int]]:
-    """Return groups of indices, ascending in length, so that a padded batch of each holds at most ``max_seconds`` of audio.
-
-    A recording longer than that is a group of its own.
-    """
-    groups: list[list[int]] = []
-    for index in sorted(range(len(seconds)), key=lambda index: (seconds[index], index)):
-        if groups and seconds[index] * (len(groups[-1]) + 1) <= max_seconds:
-            groups[-1].append(index)
-        else:
-            groups.append([index])
-    return groups
-
-
 def collate(items: Sequence[tuple[Waveform, int]], problems: Sequence[str] = ()) -> Batch:
     """Pad waveforms to the longest and stack them."""
     lengths = [len(audio) for audio, _ in items]

@@ -29,7 +29,6 @@ from mrl.data.crops import (
     Batch,
     Waveform,
     augmented_crop,
-    group_by_seconds,
     load_batches,
     read_whole,
     seconds_of,
@@ -37,6 +36,7 @@ from mrl.data.crops import (
 from mrl.data.utterances import Corpus, Utterance
 from mrl.errors import AudioLoadingError, DataError, InputError
 from mrl.files import atomic_path, write_json
+from mrl.lengths import group_by_length
 from mrl.progress import progress_bar
 
 _LOG = logging.getLogger(__name__)
@@ -374,7 +374,7 @@ def finish_pooled_cache(
 def _batches(corpus: Corpus, members: range, settings: ViewSettings, max_seconds: float) -> list[list[View]]:
     """Whole utterances of similar lengths together (little padding), then the crops, which are all of one length."""
     lengths = [_length_if_readable(corpus.utterances[index], settings.max_seconds) for index in members]
-    whole = [[View(members[row], 0) for row in group] for group in group_by_seconds(lengths, max_seconds)]
+    whole = [[View(members[row], 0) for row in group] for group in group_by_length(lengths, max_seconds)]
     crops = [View(index, view) for index in members for view in range(1, settings.views)]
     size = max(1, int(max_seconds / settings.crop_seconds))
     return whole + [crops[at : at + size] for at in range(0, len(crops), size)]

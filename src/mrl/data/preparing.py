@@ -29,8 +29,6 @@ FAULTS: dict[str, str] = {
     "contradictory": "the same audio under several speakers",
     "evaluated": "of speakers in the evaluation trials",
 }
-
-
 """Kinds of fault in the order in which they are looked for, with words for a summary; an utterance has the first that fits."""
 
 
@@ -213,14 +211,10 @@ def _faulty(one: Recording, kind: str, reason: str) -> FaultyUtterance:
 
 
 KEEPABLE = ("silent", "too-short", "duplicate", "contradictory")
-
-
 """Faults that :func:`prepare_manifest` can be told to pass; clipping is no fault unless a limit is set."""
 
 
 NOTABLE_CLIPPED_SHARE = 0.01
-
-
 """Utterances with more than this share of samples at full scale are counted in the summary, though they are kept."""
 
 

@@ -267,8 +267,6 @@ ROW = np.dtype(
         ("suffix", "S8"),  # of the recording: .flac, .m4a
     ]
 )
-
-
 """What the index knows of each utterance."""
 
 

@@ -17,6 +17,7 @@ from mrl.data.manifest import FilterValue
 from mrl.data.surveying import survey
 from mrl.errors import DataError, InputError, MissingDependencyError
 from mrl.files import atomic_path
+from mrl.tables import Table
 
 QUANTILES = (0.0, 0.05, 0.25, 0.5, 0.75, 0.95, 1.0)
 
@@ -138,7 +139,7 @@ def _lengths_and_rates(
 
 
 def statistics_lines(found: CorpusStatistics) -> list[str]:
-    """Return the statistics as lines of text, the quantiles as a table."""
+    """Return what is counted, one line each."""
     plain = found.to_dict()
     sessions = f"{plain['sessions']:,}"
     if found.without_session:
@@ -153,17 +154,20 @@ def statistics_lines(found: CorpusStatistics) -> list[str]:
     ]
     if found.corpora:
         lines.append("corpora       " + ", ".join(f"{name}: {count:,}" for name, count in found.corpora.items()))
-    tables = {
+    return lines
+
+
+def quantiles_table(found: CorpusStatistics) -> Table:
+    """Return how lengths, utterances and sessions are spread, one row each."""
+    plain = found.to_dict()
+    spread = {
         "utterance, seconds": plain["utterance_seconds"],
         "utterances per speaker": plain["utterances_per_speaker"],
         "sessions per speaker": plain["sessions_per_speaker"],
     }
-    heads = ["min", *(f"{100 * share:g}%" for share in QUANTILES[1:-1]), "max", "mean"]
-    lines += ["", " " * 24 + "".join(f"{head:>10}" for head in heads)]
-    for name, values in tables.items():
-        if values:
-            lines.append(f"{name:<24}" + "".join(f"{value:>10,.5g}" for value in values.values()))
-    return lines
+    heads = ("min", *(f"{100 * share:g}%" for share in QUANTILES[1:-1]), "max", "mean")
+    rows = ((name, *(f"{value:,.5g}" for value in values.values())) for name, values in spread.items() if values)
+    return Table(("", *heads), tuple(rows), group=None, frame=False)
 
 
 # A picture of how a corpus is spread: lengths of utterances, utterances and sessions per speaker.

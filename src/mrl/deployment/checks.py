@@ -14,14 +14,14 @@ import numpy.typing as npt
 import torch
 
 from mrl.audio import SAMPLE_RATE, SyntheticVoice, find_audio_files, load_audio
-from mrl.backbone import ReDimNet
+from mrl.backbone import Backbone
 from mrl.deployment.formats import Runner, card_of, files_of, open_runner, self_test_of
 from mrl.deployment.network import ConvolutionalLogMel, InputKind, Model, backbone_of
 from mrl.deployment.onnx_graph import MINIMUM_COSINE
-from mrl.embeddings.mapping import map_files
+from mrl.embeddings import Extraction
+from mrl.embeddings.networks import NetworkEmbedder
 from mrl.errors import AudioLoadingError, CheckpointError, DataError, ExportError, InputError
-from mrl.files import atomic_path, sha256_of
-from mrl.matryoshka import ReDimNetMRL
+from mrl.files import sha256_of, write_safetensors
 from mrl.scoring.cosine import score_prefixes
 from mrl.scoring.metrics import equal_error_rate
 from mrl.trials.lists import TrialList
@@ -52,7 +52,8 @@ class Reference:
     def __init__(self, model: Model, kind: InputKind) -> None:
         self.model = model
         self.kind = kind
-        self._log_mel = ConvolutionalLogMel(backbone_of(model).front_end) if kind == "features" else None
+        self._embedder = NetworkEmbedder(model)
+        self._log_mel = ConvolutionalLogMel(backbone_of(model)) if kind == "features" else None
 
     @property
     def sample_rate(self) -> int:
@@ -61,11 +62,7 @@ class Reference:
 
     def raw(self, batch: Matrix) -> Matrix:
         """``(batch, samples)`` -> raw embeddings ``(batch, embed_dim)`` by PyTorch."""
-        with torch.inference_mode():
-            pooled = self.model.pooled_statistics(torch.from_numpy(batch))
-            embedded = self.model.project(pooled) if isinstance(self.model, ReDimNetMRL) else self.model.embed_pooled(pooled)
-            raw: Matrix = embedded.numpy()
-        return raw
+        return self._embedder.raw(list(batch))
 
     def feed(self, batch: Matrix) -> Matrix:
         """``(batch, samples)`` -> the input of the exported form: the same, or features ``(batch, frames, bands)``."""
@@ -138,9 +135,9 @@ _MEMORY = Path("/proc/meminfo")
 _GROUP = Path("/sys/fs/cgroup")
 
 
-def estimated_bytes(backbone: ReDimNet, batch: int, seconds: float) -> int:
+def estimated_bytes(backbone: Backbone, batch: int, seconds: float) -> int:
     """Return about how many bytes a runtime without fused attention takes at most for ``batch`` recordings of ``seconds``."""
-    frames = 1 + round(seconds * backbone.sample_rate) // backbone.config.front_end.hop_length
+    frames = 1 + round(seconds * backbone.sample_rate) // backbone.front_end.config.hop_length
     per_recording = _MAPS * backbone.encoder.numbers_per_frame * frames + _PAIRS * frames * frames
     return _FLOAT_BYTES * batch * per_recording
 
@@ -170,14 +167,10 @@ def _number(file: Path) -> int | None:
 
 
 CHECKED_SHAPES = tuple((batch, seconds) for seconds in (0.3, 1.0, 3.0, 10.0, 60.0) for batch in (1, 8))
-
-
 """(recordings, seconds) of the comparisons."""
 
 
 SAME_RATE = 5e-6
-
-
 """Equal error rates this near are the same to 0.001 percentage points, the last digit that anybody reports."""
 
 
@@ -322,7 +315,7 @@ def _embeddings(run: Callable[[Matrix], Matrix], trials: TrialList, root: str | 
     def one_by_one(waveforms: list[Matrix]) -> Matrix:
         return np.concatenate([run(waveform[None]) for waveform in waveforms])
 
-    return map_files(one_by_one, trials.paths(root), on_error="raise", description=description).matrices[0]
+    return Extraction().map(one_by_one, trials.paths(root), on_error="raise", description=description).matrices[0]
 
 
 # A pair of inputs and expected embeddings beside every exported file, and the check that runs it again.
@@ -359,15 +352,12 @@ def write_self_test(reference: Reference, path: Path) -> None:
 
     ``input_N`` is what the file takes, ``(1, samples)`` or ``(1, frames, bands)``, ``expected_N`` the raw embedding ``(1, dim)``.
     """
-    from safetensors.numpy import save
-
     tensors: dict[str, npt.NDArray[Any]] = {}
     for number, seconds in enumerate(_SECONDS):
         waveform = synthetic_speech(1, seconds, sample_rate=reference.sample_rate, seed=_SEED + number)
         tensors[f"input_{number}"] = np.ascontiguousarray(reference.feed(waveform))
         tensors[f"expected_{number}"] = np.ascontiguousarray(reference.raw(waveform))
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(save(tensors, metadata={"format": SELF_TEST_FORMAT}))
+    write_safetensors(path, tensors, {"format": SELF_TEST_FORMAT})
 
 
 def check_export(path: str | os.PathLike[str]) -> CheckedFile:

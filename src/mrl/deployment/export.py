@@ -10,7 +10,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from mrl.backbone import ReDimNet
 from mrl.deployment.checks import (
     CHECKED_SHAPES,
     ParityPoint,
@@ -28,18 +27,18 @@ from mrl.deployment.checks import (
 )
 from mrl.deployment.comparison import TrialData, Variant, compare_variants, count_candidates
 from mrl.deployment.formats import FormatName, Runner, card_of, files_of, format_of, open_runner, self_test_of
-from mrl.deployment.network import INPUT_KINDS, InputKind, Model, backbone_of, front_end_facts
+from mrl.deployment.network import INPUT_KINDS, InputKind, Model, backbone_of
 from mrl.deployment.onnx_graph import MINIMUM_COSINE, PRECISIONS, Precision, precisions_of
 from mrl.deployment.writing import GraphBuilder
-from mrl.embeddings import open_model, weights_sha256
-from mrl.embeddings.encoders import cut_of
+from mrl.embeddings import open_embedder, weights_sha256
+from mrl.embeddings.networks import NetworkEmbedder
 from mrl.errors import InputError
-from mrl.evaluation.calibrating import load_calibration
 from mrl.files import atomic_path, sha256_of, write_json
 from mrl.hardware import hardware_line
 from mrl.matryoshka import ReDimNetMRL
 from mrl.progress import progress_bar
 from mrl.runtime.description import Description
+from mrl.scoring.calibration import Calibration
 from mrl.trials.lists import TrialList
 from mrl.version import __version__
 
@@ -47,13 +46,13 @@ from mrl.version import __version__
 
 
 def describe(
-    model: Model, kind: InputKind, precision: Precision, *, opset: int | None, calibration: dict[str, Any] | None
+    model: Model, kind: InputKind, precision: Precision, *, opset: int | None, calibration: Calibration | None
 ) -> Description:
     """Return the description of a model in one form; ``model_hash`` is that of the weights."""
     backbone = backbone_of(model)
     source = _shareable(backbone.pretrained_source)
     sha256 = weights_sha256(model)
-    cut = cut_of(model)
+    cut = model.cut if isinstance(model, ReDimNetMRL) else None
     return Description(
         version=__version__,
         kind="matryoshka" if isinstance(model, ReDimNetMRL) else "backbone",
@@ -63,27 +62,16 @@ def describe(
         minimum_samples=backbone.minimum_samples,
         embed_dim=model.embed_dim,
         mrl_dims=model.mrl_dims if isinstance(model, ReDimNetMRL) else (model.embed_dim,),
-        front_end=front_end_facts(backbone.config.front_end),
+        front_end=backbone.front_end.facts(),
         model_config=backbone.config.to_model_config(),
         weights_sha256=sha256,
         model_hash=sha256,
         source=source,
         licence=str((source or {}).get("licence") or "not stated"),
-        calibration=calibration,
+        calibration=None if calibration is None else calibration.to_dict(),
         opset=opset,
         cut=None if cut is None else dict(cut),
     )
-
-
-def calibration_of_folder(spec: str | os.PathLike[str]) -> dict[str, Any] | None:
-    """Return the calibration of a model folder as JSON values; None for anything else, and without one.
-
-    Raises:
-        CheckpointError: the calibration is damaged or was made for other weights.
-    """
-    folder = Path(spec).expanduser()
-    found = load_calibration(folder) if folder.is_dir() else None
-    return None if found is None else found.to_dict()
 
 
 def _shareable(source: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -169,10 +157,9 @@ def export_model(
     target = Path(output).expanduser()
     format_name = format_of(target)
     _check_arguments(format_name, kind, precision, calibration_audio, trials, root)
-    model = _open(spec, weights, depth)
-    left_early = depth is not None and cut_of(model) is not None
-    reference = Reference(model, kind)
-    description = describe(model, kind, "fp32", opset=None, calibration=None if left_early else calibration_of_folder(spec))
+    embedder = _open(spec, weights, depth)
+    reference = Reference(embedder.network, kind)
+    description = describe(embedder.network, kind, "fp32", opset=None, calibration=embedder.calibration)
     speech = [] if calibration_audio is None else calibration_waveforms(Path(calibration_audio), description.minimum_samples)
     builder = GraphBuilder(reference, description, speech)
     data = None
@@ -230,11 +217,11 @@ def _check_arguments(
         raise InputError("a trial list (--trials) and the folder of its recordings (--root) go together; found only one")
 
 
-def _open(spec: PathLike, weights: PathLike | None, depth: int | None) -> Model:
-    model = open_model(spec, weights=weights, depth=depth)
-    if not isinstance(model, (ReDimNet, ReDimNetMRL)):
+def _open(spec: PathLike, weights: PathLike | None, depth: int | None) -> NetworkEmbedder:
+    embedder = open_embedder(spec, weights=weights, depth=depth)
+    if not isinstance(embedder, NetworkEmbedder):
         raise InputError(f"{os.fspath(spec)} is an exported file already; export the model folder or checkpoint it was made from")
-    return model
+    return embedder
 
 
 def _checked(reference: Reference, runner: Runner, precision: Precision, show_progress: bool) -> tuple[ParityPoint, ...]:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import copy
-import math
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mrl.backbone import FrontEndConfig, ReDimNet
-from mrl.backbone.blocks import MapNorm
-from mrl.backbone.context import SelfAttention
+from mrl.backbone import Backbone
 from mrl.backbone.folding import Kernel
-from mrl.backbone.frontend import LogMelFrontEnd
+from mrl.backbone.layers import MapNorm, SelfAttention, SignalGroupNorm
 from mrl.matryoshka import ReDimNetMRL
 
 # Layers in the form in which other runtimes are fast: plain BatchNorm, wider groups, attention head by head.
@@ -54,6 +51,26 @@ class AttentionByHead(nn.Module):
         return result
 
 
+class GroupNormBySums(nn.Module):
+    """SignalGroupNorm as sums over frames and over neighbouring features: nothing is transposed for it."""
+
+    def __init__(self, source: SignalGroupNorm) -> None:
+        super().__init__()
+        self.groups, self.eps = source.groups, source.eps
+        self.weight, self.bias = source.weight, source.bias
+
+    def forward(self, signal: Tensor, mask: Tensor | None = None) -> Tensor:
+        centred = signal - self._by_feature(signal.mean(dim=1))
+        scale = (self._by_feature(centred.square().mean(dim=1)) + self.eps).rsqrt() * self.weight
+        return centred * scale + self.bias
+
+    def _by_feature(self, means: Tensor) -> Tensor:
+        """Means per feature ``(batch, features)`` -> means of their groups, ``(batch, 1, features)``."""
+        features = means.shape[1]
+        grouped = means.reshape(-1, self.groups, features // self.groups).mean(dim=2, keepdim=True)
+        return grouped.expand(-1, -1, features // self.groups).reshape(-1, 1, features)
+
+
 def for_other_runtimes(module: nn.Module, *, fused_attention: bool) -> nn.Module:
     """Replace layers below ``module``, in place, and return it.
 
@@ -66,6 +83,8 @@ def for_other_runtimes(module: nn.Module, *, fused_attention: bool) -> nn.Module
             setattr(module, name, plain_norm(child))
         elif isinstance(child, SelfAttention) and not fused_attention:
             setattr(module, name, AttentionByHead(child))
+        elif isinstance(child, SignalGroupNorm):
+            setattr(module, name, GroupNormBySums(child))
         elif isinstance(child, nn.Conv2d):
             setattr(module, name, with_wide_groups(child))
         else:
@@ -91,11 +110,14 @@ def with_wide_groups(conv: nn.Conv2d) -> nn.Conv2d:
     if kernel.groups == conv.groups:
         return conv
     height, width = conv.kernel_size
+    down, across = conv.stride
+    above, beside = (side if isinstance(side, int) else 0 for side in conv.padding)
     wide = nn.Conv2d(
         conv.in_channels,
         conv.out_channels,
         (height, width),
-        padding=(height // 2, width // 2),
+        stride=(down, across),
+        padding=(above, beside),
         groups=kernel.groups,
         bias=conv.bias is not None,
     )
@@ -106,117 +128,13 @@ def with_wide_groups(conv: nn.Conv2d) -> nn.Conv2d:
     return wide
 
 
-# The log-mel front end in operations that every runtime has: the Fourier transform as a convolution with fixed kernels.
-#
-# Waveform ``(batch, samples)`` -> log-mel features before normalisation, ``(batch, frames, bands)``: what
-# :class:`mrl.backbone.frontend.LogMelFrontEnd` computes, to rounding. Bins that no filter uses are left out.
-
-
-LOG_FLOOR = 1e-6
-
-
-SIGNAL_EPSILON = 1e-6
-
-
-DEVIATION_EPSILON = 1e-8
-
-
-class ConvolutionalLogMel(nn.Module):
-    """``(batch, samples)`` -> ``(batch, frames, bands)``, not normalised over time; ``frames = 1 + samples // hop_length``."""
-
-    kernels: Tensor
-    filters: Tensor
-
-    def __init__(self, front_end: LogMelFrontEnd) -> None:
-        super().__init__()
-        config = front_end.config
-        self.config = config
-        taps = front_end.pre_emphasis_filter
-        self.pre_emphasis = 0.0 if taps is None else -float(taps.flatten()[0])
-        used = front_end.filters.abs().sum(dim=1).nonzero().flatten()
-        self.register_buffer("kernels", fourier_kernels(front_end.window, used, config.n_fft))
-        # Squares of cosine and sine part weigh alike, so one product with the filters twice adds them up as well.
-        self.register_buffer("filters", front_end.filters[used].t().repeat(1, 2).unsqueeze(-1).contiguous())
-
-    def forward(self, waveform: Tensor) -> Tensor:
-        signal = waveform
-        if self.config.normalise_signal:
-            centred = signal - signal.mean(dim=1, keepdim=True)
-            signal = centred / (centred.square().mean(dim=1, keepdim=True).sqrt() + SIGNAL_EPSILON)
-        if self.pre_emphasis:
-            signal = signal - self.pre_emphasis * torch.cat([signal[:, 1:2], signal[:, :-1]], dim=1)
-        # Reflecting half a transform and dropping the zeros around the window is reflecting half a window.
-        half = self.config.n_fft // 2 - (self.config.n_fft - self.config.window_length) // 2
-        rest = self.config.window_length - half
-        padded = functional.pad(signal.unsqueeze(1), (half, rest), mode="reflect")
-        parts = functional.conv1d(padded, self.kernels, stride=self.config.hop_length)
-        power = functional.conv1d(parts * parts, self.filters)
-        return (power + LOG_FLOOR).log().transpose(1, 2)
-
-
-class TimeNormalisation(nn.Module):
-    """Normalise features ``(batch, frames, bands)`` per band over time, as the front end ends."""
-
-    def __init__(self, front_end: LogMelFrontEnd) -> None:
-        super().__init__()
-        self.kind = front_end.config.normalisation
-        self.norm = front_end.norm
-
-    def forward(self, features: Tensor) -> Tensor:
-        if self.norm is not None:
-            normalised: Tensor = self.norm(features.transpose(1, 2)).transpose(1, 2)
-            return normalised
-        centred = features - features.mean(dim=1, keepdim=True)
-        if self.kind == "mvn":
-            others = torch.sym_max(features.shape[1] - 1, 1)  # type: ignore[no-untyped-call]
-            centred = centred / ((centred.square().sum(dim=1, keepdim=True) / others).sqrt() + DEVIATION_EPSILON)
-        return centred
-
-
-def fourier_kernels(window: Tensor, bins: Tensor, n_fft: int) -> Tensor:
-    """Return convolution kernels ``(2 * bins, 1, window_length)``: cosine parts of the bins, then sine parts, windowed."""
-    # Multiples of the full circle are taken off in whole numbers, so that the angles are exact.
-    turns = (bins.unsqueeze(1) * torch.arange(len(window))) % n_fft
-    angles = turns.to(torch.float64) * (2 * math.pi / n_fft)
-    parts = torch.cat([angles.cos(), angles.sin()]) * window.double()
-    return parts.float().unsqueeze(1).contiguous()
-
-
-def front_end_facts(config: FrontEndConfig) -> dict[str, Any]:
-    """Return every parameter of the front end, for toolkits that compute features themselves."""
-    return {
-        "features": "log(mel power + log_floor), (batch, frames, bands), not normalised over time",
-        "frames": "1 + samples // hop_length",
-        "sample_rate": config.sample_rate,
-        "signal_scale": "[-1, 1]",
-        "normalise_signal": config.normalise_signal,
-        "signal_epsilon": SIGNAL_EPSILON if config.normalise_signal else None,
-        "pre_emphasis": 0.97 if config.pre_emphasis else 0.0,
-        "pre_emphasis_first_sample": "x[0] - 0.97 * x[1]" if config.pre_emphasis else None,
-        "n_fft": config.n_fft,
-        "window": "hamming, periodic",
-        "window_length": config.window_length,
-        "hop_length": config.hop_length,
-        "centre": True,
-        "padding": "reflect",
-        "power": 2,
-        "bands": config.bands,
-        "mel_scale": "htk",
-        "mel_norm": None,
-        "lowest_frequency": config.lowest_frequency,
-        "highest_frequency": config.highest_frequency,
-        "log_floor": LOG_FLOOR,
-        "normalisation_inside_the_network": config.normalisation,
-    }
-
-
 InputKind = Literal["waveform", "features"]
 
 
 INPUT_KINDS: tuple[InputKind, ...] = ("waveform", "features")
 
 
-Model = ReDimNet | ReDimNetMRL
+Model = Backbone | ReDimNetMRL
 
 
 class FeatureNetwork(nn.Module):
@@ -234,7 +152,8 @@ class FeatureNetwork(nn.Module):
         super().__init__()
         backbone = copy.deepcopy(backbone_of(model)).cpu().float().eval()
         self.bands = backbone.config.bands
-        self.normalisation = TimeNormalisation(backbone.front_end)
+        self.time_stride = backbone.time_stride
+        self.normalisation = backbone.front_end.time_normalisation()
         self.encoder = for_other_runtimes(backbone.encoder, fused_attention=fused_attention)
         self.pooling = backbone.pooling
         self.pooled_norm = backbone.pooled_norm
@@ -251,11 +170,30 @@ class FeatureNetwork(nn.Module):
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Return embeddings of unit length and raw ones, each ``(batch, embed_dim)``."""
-        frames = self.encoder(self.normalisation(features), None)[0]
+        normalised = self.normalisation(features)
+        if self.time_stride > 1:
+            # Not as a slice: that it fits is nothing that the tracer can prove.
+            used = torch.arange(normalised.shape[1] // self.time_stride * self.time_stride)
+            normalised = normalised.index_select(1, used)
+        frames = self.encoder(normalised, None)[0]
         raw = self.head(self.pooled_norm(self.pooling(frames, None)))
         if self.head_norm is not None:
             raw = self.head_norm(raw)
         return nn.functional.normalize(raw, dim=-1), raw
+
+
+class ConvolutionalLogMel(nn.Module):
+    """Waveforms ``(batch, samples)`` -> the log-mel features of a backbone before normalisation, as convolutions."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.padded_samples = backbone.padded_samples
+        self.front_end = copy.deepcopy(backbone.front_end).cpu().as_convolutions()
+
+    def forward(self, waveform: Tensor) -> Tensor:
+        """Return ``(batch, frames, bands)``."""
+        features: Tensor = self.front_end(functional.pad(waveform, (0, self.padded_samples)) if self.padded_samples else waveform)
+        return features
 
 
 class WaveformNetwork(nn.Module):
@@ -263,7 +201,7 @@ class WaveformNetwork(nn.Module):
 
     def __init__(self, model: Model, *, fused_attention: bool = False) -> None:
         super().__init__()
-        self.log_mel = ConvolutionalLogMel(copy.deepcopy(backbone_of(model).front_end).cpu())
+        self.log_mel = ConvolutionalLogMel(backbone_of(model))
         self.network = FeatureNetwork(model, fused_attention=fused_attention)
         self.bands = self.network.bands
         self.requires_grad_(False)
@@ -281,6 +219,6 @@ def export_network(model: Model, kind: InputKind, *, fused_attention: bool = Fal
     return form(model, fused_attention=fused_attention)
 
 
-def backbone_of(model: Model) -> ReDimNet:
-    """Return the ReDimNet inside a model."""
+def backbone_of(model: Model) -> Backbone:
+    """Return the backbone inside a model."""
     return model.backbone if isinstance(model, ReDimNetMRL) else model

@@ -34,8 +34,6 @@ PRECISIONS: tuple[Precision, ...] = ("fp32", "fp16", "int8-dynamic", "int8-stati
 
 
 MINIMUM_COSINE: dict[Precision, float] = {"fp32": 0.99999, "fp16": 0.9999, "int8-dynamic": 0.98, "int8-static": 0.9}
-
-
 """Smallest cosine with the PyTorch network that a file may have; below it the file is not written. The floors of the 8-bit forms
 only catch what is broken: whether they are good enough is for the error rates to say."""
 
@@ -104,6 +102,8 @@ def quantised(model: Any, precision: Precision, calibration: Callable[[], Iterat
             shared: dict[str, Any] = {
                 "per_channel": True,
                 "weight_type": quantization.QuantType.QInt8,
+                # Processors without VNNI add pairs of 8-bit products in 16 bits, which saturate unless weights have 7 bits.
+                "reduce_range": True,
                 "nodes_to_exclude": _exact_nodes(onnx.load(str(ready))),
                 "extra_options": {"MatMulConstBOnly": True},
             }
@@ -183,8 +183,6 @@ def precisions_of(format_name: str) -> Sequence[Precision]:
 
 
 OPSET = 20
-
-
 """The first one with GELU as one operator; ONNX Runtime reads it from 1.17 on."""
 
 

@@ -10,11 +10,10 @@ Each holds one row per recording, its id (usually a path), and metadata (which m
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
-import zipfile
-import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,12 +21,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mrl.bounded import LIMITS, brief, kind_of, parse_json, read_json, read_npz, read_safetensors, record, require_floats
+from mrl.bounded_tables import embedding_columns, read_parquet
 from mrl.embeddings.kaldi import KALDI_SUFFIXES, read_kaldi
 from mrl.errors import DataError, InputError, MissingDependencyError
-from mrl.files import atomic_path
+from mrl.files import atomic_path, sha256_of
 
 EMBEDDING_SUFFIXES = (".npz", ".parquet", ".safetensors")
 """Suffixes of the files that :func:`save_embeddings` writes."""
+
 
 READABLE_SUFFIXES = (*EMBEDDING_SUFFIXES, *KALDI_SUFFIXES)
 """Suffixes of the files that :func:`load_embeddings` reads."""
@@ -84,7 +86,7 @@ def save_embeddings(
 
 def load_embeddings(path: str | os.PathLike[str]) -> EmbeddingTable:
     """Read a file that :func:`save_embeddings` wrote, one of the same layout, a Kaldi archive (:mod:`mrl.embeddings.kaldi`), or
-    a folder of shards (:mod:`mrl.embeddings.sharded`, which can also be read shard by shard).
+    a folder of shards (:mod:`mrl.embeddings.formats`, which can also be read shard by shard).
 
     Raises:
         InputError: unknown suffix.
@@ -93,25 +95,25 @@ def load_embeddings(path: str | os.PathLike[str]) -> EmbeddingTable:
     """
     file = Path(path)
     if file.is_dir():
-        from mrl.embeddings.sharded import ShardedEmbeddings
-
         return ShardedEmbeddings.open(file).load()
     read = _format_of(file, _READERS)
-    if not file.is_file():
-        raise DataError(f"embedding file {file} does not exist")
     try:
         names, rows, notes = read(file)
-        metadata = json.loads(notes)
-    except (DataError, MissingDependencyError):
-        raise
-    except _DAMAGE as error:
-        said = f"{type(error).__name__}: {' '.join(str(error).split())[:120]}"
-        raise DataError(f"{file} is damaged or not {file.suffix[1:]} ({said}); write it again") from error
-    if rows.ndim != 2 or len(rows) != len(names) or not isinstance(metadata, dict):
+    except FileNotFoundError:
+        raise DataError(f"embedding file {file} does not exist") from None
+    metadata = parse_json(notes, f"the metadata of {file}", advice=_ADVICE)
+    if rows.ndim != 2 or not rows.shape[1] or len(rows) != len(names) or not isinstance(metadata, dict):
         raise DataError(f"{file}: expected (n, dim) embeddings, one id per row; found shape {rows.shape} and {len(names)} ids")
+    wrong = next((name for name in names if not isinstance(name, str)), None)
+    if wrong is not None or not all(isinstance(name, str) for name in names):
+        raise DataError(f"{file}: an id is {kind_of(wrong)}, expected texts; {_ADVICE}")
     if len(set(names)) != len(names):
         raise DataError(f"{file}: {len(names) - len(set(names))} of {len(names)} ids are repeated; every id must be unique")
-    return EmbeddingTable(tuple(names), np.ascontiguousarray(rows, dtype=np.float32), metadata)
+    require_floats({"embeddings": rows}, str(file), advice=_ADVICE)
+    with np.errstate(over="ignore"):
+        matrix = np.ascontiguousarray(rows, dtype=np.float32)
+    require_floats({"embeddings": matrix}, f"{file} in 32 bits", advice=_ADVICE)  # doubles may be beyond it
+    return EmbeddingTable(tuple(names), matrix, metadata)
 
 
 def check_suffix(path: str | os.PathLike[str]) -> None:
@@ -126,9 +128,15 @@ def check_suffix(path: str | os.PathLike[str]) -> None:
 
 
 _Contents = tuple[list[str], npt.NDArray[Any], str]
+
+
 _Writer = Callable[[Path, list[str], npt.NDArray[np.float32], str], None]
+
+
 _Reader = Callable[[Path], _Contents]
-_DAMAGE = (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error, NotImplementedError)
+
+
+_ADVICE = "write it again"
 
 
 def _format_of(file: Path, formats: dict[str, Any]) -> Any:
@@ -143,13 +151,10 @@ def _write_npz(file: Path, names: list[str], rows: npt.NDArray[np.float32], note
 
 
 def _read_npz(file: Path) -> _Contents:
-    with file.open("rb") as stream:  # np.load leaves a file that it opened itself open when the archive is damaged
-        archive = np.load(stream, allow_pickle=False)
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ValueError("it holds one bare array")
-        _require(file, ("ids", "embeddings"), archive.files)
-        notes = str(archive["metadata"]) if "metadata" in archive.files else "{}"
-        return [str(name) for name in archive["ids"]], archive["embeddings"], notes
+    arrays = read_npz(file, {"ids": "U", "embeddings": "f", "metadata": "U"}, optional=("metadata",), advice=_ADVICE)
+    if arrays["ids"].ndim != 1 or ("metadata" in arrays and arrays["metadata"].ndim):
+        raise DataError(f"{file}: 'ids' must be a list and 'metadata' one text; {_ADVICE}")
+    return arrays["ids"].tolist(), arrays["embeddings"], str(arrays.get("metadata", "{}"))
 
 
 def _pyarrow() -> tuple[Any, Any]:
@@ -169,16 +174,9 @@ def _write_parquet(file: Path, names: list[str], rows: npt.NDArray[np.float32], 
 
 
 def _read_parquet(file: Path) -> _Contents:
-    _, parquet = _pyarrow()
-    table = parquet.read_table(file)
-    _require(file, ("id", "embedding"), table.column_names)
-    vectors = table.column("embedding").combine_chunks()
-    numbers = vectors.flatten().to_numpy(zero_copy_only=False).astype(np.float32, copy=False)
-    if table.num_rows and len(numbers) % table.num_rows:
-        raise ValueError("its embeddings have different lengths")
-    width = len(numbers) // table.num_rows if table.num_rows else vectors.type.list_size
-    notes = (table.schema.metadata or {}).get(b"mrl", b"{}").decode()
-    return table.column("id").to_pylist(), numbers.reshape(table.num_rows, width), notes
+    _pyarrow()
+    table = read_parquet(file, ("id", "embedding"), advice=_ADVICE)
+    return (*embedding_columns(table, file), (table.schema.metadata or {}).get(b"mrl", b"{}").decode("utf-8", "replace"))
 
 
 def _write_safetensors(file: Path, names: list[str], rows: npt.NDArray[np.float32], notes: str) -> None:
@@ -189,15 +187,14 @@ def _write_safetensors(file: Path, names: list[str], rows: npt.NDArray[np.float3
 
 
 def _read_safetensors(file: Path) -> _Contents:
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with safe_open(file, framework="numpy") as archive:
-            _require(file, ("ids", "embeddings"), list(archive.keys()))
-            notes = (archive.metadata() or {}).get("metadata", "{}")
-            return json.loads(archive.get_tensor("ids").tobytes().decode()), archive.get_tensor("embeddings"), notes
-    except SafetensorError as error:
-        raise ValueError(str(error)) from error
+    found = read_safetensors(file, required=("ids", "embeddings"), advice=_ADVICE)
+    ids, rows = (found.tensors[name] for name in ("ids", "embeddings"))
+    if ids.dtype != np.uint8:
+        raise DataError(f"{file}: 'ids' holds {ids.dtype}, expected the bytes of a JSON list; {_ADVICE}")
+    names = parse_json(ids.tobytes(), f"the list of ids in {file}", advice=_ADVICE)
+    if not isinstance(names, list):
+        raise DataError(f"{file}: 'ids' holds {kind_of(names)}, expected a list; {_ADVICE}")
+    return names, rows, found.notes.get("metadata", "{}")
 
 
 def _read_kaldi(file: Path) -> _Contents:
@@ -205,12 +202,9 @@ def _read_kaldi(file: Path) -> _Contents:
     return names, rows, "{}"
 
 
-def _require(file: Path, wanted: tuple[str, str], found: Sequence[str]) -> None:
-    if not set(wanted) <= set(found):
-        raise DataError(f"{file}: expected {wanted[0]!r} and {wanted[1]!r} in it, found {sorted(found)}")
-
-
 _WRITERS: dict[str, _Writer] = {".npz": _write_npz, ".parquet": _write_parquet, ".safetensors": _write_safetensors}
+
+
 _READERS: dict[str, _Reader] = {
     ".npz": _read_npz,
     ".parquet": _read_parquet,
@@ -218,3 +212,160 @@ _READERS: dict[str, _Reader] = {
     ".ark": _read_kaldi,
     ".scp": _read_kaldi,
 }
+
+
+# A folder of embedding shards: many embedding files that are one table, read whole or shard by shard.
+#
+# Layout:
+#
+# - ``shard-00000.safetensors`` (or ``.npz``, ``.parquet``) and on: embedding files of :mod:`mrl.embeddings.formats`, each the
+#   recordings of one stretch of the input, in its order;
+# - ``shard-00000.json`` and on: rows, recordings, bytes and SHA-256 of each finished shard, and its failures with their reasons;
+# - ``job.json``, written first: what is being made, so that an interrupted run can go on;
+# - ``failures.tsv``, only where there were failures: columns ``path`` and ``reason``;
+# - ``index.json``, written last: metadata and all shards. Without it the folder is unfinished.
+
+
+FORMAT = 1
+
+
+INDEX, JOB, FAILURES = "index.json", "job.json", "failures.tsv"
+
+
+_MEND = "copy it again, or make it anew by the same mrl embed"
+
+
+@dataclasses.dataclass(frozen=True)
+class Shard:
+    """One embedding file: its name, its rows, how many recordings it stands for (failures too), its bytes and its SHA-256."""
+
+    name: str
+    rows: int
+    recordings: int
+    size: int
+    sha256: str
+
+    def check(self, folder: Path, *, contents: bool) -> None:
+        """Raise :class:`DataError` unless the file is there with this size and, if asked for, these contents."""
+        if Path(self.name).name != self.name or not self.name.isprintable() or not 0 <= self.rows <= self.recordings:
+            raise DataError(f"{folder / INDEX} tells of a shard that cannot be ({brief(self.name)}, {self.rows} rows); {_MEND}")
+        path = folder / self.name
+        try:
+            size = path.stat().st_size
+            if size != self.size:
+                what = "cut off" if size < self.size else "changed"
+                raise DataError(f"{path} has {size} bytes, the index says {self.size}: it is {what}; {_MEND}")
+            if contents and sha256_of(path) != self.sha256:
+                raise DataError(f"{path} was changed: its SHA-256 is not the one in the index; {_MEND}")
+        except OSError as error:
+            raise DataError(f"{path} is missing or cannot be read ({error.strerror}); {_MEND}") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class _Index:
+    """What ``index.json`` holds."""
+
+    format: int
+    dim: int
+    failures: int
+    metadata: dict[str, Any]
+    shards: tuple[Shard, ...]
+
+
+class ShardedEmbeddings:
+    """A finished folder of shards, opened by :meth:`open`; only the index is in memory.
+
+    Attributes:
+        folder: where the shards lie.
+        shards: in the order of the input.
+        dim: length of the embeddings.
+        metadata: what they were made with (model, dim, ...), as in a single file.
+        num_failures: recordings that could not be used; ``failures.tsv`` names them.
+    """
+
+    def __init__(self, folder: Path, shards: tuple[Shard, ...], dim: int, metadata: dict[str, Any], num_failures: int) -> None:
+        self.folder, self.shards, self.dim = folder, shards, dim
+        self.metadata, self.num_failures = metadata, num_failures
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str]) -> ShardedEmbeddings:
+        """Read the index and compare the size of every shard.
+
+        Raises:
+            DataError: there is no finished folder of shards, or a shard is missing or cut off.
+        """
+        place = Path(folder)
+        try:
+            index = record(_Index, read_json(place / INDEX, advice=_MEND), str(place / INDEX), advice=_MEND)
+        except FileNotFoundError as error:
+            unfinished = (place / JOB).is_file()
+            raise DataError(
+                f"{place} holds unfinished embeddings; run the same mrl embed again to go on"
+                if unfinished
+                else f"{place} holds no embeddings ({INDEX} is not there); give a folder that mrl embed wrote, or a file"
+            ) from error
+        if index.format != FORMAT:
+            raise DataError(f"{place / INDEX} is of format {index.format}, this version reads format {FORMAT}")
+        for shard in index.shards:
+            shard.check(place, contents=False)
+        promised = 4 * index.dim * sum(shard.rows for shard in index.shards)
+        if index.dim < 1 or promised > LIMITS.unpacked(sum(shard.size for shard in index.shards)):
+            raise DataError(f"{place / INDEX} promises {promised:,} bytes of embeddings, more than its shards hold; {_MEND}")
+        return cls(place, index.shards, index.dim, index.metadata, index.failures)
+
+    def __len__(self) -> int:
+        """Return the number of embeddings."""
+        return sum(shard.rows for shard in self.shards)
+
+    def __iter__(self) -> Iterator[EmbeddingTable]:
+        """Yield one table after the other; those before are not kept.
+
+        Raises:
+            DataError: a shard is damaged or does not fit the index.
+        """
+        for shard in self.shards:
+            table = load_embeddings(self.folder / shard.name)
+            if table.matrix.shape != (shard.rows, self.dim):
+                expected = (shard.rows, self.dim)
+                raise DataError(f"{self.folder / shard.name} holds {table.matrix.shape}, the index says {expected}; {_MEND}")
+            yield table
+
+    def verify(self) -> None:
+        """Read every shard and compare its SHA-256.
+
+        Raises:
+            DataError: a shard is not as it was written.
+        """
+        for shard in self.shards:
+            shard.check(self.folder, contents=True)
+
+    def load(self) -> EmbeddingTable:
+        """Return everything as one table.
+
+        Raises:
+            DataError: a shard is damaged, or ids are repeated.
+        """
+        matrix = np.empty((len(self), self.dim), dtype=np.float32)
+        ids: list[str] = []
+        for table in self:
+            matrix[len(ids) : len(ids) + len(table.ids)] = table.matrix
+            ids += table.ids
+        if len(set(ids)) != len(ids):
+            raise DataError(f"{self.folder}: {len(ids) - len(set(ids))} of {len(ids)} ids are repeated; every id must be unique")
+        return EmbeddingTable(tuple(ids), matrix, dict(self.metadata))
+
+
+def is_sharded(path: str | os.PathLike[str]) -> bool:
+    """Return whether ``path`` is a folder of embedding shards, finished or not."""
+    place = Path(path)
+    return (place / INDEX).is_file() or (place / JOB).is_file()
+
+
+def holds_embeddings(path: str | os.PathLike[str]) -> bool:
+    """Return whether ``path`` is named like an embedding file, or is a folder of shards: something to load, not a network."""
+    return Path(path).suffix.lower() in READABLE_SUFFIXES or is_sharded(path)
+
+
+def embeddings_sha256(path: str | os.PathLike[str]) -> str:
+    """Return the SHA-256 of an embedding file, or of the index of a folder of shards, which holds theirs."""
+    return sha256_of(Path(path) / INDEX if Path(path).is_dir() else path)

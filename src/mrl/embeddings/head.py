@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from mrl.bounded import brief, parse_json, read_safetensors, require_floats
 from mrl.embeddings.formats import EmbeddingTable
 from mrl.errors import DataError, InputError
-from mrl.files import atomic_path
+from mrl.files import write_safetensors
 from mrl.matryoshka import AffineMap, fit_projection
 from mrl.matryoshka.closed_form import Method
 from mrl.version import __version__
@@ -96,16 +97,13 @@ def save_head(head: Head, path: str | os.PathLike[str]) -> None:
         InputError: the suffix is not ``.safetensors``.
         OSError: the folder cannot be written to or the disk is full.
     """
-    from safetensors.numpy import save
-
     check_head_suffix(path)
     tensors = {
         "weight": np.ascontiguousarray(head.affine.weight.float().numpy()),
         "bias": np.ascontiguousarray(head.affine.bias.float().numpy()),
     }
     notes = {"format": HEAD_FORMAT, "dims": json.dumps(list(head.dims)), "about": json.dumps(head.about, ensure_ascii=False)}
-    with atomic_path(path) as temporary:
-        temporary.write_bytes(save(tensors, metadata=notes))
+    write_safetensors(path, tensors, notes)
 
 
 def load_head(path: str | os.PathLike[str]) -> Head:
@@ -114,22 +112,30 @@ def load_head(path: str | os.PathLike[str]) -> Head:
     Raises:
         DataError: the file is missing, damaged or of another format.
     """
-    from safetensors import SafetensorError, safe_open
-
-    file = Path(path)
-    if not file.is_file():
-        raise DataError(f"head {file} does not exist")
+    file, advice = Path(path), "fit it again"
     try:
-        with safe_open(file, framework="numpy") as archive:
-            notes = archive.metadata() or {}
-            if notes.get("format") != HEAD_FORMAT:
-                raise DataError(
-                    f"{file} has the format {notes.get('format')!r}; expected {HEAD_FORMAT!r}, as save_head writes it"
-                )
-            weight, bias = (torch.from_numpy(archive.get_tensor(name)).double() for name in ("weight", "bias"))
-        return Head(AffineMap(weight, bias), tuple(json.loads(notes["dims"])), json.loads(notes["about"]))
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise DataError(f"{file} is damaged or no head ({' '.join(str(error).split())[:120]}); fit it again") from error
+        found = read_safetensors(file, advice=advice)
+    except FileNotFoundError:
+        raise DataError(f"head {file} does not exist") from None
+    if found.notes.get("format") != HEAD_FORMAT:
+        raise DataError(
+            f"{file} has the format {brief(found.notes.get('format'))}; expected {HEAD_FORMAT!r}, as save_head writes it"
+        )
+    parts: dict[str, Any] = {name: found.tensors[name] for name in ("weight", "bias") if name in found.tensors}
+    require_floats(parts, str(file), advice=advice)
+    shapes = {name: part.shape for name, part in parts.items()}
+    dims = parse_json(found.notes.get("dims", "null"), f"the dims of {file}", advice=advice)
+    about = parse_json(found.notes.get("about", "{}"), f"the description of {file}", advice=advice)
+    fits = len(parts) == 2 and len(shapes["weight"]) == 2 and shapes["bias"] == shapes["weight"][:1] and 0 not in shapes["weight"]
+    if not fits or not isinstance(about, dict):
+        raise DataError(
+            f"{file} is no head: a weight (outputs, inputs) and a bias (outputs,) belong in it, found {shapes}; {advice}"
+        )
+    outputs = shapes["weight"][0]
+    if not isinstance(dims, list) or not dims or not all(type(dim) is int and 1 <= dim <= outputs for dim in dims):
+        raise DataError(f"{file}: its dims are {brief(dims)}, expected whole numbers from 1 to {outputs}; {advice}")
+    weight, bias = (torch.from_numpy(parts[name]).double() for name in ("weight", "bias"))
+    return Head(AffineMap(weight, bias), tuple(dims), about)
 
 
 def check_head_suffix(path: str | os.PathLike[str]) -> None:

@@ -8,6 +8,8 @@ the working directory, as Kaldi does, and then beside the ``.scp``.
 
 from __future__ import annotations
 
+import contextlib
+import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +18,7 @@ from typing import BinaryIO
 import numpy as np
 import numpy.typing as npt
 
+from mrl.bounded import open_regular, read_text, said
 from mrl.errors import DataError
 
 KALDI_SUFFIXES = (".ark", ".scp")
@@ -24,6 +27,8 @@ KALDI_SUFFIXES = (".ark", ".scp")
 _Vector = npt.NDArray[np.float32]
 _LONGEST_KEY = 4096
 _MOST_NUMBERS = 1 << 20
+_LONGEST_LINE = 32 * _MOST_NUMBERS
+_OFFSET = re.compile("[0-9]{1,18}")
 
 
 def read_kaldi(path: Path) -> tuple[list[str], _Vector]:
@@ -36,8 +41,10 @@ def read_kaldi(path: Path) -> tuple[list[str], _Vector]:
         items = list(_scp(path) if path.suffix.lower() == ".scp" else _ark(path))
     except FileNotFoundError as error:
         raise DataError(f"embedding file {error.filename} does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}") from error
+    except MemoryError as error:
+        raise DataError(f"{path} holds more than there is memory for") from error
+    except (OSError, ValueError) as error:  # ValueError: text that is not UTF-8, a null character in a path
+        raise DataError(f"{path} cannot be read ({said(error)})") from error
     if not items:
         raise DataError(f"{path} holds no vectors")
     lengths = {len(vector) for _, vector in items}
@@ -47,7 +54,7 @@ def read_kaldi(path: Path) -> tuple[list[str], _Vector]:
 
 
 def _ark(path: Path) -> Iterator[tuple[str, _Vector]]:
-    with path.open("rb") as stream:
+    with open_regular(path) as stream:
         while True:
             key = _key(stream, path)
             if key is None:
@@ -57,26 +64,23 @@ def _ark(path: Path) -> Iterator[tuple[str, _Vector]]:
 
 def _scp(path: Path) -> Iterator[tuple[str, _Vector]]:
     open_name, stream = "", None
-    try:
-        for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    with contextlib.ExitStack() as stack:
+        for number, line in enumerate(read_text(path).splitlines(), start=1):
             if not line.strip():
                 continue
             key, _, target = line.strip().partition(" ")
             name, _, offset = target.strip().rpartition(":")
-            if not name or not offset.isdigit():
+            if not name or _OFFSET.fullmatch(offset) is None:
                 found = line.strip()[:80]
                 raise DataError(f"{path}, line {number}: found {found!r}, expected 'KEY FILE:OFFSET' (no pipes, no ranges)")
             if name != open_name:
-                if stream is not None:
-                    stream.close()
+                stack.close()
                 file = Path(name)
-                stream, open_name = (file if file.is_file() else path.parent / name).open("rb"), name
+                # A pipe or device would be waited for, or never end.
+                stream, open_name = stack.enter_context(open_regular(file if file.exists() else path.parent / name)), name
             assert stream is not None
             stream.seek(int(offset))
             yield key, _value(stream, f"{path}, line {number}")
-    finally:
-        if stream is not None:
-            stream.close()
 
 
 def _key(stream: BinaryIO, path: Path) -> str | None:
@@ -99,28 +103,33 @@ def _value(stream: BinaryIO, where: str) -> _Vector:
     start = stream.tell()
     if stream.read(2) != b"\0B":
         stream.seek(start)
-        return _text_vector(stream.readline(), where)
+        line = stream.readline(_LONGEST_LINE)
+        if len(line) == _LONGEST_LINE:
+            raise DataError(f"{where}: a line of more than {_LONGEST_LINE:,} bytes; expected a vector")
+        return _text_vector(line, where)
     kind = _exactly(stream, 3, where)
     if kind not in (b"FV ", b"DV ", b"FM ", b"DM "):
-        found = kind.decode("latin-1").strip()
-        raise DataError(f"{where}: the type {found!r} is not read; expected vectors of floats or doubles (FV, DV)")
+        raise DataError(f"{where}: its type is not read; expected vectors of floats or doubles (FV, DV)")
     width = 4 if kind[:1] == b"F" else 8
     rows = _int32(stream, where) if kind[1:2] == b"M" else 1
     count = _int32(stream, where)
     if rows != 1:
         raise DataError(f"{where}: a matrix of {rows} x {count} is no embedding; expected one vector for each key")
     data = _exactly(stream, width * count, where)
-    return np.frombuffer(data, dtype=f"<f{width}").astype(np.float32)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return np.frombuffer(data, dtype=f"<f{width}").astype(np.float32)
 
 
 def _text_vector(line: bytes, where: str) -> _Vector:
-    words = line.decode("utf-8").split()
-    if len(words) < 3 or words[0] != "[" or words[-1] != "]":
-        raise DataError(f"{where}: found {line[:60]!r}, expected '[ numbers ]' on one line or a binary vector")
+    # What stands there instead is not told: a list may point into any file.
+    words = line.split()
+    if len(words) < 3 or words[0] != b"[" or words[-1] != b"]":
+        raise DataError(f"{where}: expected '[ numbers ]' on one line or a binary vector")
     try:
-        return np.array([float(word) for word in words[1:-1]], dtype=np.float32)
+        with np.errstate(over="ignore"):
+            return np.array([float(word) for word in words[1:-1]]).astype(np.float32)
     except ValueError:
-        raise DataError(f"{where}: found {line[:60]!r}, expected numbers between the brackets") from None
+        raise DataError(f"{where}: expected numbers between the brackets") from None
 
 
 def _int32(stream: BinaryIO, where: str) -> int:

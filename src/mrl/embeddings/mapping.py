@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -13,11 +14,12 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from mrl.audio import SAMPLE_RATE, audio_info, load_audio
-from mrl.embeddings.processes import Processes, split_by_length
-from mrl.errors import AudioLoadingError, DataError, InputError
+from mrl.bounded import reason_of
+from mrl.distribution import Processes
+from mrl.errors import AudioLoadingError, DataError, InputError, MRLError
+from mrl.lengths import group_by_length, split_by_length
 from mrl.progress import progress_bar
 
 Waveform: TypeAlias = "npt.NDArray[np.float32]"
@@ -30,6 +32,7 @@ WaveformChange: TypeAlias = Callable[[int, Waveform], Waveform]
 _BATCHES_AHEAD = 2
 _MOST_FILES_PER_BATCH = 256
 _FAILURES_SHOWN = 5
+_NO_MEMORY = "there is not enough memory to embed it; embed a part of it (max_seconds), or smaller batches"
 
 
 class FileFailure(NamedTuple):
@@ -111,7 +114,7 @@ def map_files(
 
     team.require_same_work([str(file) for file in files])
     with contextlib.ExitStack() as stack:
-        executor = stack.enter_context(_executor(num_workers))
+        executor = stack.enter_context(_ended_at_once(_executor(num_workers)))
         draw = show_progress and team.is_first
         with progress_bar("reading headers", len(files[team.rank :: team.world_size]), enabled=draw) as advance:
             seconds = _durations(files, max_seconds, executor, collector, team, advance)
@@ -202,6 +205,17 @@ def _executor(num_workers: int) -> Executor:
     return ThreadPoolExecutor(num_workers, thread_name_prefix="decode") if num_workers else _CallingThread()
 
 
+@contextlib.contextmanager
+def _ended_at_once(executor: Executor) -> Iterator[Executor]:
+    """Let an executor finish its work, or give it up without waiting when an exception (Ctrl-C, too) ends the block."""
+    try:
+        yield executor
+    except BaseException:
+        executor.shutdown(wait=False, cancel_futures=True)
+        raise
+    executor.shutdown()
+
+
 def _of_share(description: str, team: Processes) -> str:
     return description if team.world_size == 1 else f"{description} (share of {team})"
 
@@ -223,8 +237,8 @@ def _durations(
         try:
             length = float(future.result().seconds)
             found.append((index, length if max_seconds is None else min(length, max_seconds)))
-        except AudioLoadingError as error:
-            reasons.append((index, str(error)))
+        except Exception as error:  # whatever one recording does, the others are to be used
+            reasons.append((index, reason_of(error)))
         advance(1)
     seconds: dict[int, float] = {}
     for theirs, why in team.exchange([found, reasons]):
@@ -235,15 +249,9 @@ def _durations(
 
 def _batches(seconds: dict[int, float], batch_seconds: float) -> list[list[int]]:
     """Group recordings of similar length, longest first."""
-    batches: list[list[int]] = []
-    longest = 0.0
-    for index in sorted(seconds, key=lambda index: (-seconds[index], index)):
-        full = not batches or len(batches[-1]) >= _MOST_FILES_PER_BATCH or longest * (len(batches[-1]) + 1) > batch_seconds
-        if full:
-            batches.append([])
-            longest = seconds[index]
-        batches[-1].append(index)
-    return batches
+    members = list(seconds)
+    groups = group_by_length(list(seconds.values()), batch_seconds, most_items=_MOST_FILES_PER_BATCH)
+    return [[members[place] for place in group] for group in groups]
 
 
 def _decoded(
@@ -267,18 +275,20 @@ def _decoded(
             try:
                 waveforms.append(future.result())
                 members.append(index)
-            except (AudioLoadingError, InputError) as error:
-                collector.reasons[index] = str(error)
+            except Exception as error:  # whatever one recording does, the others are to be used
+                collector.reasons[index] = reason_of(error)
         yield members, waveforms
 
 
 def _run(function: BatchFunction, members: list[int], waveforms: list[Waveform], collector: _Collector) -> None:
     try:
         outputs = _rows(function, waveforms)
-    except (InputError, AudioLoadingError) as error:
-        # One unusable recording (too short, say) must not cost the others of its batch.
+    except (InputError, AudioLoadingError, MemoryError, RuntimeError) as error:
+        if isinstance(error, RuntimeError) and not _is_out_of_memory(error):
+            raise
+        # One unusable recording (too short, or too long for the memory) must not cost the others of its batch.
         if len(members) == 1:
-            collector.reasons[members[0]] = str(error)
+            collector.reasons[members[0]] = _NO_MEMORY if not isinstance(error, MRLError) else reason_of(error)
             return
         for member, waveform in zip(members, waveforms, strict=True):
             _run(function, [member], [waveform], collector)
@@ -286,8 +296,14 @@ def _run(function: BatchFunction, members: list[int], waveforms: list[Waveform],
     collector.add(members, outputs)
 
 
+def _is_out_of_memory(error: RuntimeError) -> bool:
+    """Whether torch says that there is no memory: on a GPU by a class of its own, on the CPU in words."""
+    own_class = type(error).__name__ == "OutOfMemoryError"  # by name, because torch may not have been loaded
+    return own_class or "not enough memory" in str(error) or "allocate memory" in str(error)
+
+
 def _rows(function: BatchFunction, waveforms: list[Waveform]) -> tuple[npt.NDArray[np.float32], ...]:
-    with torch.inference_mode():
+    with _inference_mode():
         result = function(waveforms)
     outputs = tuple(_as_array(output) for output in (result if isinstance(result, tuple) else (result,)))
     for output in outputs:
@@ -296,7 +312,13 @@ def _rows(function: BatchFunction, waveforms: list[Waveform]) -> tuple[npt.NDArr
     return outputs
 
 
+def _inference_mode() -> contextlib.AbstractContextManager[object]:
+    torch = sys.modules.get("torch")  # where it has not been loaded, the function runs an exported file and does not need it
+    return contextlib.nullcontext() if torch is None else torch.inference_mode()
+
+
 def _as_array(output: Any) -> npt.NDArray[np.float32]:
-    if isinstance(output, torch.Tensor):
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(output, torch.Tensor):
         output = output.detach().float().cpu().numpy()
     return np.asarray(output, dtype=np.float32)

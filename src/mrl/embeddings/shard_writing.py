@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 from filelock import FileLock, Timeout
 
-from mrl.embeddings.formats import check_suffix, save_embeddings
+from mrl.bounded import read_json
+from mrl.embeddings.formats import FAILURES, FORMAT, INDEX, JOB, Shard, ShardedEmbeddings, check_suffix, save_embeddings
 from mrl.embeddings.mapping import FileFailure
-from mrl.embeddings.sharded import FAILURES, FORMAT, INDEX, JOB, Shard, ShardedEmbeddings
 from mrl.errors import DataError, InputError
 from mrl.files import sha256_of, write_json, write_text
 
@@ -218,8 +218,8 @@ def _short(value: Any) -> str:
 def _read(path: Path) -> dict[str, Any] | None:
     """Return a description, or None where there is none or it is no JSON: then what it describes does not count."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):
+        found = read_json(path)
+    except (FileNotFoundError, DataError):
         return None
     return found if isinstance(found, dict) else None
 

@@ -52,7 +52,7 @@ class Condition(ABC):
 
 
 @dataclass(frozen=True)
-class Cut(Condition):
+class Shortened(Condition):
     """The middle of the recording, ``seconds`` long; a shorter recording is used whole."""
 
     seconds: float
@@ -154,7 +154,7 @@ def make_conditions(
     """
     if (noise is None) != (not snr_db):
         raise InputError("noise needs both a folder (--noise) and ratios in dB (--snr); found only one of them")
-    conditions: list[Condition] = [Cut(seconds) for seconds in dict.fromkeys(cut_seconds)]
+    conditions: list[Condition] = [Shortened(seconds) for seconds in dict.fromkeys(cut_seconds)]
     if noise is not None:
         files = tuple(find_audio_files(noise))
         if not files:

@@ -13,7 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mrl.errors import InputError, MissingDependencyError
-from mrl.evaluation.result import BYTES_PER_NUMBER, EvaluationResult, SystemResult
+from mrl.evaluation.figures import BYTES_PER_NUMBER
+from mrl.evaluation.result import EvaluationResult, SystemResult
 from mrl.files import atomic_path
 from mrl.scoring.metrics import error_curve
 

@@ -13,8 +13,7 @@ import numpy.typing as npt
 
 from mrl.data.corpora import scan_speaker_folders
 from mrl.data.manifest import MANIFEST_SUFFIXES, read_manifest
-from mrl.embeddings.formats import READABLE_SUFFIXES, load_embeddings
-from mrl.embeddings.sharded import holds_embeddings
+from mrl.embeddings.formats import READABLE_SUFFIXES, holds_embeddings, load_embeddings
 from mrl.errors import DataError, InputError
 from mrl.evaluation.result import ProtocolFacts
 from mrl.scoring.cosine import check_dims, prefix_norms, score_changed_test_side, score_prefixes

@@ -10,10 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from mrl.errors import InputError
-from mrl.scoring.bootstrap import Interval, PairedDifference
-
-BYTES_PER_NUMBER = 4
-"""An embedding is stored as float32."""
+from mrl.evaluation.figures import DimFigures, bounds
+from mrl.scoring.bootstrap import Interval
 
 
 @dataclass(frozen=True)
@@ -31,60 +29,6 @@ class ProtocolFacts:
     score: str = "cosine"
     settings: Mapping[str, Any] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class CalibratedFigures:
-    """Figures of log-likelihood ratios at one prefix length.
-
-    Attributes:
-        source: where the calibration is from.
-        actual_dcf: p_target -> normalised detection cost at Bayes' threshold.
-        cllr: bits.
-        minimum_cllr: bits, of the same ratios after the best monotonic calibration.
-    """
-
-    source: str
-    actual_dcf: dict[float, float]
-    cllr: float
-    minimum_cllr: float
-
-
-@dataclass(frozen=True)
-class DimFigures:
-    """One system's figures at one prefix length; rates lie in 0..1.
-
-    Intervals are 95 % intervals over speakers, None where not asked for.
-
-    Attributes:
-        dim: the prefix length.
-        equal_error_rate: the plain one, the headline.
-        equal_error_rate_interval: its interval.
-        convex_hull_equal_error_rate: on the convex hull of the error curve.
-        threshold: score at which the two error rates are as near to equal as this list allows; a raw cosine in [-1, 1], unless
-            the protocol says otherwise.
-        minimum_dcf: p_target -> normalised minimum detection cost.
-        minimum_dcf_intervals: p_target -> its interval; empty where not asked for.
-        minimum_cllr: bits, after the best monotonic calibration.
-        versus_reference: equal error rate minus the reference's, paired over the same resamples; None without a reference.
-        versus_same_dim: likewise, minus that of the reference system cut to this dim; None where it has none of this length.
-        true_accept_rates: false accept rate -> share of same-speaker trials accepted at or below it; None where the list has too
-            few different-speaker trials for the rate.
-        calibrated: figures of log-likelihood ratios; None without a calibration of this dim.
-    """
-
-    dim: int
-    equal_error_rate: float
-    equal_error_rate_interval: Interval | None
-    convex_hull_equal_error_rate: float
-    threshold: float
-    minimum_dcf: dict[float, float]
-    minimum_dcf_intervals: dict[float, Interval]
-    minimum_cllr: float
-    versus_reference: PairedDifference | None = None
-    versus_same_dim: PairedDifference | None = None
-    true_accept_rates: dict[float, float | None] = field(default_factory=dict)
-    calibrated: CalibratedFigures | None = None
 
 
 @dataclass(frozen=True)
@@ -227,47 +171,10 @@ class EvaluationResult:
             "intervals": {"level": 0.95, "method": "bootstrap over speakers", "resamples": self.resamples, "seed": self.seed},
             "reference": None if self.reference is None else {"system": self.reference[0], "dim": self.reference[1]},
             "systems": [
-                {"name": system.name, "dims": [_figures_dict(figures) for figures in system.figures]} for system in self.systems
+                {"name": system.name, "dims": [figures.to_dict() for figures in system.figures]} for system in self.systems
             ],
             "strata": [_stratum_dict(stratum) for stratum in self.strata],
         }
-
-
-def _figures_dict(figures: DimFigures) -> dict[str, Any]:
-    return {
-        "dim": figures.dim,
-        "bytes_float32": figures.dim * BYTES_PER_NUMBER,
-        "eer": figures.equal_error_rate,
-        "eer_interval": _pair(figures.equal_error_rate_interval),
-        "eer_convex_hull": figures.convex_hull_equal_error_rate,
-        "threshold_at_eer": figures.threshold,
-        "min_dcf": {
-            f"{p_target:g}": {"value": value, "interval": _pair(figures.minimum_dcf_intervals.get(p_target))}
-            for p_target, value in figures.minimum_dcf.items()
-        },
-        "min_cllr_bits": figures.minimum_cllr,
-        "true_accept_rate_at_false_accept_rate": {f"{rate:g}": value for rate, value in figures.true_accept_rates.items()},
-        "calibrated": _calibrated_dict(figures.calibrated),
-        "eer_minus_reference": _versus_dict(figures.versus_reference),
-        "eer_minus_reference_at_same_dim": _versus_dict(figures.versus_same_dim),
-    }
-
-
-def _calibrated_dict(calibrated: CalibratedFigures | None) -> dict[str, Any] | None:
-    if calibrated is None:
-        return None
-    return {
-        "source": calibrated.source,
-        "act_dcf": {f"{p_target:g}": value for p_target, value in calibrated.actual_dcf.items()},
-        "cllr_bits": calibrated.cllr,
-        "min_cllr_bits": calibrated.minimum_cllr,
-    }
-
-
-def _versus_dict(versus: PairedDifference | None) -> dict[str, Any] | None:
-    if versus is None:
-        return None
-    return {"value": versus.difference, "interval": _pair(versus.interval), "p_value": versus.p_value}
 
 
 def _stratum_dict(stratum: StratumFigures) -> dict[str, Any]:
@@ -279,12 +186,8 @@ def _stratum_dict(stratum: StratumFigures) -> dict[str, Any]:
         "same_speaker_trials": stratum.targets,
         "different_speaker_trials": stratum.nontargets,
         "eer": stratum.equal_error_rate,
-        "eer_interval": _pair(stratum.equal_error_rate_interval),
+        "eer_interval": bounds(stratum.equal_error_rate_interval),
         "false_accept_rate_at_overall_threshold": stratum.false_accept_rate,
         "false_reject_rate_at_overall_threshold": stratum.false_reject_rate,
         "note": stratum.note,
     }
-
-
-def _pair(interval: Interval | None) -> list[float] | None:
-    return None if interval is None else [interval.low, interval.high]

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,22 +21,24 @@ from mrl.embeddings.compact import (
     encoded_cosines,
 )
 from mrl.errors import DataError, InputError
-from mrl.evaluation.embedding import EmbeddingCache, embed_recordings
+from mrl.evaluation.figures import DimFigures
 from mrl.evaluation.measure import SystemScores, evaluate_systems
-from mrl.evaluation.result import DimFigures, EvaluationResult
-from mrl.evaluation.run import Extraction
-from mrl.evaluation.systems import NetworkSystem, TableSystem, open_lineup
+from mrl.evaluation.result import EvaluationResult
+from mrl.evaluation.settings import MeasurementSettings
+from mrl.evaluation.systems import TableSystem, open_lineup
 from mrl.hardware import hardware_line
-from mrl.scoring.bootstrap import MINIMUM_SPEAKERS, Interval, SpeakerResamples, interval_of
+from mrl.scoring.bootstrap import MINIMUM_SPEAKERS, Interval, Resampling, SpeakerResamples, interval_of
 from mrl.scoring.cosine import check_dims, prefix_norms, score_prefixes
+from mrl.settings import changed
 from mrl.trials.lists import TrialList
 from mrl.trials.speakers import speakers_of_trials
 
-# Cosine scores of trials between encoded embeddings (:mod:`mrl.embeddings.compact`).
+RANKS = (1, 10)
+"""How many of the highest scores the right voice may be among."""
 
-
-# Trials compared at a time: bounds the memory.
+# Trials, and query-voice pairs, compared at a time: they bound the memory.
 _BLOCK = 1 << 16
+_BLOCK_PAIRS = 1 << 22
 
 
 def score_encoded(encoded: Encoded, form: EmbeddingFormat, dim: int, trials: TrialList) -> npt.NDArray[np.float32]:
@@ -68,16 +69,9 @@ def score_encoded(encoded: Encoded, form: EmbeddingFormat, dim: int, trials: Tri
     return scores
 
 
-# Closed-set identification: whose voice is this, among those enrolled? All queries are of enrolled speakers.
-
-
-# Query-voice pairs compared at a time: bounds the memory.
-_BLOCK_PAIRS = 1 << 22
-
-
 @dataclass(frozen=True, eq=False)
 class ClosedSet:
-    """One utterance of each speaker is enrolled, all the others are queries.
+    """Closed-set identification: one utterance of each speaker is enrolled, all others are queries of enrolled speakers.
 
     Attributes:
         enrolled: (speakers,) utterance enrolled for each speaker.
@@ -149,11 +143,11 @@ def recall_at(
     """
     above, tied = _places(encoded, form, dim, closed_set)
     voices = len(closed_set.enrolled)
-    found: dict[int, Recall | None] = {}
+    recall: dict[int, Recall | None] = {}
     for rank in ranks:
         hits = np.clip((rank - above) / tied, 0.0, 1.0)
-        found[rank] = Recall(float(hits.mean()), _interval(hits, closed_set, resamples)) if voices > rank else None
-    return found
+        recall[rank] = Recall(float(hits.mean()), _interval(hits, closed_set, resamples)) if voices > rank else None
+    return recall
 
 
 def _places(
@@ -182,12 +176,6 @@ def _interval(hits: npt.NDArray[np.float64], closed_set: ClosedSet, resamples: S
     asked = resamples.multiplicities @ queries_of
     with np.errstate(invalid="ignore"):  # a resample without queries is left out
         return interval_of(resamples.multiplicities @ hits_of / asked)
-
-
-RANKS = (1, 10)
-
-
-"""How many of the highest scores the right voice may be among."""
 
 
 @dataclass(frozen=True)
@@ -246,11 +234,10 @@ def measure_formats(
     matrix: npt.ArrayLike,
     trials: TrialList,
     dims: Iterable[int],
+    resampling: Resampling | None = None,
     *,
-    bootstrap: int = 1000,
-    seed: int = 0,
-    speakers: Mapping[str, str] | None = None,
     provenance: Mapping[str, Any] | None = None,
+    **changes: Any,
 ) -> QuantisationResult:
     """Encode embeddings in every format at every prefix length, and measure what is left.
 
@@ -261,25 +248,26 @@ def measure_formats(
         matrix: (utterances, dim), of any scale, row i belongs to ``trials.utterances[i]``.
         trials: the list.
         dims: prefix lengths.
-        bootstrap: resamples of the speakers for 95 % intervals; 0 for none.
-        seed: of the resamples, and of which utterance of each speaker is enrolled.
-        speakers: utterance -> speaker, where paths do not tell.
+        resampling: how intervals are made; its seed also draws which utterance of each speaker is enrolled.
         provenance: what reports should say about where this came from.
+        changes: settings of :class:`mrl.scoring.Resampling` by keyword, such as ``bootstrap=0``.
 
     Raises:
         DataError: embeddings that are not finite or zero, a list with one kind of trial only, or speakers that do not fit it.
         InputError: unusable arguments.
     """
+    how = changed(resampling or Resampling(), changes)
     rows = np.asarray(matrix, dtype=np.float32)
     if rows.ndim != 2 or len(rows) != len(trials.utterances):
         raise InputError(f"embeddings must be (utterances, dim), one for each of {len(trials.utterances)}; found {rows.shape}")
     ordered = check_dims(dims, rows.shape[1])
     prefix_norms(rows[:, : ordered[-1]], ordered, trials.utterances)  # names the utterance that cannot be encoded
-    closed_set, num_speakers, notes = _closed_set(trials, speakers, seed)
-    if bootstrap and num_speakers is not None and num_speakers < MINIMUM_SPEAKERS:
+    closed_set, num_speakers, notes = _closed_set(trials, how)
+    if how.bootstrap and num_speakers is not None and num_speakers < MINIMUM_SPEAKERS:
         notes.append(f"No intervals: the list has {num_speakers} speakers, an interval needs at least {MINIMUM_SPEAKERS}.")
-    resampled = bootstrap if num_speakers is not None and num_speakers >= MINIMUM_SPEAKERS else 0
-    resamples = SpeakerResamples.draw(trials, resampled, seed=seed, speakers=speakers) if resampled else None
+    if num_speakers is None or num_speakers < MINIMUM_SPEAKERS:
+        how = replace(how, bootstrap=0)
+    resamples = how.draw(trials)
     scores: dict[EmbeddingFormat, dict[int, npt.NDArray[np.float32]]] = {}
     recall: dict[tuple[EmbeddingFormat, int], dict[int, Recall | None]] = {}
     for form in EMBEDDING_FORMATS:
@@ -292,27 +280,23 @@ def measure_formats(
     evaluation = evaluate_systems(
         [SystemScores(form, by_dim) for form, by_dim in scores.items()],
         trials,
-        bootstrap=resampled,
-        seed=seed,
-        speakers=speakers,
+        how,
         reference=("float32", ordered[-1]),
         provenance=provenance,
     )
     return QuantisationResult(_rows(evaluation, ordered, recall), evaluation, closed_set, tuple(notes))
 
 
-def _closed_set(
-    trials: TrialList, speakers: Mapping[str, str] | None, seed: int
-) -> tuple[ClosedSet | None, int | None, list[str]]:
+def _closed_set(trials: TrialList, how: Resampling) -> tuple[ClosedSet | None, int | None, list[str]]:
     """Return the identification experiment, the number of speakers, and why there is none of either."""
     try:
-        names, of_utterance = speakers_of_trials(trials, speakers)
+        names, of_utterance = speakers_of_trials(trials, how.speakers)
     except DataError as error:
-        if speakers is not None:
+        if how.speakers is not None:
             raise
         return None, None, [f"No intervals and no identification: {error}."]
     try:
-        return ClosedSet.draw(of_utterance, seed=seed), len(names), []
+        return ClosedSet.draw(of_utterance, seed=how.seed), len(names), []
     except DataError as error:
         return None, len(names), [f"No identification: {error}."]
 
@@ -345,21 +329,12 @@ def _rows(
     )
 
 
-# A comparison of storage formats for whatever a user names: a model or a file of embeddings.
-
-
 def quantise_spec(
     spec: str,
     trials: TrialList,
     root: str | os.PathLike[str] | None,
-    *,
-    weights: str | None = None,
-    dims: Sequence[int] | None = None,
-    bootstrap: int = 1000,
-    seed: int = 0,
-    speakers: Mapping[str, str] | None = None,
-    extraction: Extraction | None = None,
-    command: Sequence[str] = (),
+    settings: MeasurementSettings | None = None,
+    **changes: Any,
 ) -> QuantisationResult | None:
     """Measure every storage format at every prefix length of one model or file of embeddings, on one trial list.
 
@@ -367,54 +342,34 @@ def quantise_spec(
         spec: a model folder, official checkpoint, exported file, released name, or embedding file.
         trials: the list.
         root: the data root; needed for a model, refused with an embedding file.
-        weights: for a released name, where its file is.
-        dims: prefix lengths; the model's own by default.
-        bootstrap, seed, speakers: as for :func:`mrl.evaluation.measure_formats`.
-        extraction: how recordings become embeddings.
-        command: the command line, for the report.
+        settings: everything else; a baseline cannot be measured.
+        changes: settings of :class:`MeasurementSettings` by keyword.
 
     Returns:
-        None in a process that only helps to embed (see :class:`Extraction`).
+        None in a process that only helps to embed (see :class:`EmbeddingSettings`).
 
     Raises:
         InputError: arguments that do not go together, otherwise as :func:`mrl.evaluation.systems.open_lineup`.
         DataError: missing or unreadable recordings (all counted), or as :func:`mrl.evaluation.measure_formats`.
     """
-    how = extraction or Extraction()
+    how = changed(settings or MeasurementSettings(), {**changes, "own_backbone": False})
+    if how.baseline is not None:
+        raise InputError(f"storage formats are compared for one model; leave the baseline out ({how.baseline})")
     trials.require_both_classes()  # what is wrong with a list should show before hours of work
-    if speakers is not None:
-        speakers_of_trials(trials, speakers)
-    system = open_lineup([spec], weights=weights, dims=dims, own_backbone=False, device=how.device).systems[0]
-    facts: dict[str, Any] = {"command": list(command), "model": spec, "hardware": hardware_line(how.device)}
+    if how.speakers is not None:
+        speakers_of_trials(trials, how.speakers)
+    system = open_lineup([spec], how).systems[0]
+    facts: dict[str, Any] = {"command": list(how.command), "model": spec, "hardware": hardware_line(how.device)}
     if isinstance(system, TableSystem):
-        given = {"root": root, "max_seconds": how.max_seconds, "cache": how.cache}
-        for option, value in given.items():
-            if value is not None:
-                raise InputError(f"{option} does not go with a file of embeddings ({spec}); leave it out")
+        how.refuse_for_table(spec, root=root)
         facts |= {"embeddings_sha256": system.sha256, "embeddings_metadata": system.table.metadata}
         matrix = system.table.matrix[trials.indices_into(system.table.ids)]
     else:
         if root is None:
             raise InputError("a data root is needed: the folder below which the paths of the trial list lie (--root)")
-        facts |= {"model_sha256": system.sha256, "data_root": str(root), "max_seconds": how.max_seconds}
-        matrix = _embed(system, trials, Path(root), how)
+        facts |= {"model_sha256": system.sha256, "data_root": str(root), "max_seconds": how.extraction.max_seconds}
+        with how.processes.together():
+            matrix = how.embed(system.model, trials.utterances, trials.paths(root), description=system.name)[0]
     if not how.processes.is_first:
         return None  # the first process alone scores
-    return measure_formats(matrix, trials, system.dims, bootstrap=bootstrap, seed=seed, speakers=speakers, provenance=facts)
-
-
-def _embed(system: NetworkSystem, trials: TrialList, root: Path, how: Extraction) -> npt.NDArray[np.float32]:
-    with how.processes.together():
-        return embed_recordings(
-            system.model,
-            trials.utterances,
-            trials.paths(root),
-            own_backbone=False,
-            batch_seconds=how.batch_seconds,
-            num_workers=how.num_workers,
-            max_seconds=how.max_seconds,
-            show_progress=how.show_progress,
-            cache=None if how.cache is None else EmbeddingCache(how.cache),
-            description=system.name,
-            processes=how.processes,
-        )[0]
+    return measure_formats(matrix, trials, system.dims, how, provenance=facts)

@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import os
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
+from mrl.evaluation.figures import interval_bounds
 from mrl.evaluation.plots import COLOURS, MARKERS, figure_and_axes, save_figure
 from mrl.evaluation.storage import RANKS, FormatFigures, QuantisationResult, Recall
-from mrl.evaluation.tables import Rows, interval_bounds, markdown_rows, terminal_table, trial_list_note, with_interval
+from mrl.evaluation.tables import trial_list_note, with_interval
 from mrl.files import write_json, write_text
-
-# Picture of a comparison of storage formats.
-
+from mrl.tables import ABSENT, Table, records_csv
 
 # Neighbouring formats are moved apart by this factor on the logarithmic axis, so that their intervals do not hide each other.
 _SHIFT = 1.02
@@ -82,11 +77,11 @@ def storage_formats_figure(result: QuantisationResult) -> Any:
     return figure
 
 
-def quantisation_rows(result: QuantisationResult) -> Rows:
-    """Return the header and one row of text for each format and dim."""
-    header = ["format", "dim", "bytes", "EER %", "minus float32", "relative", "minDCF 0.01", "minDCF 0.05", "cosine at EER"]
+def quantisation_table(result: QuantisationResult) -> Table:
+    """Return one row for each format and dim."""
+    headings = ("format", "dim", "bytes", "EER %", "minus float32", "relative", "minDCF 0.01", "minDCF 0.05", "cosine at EER")
     ranks = RANKS if result.closed_set is not None else ()
-    rows = [(*header, *(f"recall@{rank} %" for rank in ranks))]
+    rows = []
     for row in result.rows:
         figures = row.figures
         star = " *" if row.is_best_for_its_bytes else ""
@@ -103,10 +98,43 @@ def quantisation_rows(result: QuantisationResult) -> Rows:
                 *(_recall(row.recall.get(rank)) for rank in ranks),
             )
         )
-    return rows
+    recall = (f"recall@{rank} %" for rank in ranks)
+    return Table((*headings, *recall), tuple(rows), notes=tuple(_notes(result)))
 
 
-def quantisation_notes(result: QuantisationResult) -> list[str]:
+def quantisation_dict(result: QuantisationResult) -> dict[str, Any]:
+    """Return everything as values that JSON can hold; rates in 0..1."""
+    whole = result.evaluation.to_dict()
+    chosen = result.closed_set
+    return {
+        **{key: whole[key] for key in ("provenance", "trial_list", "protocol", "intervals")},
+        "notes": list(result.notes),
+        "identification": None
+        if chosen is None
+        else {"enrolled": len(chosen.enrolled), "queries": len(chosen.queries), "seed": chosen.seed},
+        "rows": [_record(row) for row in result.rows],
+    }
+
+
+def write_quantisation_report(result: QuantisationResult, folder: str | os.PathLike[str], *, plots: bool = True) -> list[Path]:
+    """Write ``report.json``, ``table.md``, ``table.csv`` and the plot ``eer_by_bytes`` (PNG and SVG); return the files.
+
+    Raises:
+        MissingDependencyError: plots are wanted and matplotlib is not installed.
+        OSError: the folder cannot be written to or the disk is full.
+    """
+    place = Path(folder)
+    files = [place / "report.json", place / "table.md", place / "table.csv"]
+    write_json(files[0], quantisation_dict(result))
+    write_text(files[1], quantisation_table(result).markdown())
+    write_text(files[2], records_csv([_record(row) for row in result.rows]))
+    if plots:
+        files += [place / "eer_by_bytes.png", place / "eer_by_bytes.svg"]
+        plot_storage_formats(result, *files[-2:])
+    return files
+
+
+def _notes(result: QuantisationResult) -> list[str]:
     """Return the sentences that a reader needs to understand the table."""
     evaluation = result.evaluation
     lines = [
@@ -131,75 +159,23 @@ def quantisation_notes(result: QuantisationResult) -> list[str]:
     return [*lines, *result.notes]
 
 
-def quantisation_table(result: QuantisationResult) -> Table:
-    """Return the table for a terminal."""
-    return terminal_table(quantisation_rows(result), "\n".join(quantisation_notes(result)), words=(0,))
-
-
-def quantisation_markdown(result: QuantisationResult) -> str:
-    """Return the table and its notes as Markdown."""
-    return markdown_rows(quantisation_rows(result)) + "\n\n" + "\n\n".join(quantisation_notes(result)) + "\n"
-
-
-def quantisation_csv(result: QuantisationResult) -> str:
-    """Return all figures as CSV, one line for each format and dim; rates in 0..1, empty where there is none."""
-    stream = io.StringIO()
-    lines = [_csv_line(row) for row in result.rows]
-    writer = csv.DictWriter(stream, fieldnames=list(lines[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(lines)
-    return stream.getvalue()
-
-
-def quantisation_dict(result: QuantisationResult) -> dict[str, Any]:
-    """Return everything as values that JSON can hold; rates in 0..1."""
-    whole = result.evaluation.to_dict()
-    chosen = result.closed_set
-    return {
-        **{key: whole[key] for key in ("provenance", "trial_list", "protocol", "intervals")},
-        "notes": list(result.notes),
-        "identification": None
-        if chosen is None
-        else {"enrolled": len(chosen.enrolled), "queries": len(chosen.queries), "seed": chosen.seed},
-        "rows": [_csv_line(row) for row in result.rows],
-    }
-
-
-def write_quantisation_report(result: QuantisationResult, folder: str | os.PathLike[str], *, plots: bool = True) -> list[Path]:
-    """Write ``report.json``, ``table.md``, ``table.csv`` and the plot ``eer_by_bytes`` (PNG and SVG); return the files.
-
-    Raises:
-        MissingDependencyError: plots are wanted and matplotlib is not installed.
-        OSError: the folder cannot be written to or the disk is full.
-    """
-    place = Path(folder)
-    files = [place / "report.json", place / "table.md", place / "table.csv"]
-    write_json(files[0], quantisation_dict(result))
-    write_text(files[1], quantisation_markdown(result))
-    write_text(files[2], quantisation_csv(result))
-    if plots:
-        files += [place / "eer_by_bytes.png", place / "eer_by_bytes.svg"]
-        plot_storage_formats(result, *files[-2:])
-    return files
-
-
 def _versus(row: FormatFigures, result: QuantisationResult) -> tuple[str, str]:
     if row.form == "float32":
-        return ("–", "–")
+        return (ABSENT, ABSENT)
     difference = row.figures.equal_error_rate - result.at("float32", row.dim).figures.equal_error_rate
     versus = row.figures.versus_same_dim
     interval = "" if versus is None else f" [{100 * versus.interval.low:+.2f}, {100 * versus.interval.high:+.2f}]"
-    relative = "–" if row.relative_to_float32 is None else f"{100 * row.relative_to_float32:+.1f} %"
+    relative = ABSENT if row.relative_to_float32 is None else f"{100 * row.relative_to_float32:+.1f} %"
     return (f"{100 * difference:+.2f}{interval}", relative)
 
 
 def _recall(recall: Recall | None) -> str:
-    return "–" if recall is None else with_interval(recall.value, recall.interval, 100, 1)
+    return ABSENT if recall is None else with_interval(recall.value, recall.interval, 100, 1)
 
 
-def _csv_line(row: FormatFigures) -> dict[str, Any]:
+def _record(row: FormatFigures) -> dict[str, Any]:
     figures, versus = row.figures, row.figures.versus_same_dim
-    line: dict[str, Any] = {
+    record: dict[str, Any] = {
         "format": row.form,
         "dim": row.dim,
         "bytes": row.bytes_per_voice,
@@ -215,9 +191,9 @@ def _csv_line(row: FormatFigures) -> dict[str, Any]:
     }
     for p_target, value in figures.minimum_dcf.items():
         name = f"min_dcf_{p_target:g}"
-        line |= {name: value, **interval_bounds(name, figures.minimum_dcf_intervals.get(p_target))}
+        record |= {name: value, **interval_bounds(name, figures.minimum_dcf_intervals.get(p_target))}
     for rank in RANKS:
         recall = row.recall.get(rank)
-        line[f"recall_at_{rank}"] = None if recall is None else recall.value
-        line |= interval_bounds(f"recall_at_{rank}", None if recall is None else recall.interval)
-    return line
+        record[f"recall_at_{rank}"] = None if recall is None else recall.value
+        record |= interval_bounds(f"recall_at_{rank}", None if recall is None else recall.interval)
+    return record

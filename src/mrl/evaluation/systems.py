@@ -1,22 +1,28 @@
-"""From what a user names to systems that can be compared: networks and tables of embeddings, each with a short name."""
+"""From what a user names to systems that can be compared: models and files of embeddings, each with a short name."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from mrl.embeddings.encoders import cut_of, has_own_backbone, is_matryoshka
-from mrl.embeddings.formats import READABLE_SUFFIXES, EmbeddingTable, load_embeddings
-from mrl.embeddings.models import CHECKPOINT_SUFFIXES, open_model, weights_sha256
-from mrl.embeddings.sharded import embeddings_sha256, holds_embeddings
+from mrl.dims import default_dims
+from mrl.embeddings import Embedder, open_embedder
+from mrl.embeddings.embedder import Output
+from mrl.embeddings.formats import READABLE_SUFFIXES, EmbeddingTable, embeddings_sha256, holds_embeddings, load_embeddings
+from mrl.embeddings.opening import CHECKPOINT_SUFFIXES
 from mrl.errors import InputError
-from mrl.evaluation.measure import BASELINE, TRAINED_BACKBONE, UNMODIFIED_BACKBONE, default_dims
+from mrl.evaluation.settings import SystemSettings
 from mrl.scoring.cosine import check_dims
 
-if TYPE_CHECKING:
-    from mrl.embeddings.encoders import Encoder
+UNMODIFIED_BACKBONE = "unmodified backbone"
+"""Name of the backbone inside a Matryoshka model that was never trained further."""
+
+TRAINED_BACKBONE = "own backbone (trained)"
+"""Name of the backbone inside a Matryoshka model that was trained along with it: no longer the one published."""
+
+BASELINE = "baseline"
+"""Name of another network that is measured beside the model."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +41,7 @@ class NetworkSystem:
 
     name: str
     spec: str
-    model: Encoder
+    model: Embedder
     dims: tuple[int, ...]
     sha256: str
     own_name: str | None = None
@@ -43,9 +49,13 @@ class NetworkSystem:
 
     @property
     def depth(self) -> int | None:
-        """After so many stages the network ends, if it is the first stages of another one; None for a whole network."""
-        cut = cut_of(self.model)
-        return None if cut is None else cut["depth"]
+        """Number of stages of the network if it is the beginning of another one; None for a whole network."""
+        return self.model.depth
+
+    @property
+    def outputs(self) -> tuple[Output, ...]:
+        """What is wanted of one pass of this network, in the order of :attr:`names`."""
+        return ("embedding",) if self.own_name is None else ("raw", "backbone")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -85,51 +95,37 @@ class Lineup:
         return tuple(system for system in self.systems if isinstance(system, NetworkSystem))
 
 
-def open_lineup(
-    specs: Sequence[str],
-    *,
-    weights: str | None = None,
-    dims: Sequence[int] | None = None,
-    depth: int | None = None,
-    own_backbone: bool = True,
-    baseline: str | None = None,
-    device: str = "cpu",
-) -> Lineup:
+def open_lineup(specs: Sequence[str], settings: SystemSettings | None = None) -> Lineup:
     """Open everything that is to be compared.
 
     The reference is the baseline where there is one; otherwise the first unmodified backbone (as a system named, or the one
     inside a Matryoshka model), a backbone trained along with a model, or the first system, in this order.
 
     Args:
-        specs: model folders, official checkpoints, released names or embedding files.
-        weights: for a released name, where its file is.
-        dims: prefix lengths; by default each model's own, and those of the Matryoshka models for everything else beside them. A
-            system shorter than a length is measured whole instead.
-        depth: leave every network in ``specs`` after so many stages, but not the baseline; these have no own backbone to measure.
-        own_backbone: measure the backbone inside each Matryoshka model, too (each different one once), unless ``baseline`` is
-            given.
-        baseline: one more network to compare with.
-        device: where the networks go.
+        specs: model folders, official checkpoints, exported files, released names or embedding files.
+        settings: what is measured of them.
 
     Raises:
-        InputError: unusable names, options or dims; otherwise as :func:`mrl.embeddings.open_model` and ``load_embeddings``.
+        InputError: unusable names, options or dims; otherwise as :func:`mrl.embeddings.open_embedder` and ``load_embeddings``.
     """
+    how = settings or SystemSettings()
+    dims, depth, baseline = how.dims, how.depth, how.baseline
     if not specs:
         raise InputError("there is no system to evaluate")
     if len(set(specs)) != len(specs):
         raise InputError(f"systems are named twice: {', '.join(specs)}")
     tables = [spec for spec in specs if holds_embeddings(spec)]
-    for option, value in (("weights", weights), ("baseline", baseline)):
+    for option, value in (("weights", how.weights), ("baseline", baseline)):
         if value is not None and len(tables) == len(specs):
             raise InputError(f"{option} does not go with a file of embeddings ({specs[0]}); leave it out")
     at_depth = "" if depth is None else f" (depth {depth})"
     names = tuple(f"{name}{at_depth}" for name in short_names(specs))
-    opened = {name: _open(spec, weights, device, depth) for name, spec in zip(names, specs, strict=True)}
+    opened = {name: _open(spec, how) for name, spec in zip(names, specs, strict=True)}
     if len(specs) == 1 and not tables:  # beside its own backbone, a single model needs no name of its own
-        model = opened.pop(names[0])
-        names = (("matryoshka" if hasattr(model, "mrl_dims") else "backbone") + at_depth,)
-        opened[names[0]] = model
-    common = sorted({dim for model in opened.values() if hasattr(model, "mrl_dims") for dim in model.mrl_dims})
+        single = opened.pop(names[0])
+        names = (("matryoshka" if _own_dims(single) else "backbone") + at_depth,)
+        opened[names[0]] = single
+    common = sorted({dim for model in opened.values() for dim in _own_dims(model)})
     wanted = tuple(dims) if dims is not None else tuple(common) or None
     widths = {name: _width(model) for name, model in opened.items()}
     if wanted is not None:
@@ -140,13 +136,13 @@ def open_lineup(
         if isinstance(model, EmbeddingTable):
             systems.append(TableSystem(name, spec, model, chosen, embeddings_sha256(spec)))
         else:
-            systems.append(NetworkSystem(name, spec, model, chosen, weights_sha256(model)))
+            systems.append(NetworkSystem(name, spec, model, chosen, model.model_hash))
     if baseline is not None:
-        model = open_model(baseline, device=device)
-        below = _with_whole(wanted if wanted is not None else default_dims(model.embed_dim), model.embed_dim)
-        systems.append(NetworkSystem(BASELINE, baseline, model, below, weights_sha256(model)))
-        return Lineup(tuple(systems), (BASELINE, model.embed_dim))
-    if own_backbone:
+        other = open_embedder(baseline, device=how.device)
+        below = _with_whole(wanted if wanted is not None else default_dims(other.embed_dim), other.embed_dim)
+        systems.append(NetworkSystem(BASELINE, baseline, other, below, other.model_hash))
+        return Lineup(tuple(systems), (BASELINE, other.embed_dim))
+    if how.own_backbone:
         systems = _with_own_backbones(systems)
     return Lineup(tuple(systems), _reference(systems))
 
@@ -173,24 +169,27 @@ def _candidates(spec: str) -> list[str]:
     return [*short, *("/".join(parts[-count:]) for count in range(1, len(parts) + 1)), spec]
 
 
-def _open(spec: str, weights: str | None, device: str, depth: int | None) -> Any:
+def _open(spec: str, how: SystemSettings) -> Embedder | EmbeddingTable:
     path = Path(spec)
-    if holds_embeddings(path):
-        if depth is not None:
-            raise InputError(f"depth does not go with a file of embeddings ({spec}); make it with mrl embed --depth {depth}")
-        return load_embeddings(path)
-    has_weights = path.is_dir() or path.suffix.lower() in CHECKPOINT_SUFFIXES
-    return open_model(spec, weights=None if has_weights and weights is None else weights, device=device, depth=depth)
+    if not holds_embeddings(path):
+        return open_embedder(spec, weights=how.weights, device=how.device, depth=how.depth)
+    if how.depth is not None:
+        raise InputError(f"depth does not go with a file of embeddings ({spec}); make it with mrl embed --depth {how.depth}")
+    return load_embeddings(path)
 
 
-def _width(model: Any) -> int:
-    return int(model.matrix.shape[1] if isinstance(model, EmbeddingTable) else model.embed_dim)
+def _width(model: Embedder | EmbeddingTable) -> int:
+    return int(model.matrix.shape[1]) if isinstance(model, EmbeddingTable) else model.embed_dim
 
 
-def _dims_of(model: Any, wanted: tuple[int, ...] | None) -> tuple[int, ...]:
+def _own_dims(model: Embedder | EmbeddingTable) -> tuple[int, ...]:
+    return () if isinstance(model, EmbeddingTable) else model.mrl_dims
+
+
+def _dims_of(model: Embedder | EmbeddingTable, wanted: tuple[int, ...] | None) -> tuple[int, ...]:
     width = _width(model)
     if wanted is None:
-        return tuple(model.mrl_dims) if hasattr(model, "mrl_dims") else default_dims(width)
+        return _own_dims(model) or default_dims(width)
     return check_dims(wanted, width) if max(wanted) <= width else _with_whole(wanted, width)
 
 
@@ -200,33 +199,31 @@ def _with_whole(dims: Sequence[int], width: int) -> tuple[int, ...]:
 
 def _with_own_backbones(systems: Sequence[System]) -> list[System]:
     """Let the first model of each different backbone be measured together with it."""
-    known = {system.sha256 for system in systems if isinstance(system, NetworkSystem) and not is_matryoshka(system.model)}
-    found: list[tuple[int, bool]] = []
+    known = {system.sha256 for system in systems if isinstance(system, NetworkSystem) and not system.model.mrl_dims}
+    inside: dict[int, Embedder] = {}
     for place, system in enumerate(systems):
-        if isinstance(system, NetworkSystem) and has_own_backbone(system.model):
-            backbone = weights_sha256(system.model.backbone)
-            if backbone not in known:
-                known.add(backbone)
-                found.append((place, bool(getattr(system.model, "backbone_is_unmodified", False))))
-    kinds = [unmodified for _, unmodified in found]
+        backbone = system.model.backbone if isinstance(system, NetworkSystem) else None
+        if backbone is not None and backbone.model_hash not in known:
+            known.add(backbone.model_hash)
+            inside[place] = backbone
+    networks = [system for place, system in enumerate(systems) if isinstance(system, NetworkSystem) and place in inside]
+    kinds = [system.model.backbone_is_unmodified for system in networks]
     result = list(systems)
-    for place, unmodified in found:
-        system = result[place]
-        assert isinstance(system, NetworkSystem) and is_matryoshka(system.model)
+    for (place, backbone), system, unmodified in zip(inside.items(), networks, kinds, strict=True):
         name = UNMODIFIED_BACKBONE if unmodified else TRAINED_BACKBONE
         if kinds.count(unmodified) > 1:
             name = f"{name} of {system.name}"
-        result[place] = replace(system, own_name=name, own_dims=_with_whole(system.dims, system.model.backbone.embed_dim))
+        result[place] = replace(system, own_name=name, own_dims=_with_whole(system.dims, backbone.embed_dim))
     return result
 
 
 def _reference(systems: Sequence[System]) -> tuple[str, int] | None:
     networks = [system for system in systems if isinstance(system, NetworkSystem)]
-    plain = [(system.name, max(system.dims)) for system in networks if not hasattr(system.model, "mrl_dims")]
+    plain = [(system.name, max(system.dims)) for system in networks if not system.model.mrl_dims]
     own = {True: [], False: []}  # type: dict[bool, list[tuple[str, int]]]
     for system in networks:
         if system.own_name is not None:
-            own[bool(getattr(system.model, "backbone_is_unmodified", False))].append((system.own_name, max(system.own_dims)))
+            own[system.model.backbone_is_unmodified].append((system.own_name, max(system.own_dims)))
     several = len(systems) + len(own[True]) + len(own[False]) > 1
     candidates = [*plain, *own[True], *own[False], (systems[0].name, max(systems[0].dims))]
     return candidates[0] if several else None

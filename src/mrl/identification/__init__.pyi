@@ -1,15 +1,14 @@
 from .database import Voice as Voice
-from .embedder import EmbeddedRecording as EmbeddedRecording
-from .embedder import VoiceEmbedder as VoiceEmbedder
-from .embedder import open_embedder as open_embedder
 from .exchange import export_voices as export_voices
 from .exchange import import_voices as import_voices
 from .qdrant_search import QdrantSearch as QdrantSearch
 from .recognise import Identification as Identification
+from .recognise import Verification as Verification
 from .recognise import VoiceScore as VoiceScore
 from .recognise import default_store as default_store
 from .recognise import enrol as enrol
 from .recognise import identify as identify
+from .recognise import verify_files as verify_files
 from .recognise import verify_voice as verify_voice
 from .recognise import voice_score as voice_score
 from .search import ExactSearch as ExactSearch

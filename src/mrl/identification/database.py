@@ -20,6 +20,7 @@ from pathlib import Path
 
 from filelock import BaseFileLock, FileLock
 
+from mrl.bounded import brief
 from mrl.embeddings.compact import EmbeddingFormat, bytes_per_embedding
 from mrl.errors import DataError, InputError
 
@@ -254,13 +255,15 @@ CREATE TABLE recordings (id INTEGER PRIMARY KEY, voice INTEGER NOT NULL REFERENC
                          seconds REAL NOT NULL, embedding BLOB NOT NULL);
 CREATE INDEX recordings_of_voice ON recordings (voice);
 """
-
-
+_OBJECTS = {
+    *(("table", name) for name in ("facts", "models", "voices", "recordings")),
+    ("index", "recordings_of_voice"),
+}
 """Numbers of voices are never used twice (AUTOINCREMENT), so one that was kept elsewhere never means another voice."""
 
 
 @contextlib.contextmanager
-def connection(path: Path, *, write: bool = False, create: bool = False) -> Iterator[sqlite3.Connection]:
+def connection(path: Path, *, write: bool = False, create: bool = False, wait: bool = True) -> Iterator[sqlite3.Connection]:
     """Open the file of a store, close it after the block.
 
     A reader opens a file that it may write to for writing too: what a killed writer left half-done is then undone.
@@ -269,6 +272,7 @@ def connection(path: Path, *, write: bool = False, create: bool = False) -> Iter
         path: the file.
         write: changes are meant; a reader's connection refuses them.
         create: make the file where there is none.
+        wait: for other processes, up to 30 s.
 
     Raises:
         DataError: the file is missing, no store, damaged, of a later version, locked for too long or cannot be written; or the
@@ -279,14 +283,19 @@ def connection(path: Path, *, write: bool = False, create: bool = False) -> Iter
     mode = "rwc" if create else "rw" if write or os.access(path, os.W_OK) else "ro"
     with clear_errors(path):
         # isolation_level None: transactions begin and end where this package says so.
-        opened = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=_WAIT_SECONDS, isolation_level=None)
+        seconds = _WAIT_SECONDS if wait else 0.0
+        opened = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=seconds, isolation_level=None)
         with contextlib.closing(opened) as database:
+            database.execute("PRAGMA trusted_schema = OFF")
+            database.execute("PRAGMA cell_size_check = ON")
             database.execute("PRAGMA secure_delete = ON")
             database.execute("PRAGMA synchronous = EXTRA")
             database.execute("PRAGMA foreign_keys = ON")
             database.execute("PRAGMA temp_store = MEMORY")  # no voice goes to a folder for temporary files
             if not create:
                 require_store(path, database)
+            if mode != "ro":
+                _require_rollback_journal(path, database)
             if not write and not create:
                 database.execute("PRAGMA query_only = ON")
             yield database
@@ -314,6 +323,23 @@ def require_store(path: Path, database: sqlite3.Connection) -> None:
         raise DataError(f"{path} is a SQLite file but no voice store; name another file (--store)")
     if version != SCHEMA_VERSION:
         raise DataError(f"{path} is a voice store of version {version}, this package reads {SCHEMA_VERSION}; update the package")
+    # A view in place of a table, or a trigger, would be a program of whoever made the file.
+    there = set(database.execute("SELECT type, name FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'"))
+    if there != _OBJECTS:
+        wrong = sorted(f"{kind} {name}" for kind, name in there ^ _OBJECTS)
+        raise DataError(f"{path} is no voice store as this package makes it ({brief(wrong[0])}); use a backup")
+
+
+def _require_rollback_journal(path: Path, database: sqlite3.Connection) -> None:
+    """Take a store that somebody has set to write-ahead logging back from it: the log keeps what was deleted."""
+    if database.execute("PRAGMA journal_mode").fetchone()[0] == "delete":
+        return
+    try:
+        mode = database.execute("PRAGMA journal_mode = DELETE").fetchone()[0]
+    except sqlite3.OperationalError as error:
+        mode = str(error)
+    if mode != "delete":
+        raise DataError(f"{path} keeps a write-ahead log, in which deleted voices stay ({mode}); end other programs that use it")
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""What the command line does with a voice store: enrol, verify against an enrolled voice, identify among all."""
+"""Recognising speakers: enrol, verify two recordings or a recording against an enrolled voice, identify among all voices."""
 
 from __future__ import annotations
 
@@ -11,35 +11,26 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
+from mrl.embeddings.calibrated import ModelCalibration
 from mrl.embeddings.compact import EmbeddingFormat
-from mrl.errors import DataError, InputError
-from mrl.evaluation.verification import Verification
+from mrl.embeddings.embedder import EmbeddedRecording, Embedder
+from mrl.embeddings.mapping import FileFailure, failure_summary
+from mrl.errors import AudioLoadingError, DataError, InputError
 from mrl.identification.database import Voice, clean_name
-from mrl.identification.embedder import EmbeddedRecording, VoiceEmbedder, open_embedder
 from mrl.identification.search import ExactSearch, FunnelSearch, VoiceSearch, hits, unit_queries
 from mrl.identification.store import VoiceStore
 from mrl.identification.voice_matrix import load_voices, voices_in_memory
-from mrl.scoring.calibration import Calibration
+from mrl.scoring.cosine import cosine_similarity
 from mrl.scoring.decisions import DecisionRule, decision_rule
 
 logger = logging.getLogger(__name__)
 
-
 SearchMethod = Literal["exact", "approximate"]
-
-
 Recording: TypeAlias = "str | os.PathLike[str] | EmbeddedRecording"
-
-
-"""A recording's file, or what :meth:`VoiceEmbedder.embed_waveform` made of one."""
-
+"""A recording's file, or what :meth:`Embedder.embed_waveform` made of one."""
 
 _VOICE = "voice:"
-
-
 _CANDIDATES = 20  # of the highest cosine, among which the highest log-likelihood ratio is looked for first
-
-
 _WIDENING = 8
 
 
@@ -58,6 +49,23 @@ class VoiceScore:
     score: float
     log_likelihood_ratio: float | None
     accepted: bool | None
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What comparing a recording with another one, or with an enrolled voice, gave.
+
+    Attributes:
+        score: raw cosine in [-1, 1].
+        log_likelihood_ratio: natural logarithm; None without a calibration of the dim.
+        same_speaker: the decision; None for none.
+        rule: how it was made.
+    """
+
+    score: float
+    log_likelihood_ratio: float | None
+    same_speaker: bool | None
+    rule: DecisionRule
 
 
 @dataclass(frozen=True)
@@ -89,7 +97,7 @@ def default_store() -> Path:
 
 
 def enrol(
-    embedder: VoiceEmbedder,
+    embedder: Embedder,
     name: str,
     recordings: Sequence[Recording],
     store: str | os.PathLike[str],
@@ -114,20 +122,59 @@ def enrol(
     if not recordings:
         raise InputError("a voice is enrolled from one recording or more")
     _require_enrollable(embedder, name, Path(store), form, extend)  # before the recordings, which may take long
-    embedded = [_heard(embedder, recording) for recording in recordings]
+    embedded = [_embedded(embedder, recording) for recording in recordings]
     opened = VoiceStore.open_or_create(store, embed_dim=embedder.embed_dim, form=form)
     return opened.add(
         name,
-        np.stack([one.embedding for one in embedded]),
-        [one.seconds for one in embedded],
+        np.stack([recording.embedding for recording in embedded]),
+        [recording.seconds for recording in embedded],
         model_hash=embedder.model_hash,
         calibration_hash=embedder.calibration_hash,
         extend=extend,
     )
 
 
+def verify_files(
+    embedder: Embedder,
+    first: str | os.PathLike[str],
+    second: str | os.PathLike[str],
+    *,
+    dim: int | None = None,
+    threshold: float | None = None,
+    prior: float | None = None,
+    max_false_accept: float | None = None,
+) -> Verification:
+    """Compare two recordings.
+
+    Args:
+        embedder: the model; a calibration at this very dim gives a log-likelihood ratio and a decision, one at a neighbouring dim
+            is never used in its place.
+        first, second: the recordings.
+        dim: prefix length; all dimensions by default.
+        threshold, prior, max_false_accept: as for :func:`decision_rule`, for one voice.
+
+    Raises:
+        AudioLoadingError: a recording cannot be used; both are looked at.
+        InputError: unusable arguments.
+        CheckpointError: a damaged calibration, or one of another model.
+    """
+    rule = _rule(embedder, embedder.check_dim(dim), 1, threshold, prior, max_false_accept)
+    embedded: list[EmbeddedRecording] = []
+    failures: list[FileFailure] = []
+    for recording in (first, second):
+        try:
+            embedded.append(embedder.embed_file(recording))
+        except (AudioLoadingError, InputError) as error:
+            failures.append(FileFailure(Path(recording), str(error)))
+    if failures:
+        raise AudioLoadingError(failure_summary(failures, 2))
+    enrolled, test = embedded
+    score = cosine_similarity(enrolled.embedding[: rule.dim], test.embedding[: rule.dim])
+    return _verification(rule, score, enrolled.seconds, test.seconds)
+
+
 def verify_voice(
-    embedder: VoiceEmbedder,
+    embedder: Embedder,
     name: str,
     recording: Recording,
     store: VoiceStore,
@@ -136,7 +183,7 @@ def verify_voice(
     threshold: float | None = None,
     prior: float | None = None,
     max_false_accept: float | None = None,
-) -> tuple[VoiceScore, DecisionRule]:
+) -> Verification:
     """Compare a recording with one enrolled voice.
 
     Args:
@@ -154,30 +201,21 @@ def verify_voice(
     """
     chosen = store.check_dim(dim)
     store.require_model(embedder.model_hash)
-    rule = decision_rule(
-        _calibration(embedder, store),
-        chosen,
-        voices=1,
-        threshold=threshold,
-        prior=prior,
-        max_false_accept=max_false_accept,
-        model=embedder.name,
-    )
+    rule = _rule(embedder, chosen, 1, threshold, prior, max_false_accept, store)
     voice = store.voice(name)
     _warn_of_other_calibration(embedder, voice)
-    heard = _heard(embedder, recording)
-    score = voice_score(store, name, heard, chosen)
-    return _scored(rule, voice.name, score, voice.seconds, heard.seconds), rule
+    embedded = _embedded(embedder, recording)
+    return _verification(rule, voice_score(store, name, embedded, chosen), voice.seconds, embedded.seconds)
 
 
-def voice_score(store: VoiceStore, name: str, heard: EmbeddedRecording, dim: int) -> float:
+def voice_score(store: VoiceStore, name: str, embedded: EmbeddedRecording, dim: int) -> float:
     """Return the raw cosine of a recording and an enrolled voice at one prefix length.
 
     Raises:
         DataError: there is no such voice.
     """
     matrix = voices_in_memory(store.embedding(name, dim)[None], store.form)
-    query = unit_queries(heard.embedding[:dim], dim, 1)[0]
+    query = unit_queries(embedded.embedding[:dim], dim, 1)[0]
     return float(hits(matrix, query, np.zeros(1, dtype=np.int64), 1, None).scores[0])
 
 
@@ -209,45 +247,8 @@ def enrolled_name(first: str, store: str | os.PathLike[str] | None) -> str | Non
     return first if enrolled else None
 
 
-def verify_enrolled(
-    model: str | os.PathLike[str],
-    name: str,
-    recording: str | os.PathLike[str],
-    store: str | os.PathLike[str] | None = None,
-    *,
-    weights: str | None = None,
-    dim: int | None = None,
-    threshold: float | None = None,
-    prior: float | None = None,
-    max_false_accept: float | None = None,
-    device: str = "cpu",
-) -> Verification:
-    """Compare a recording with an enrolled voice, as :func:`mrl.evaluation.verification.verify_files` compares two recordings.
-
-    Args and errors are those of :func:`verify_voice` and :func:`open_embedder`; the false accept rate is that of one comparison.
-    """
-    opened = VoiceStore(default_store() if store is None else store)
-    embedder = open_embedder(model, weights=weights, device=device)
-    found, rule = verify_voice(
-        embedder, name, recording, opened, dim=dim, threshold=threshold, prior=prior, max_false_accept=max_false_accept
-    )
-    at_prior = None
-    if rule.calibration is not None and max_false_accept is None:
-        at_prior = rule.calibration.prior if prior is None else prior
-    return Verification(
-        found.score,
-        rule.dim,
-        found.log_likelihood_ratio,
-        rule.threshold,
-        found.accepted,
-        at_prior,
-        max_false_accept,
-        rule.calibrated_dims,
-    )
-
-
 def identify(
-    embedder: VoiceEmbedder,
+    embedder: Embedder,
     recording: Recording,
     store: VoiceStore,
     *,
@@ -265,7 +266,7 @@ def identify(
         recording: its file, or the recording embedded already.
         store: the voice store.
         dim: prefix length; all dimensions by default.
-        top: how many voices to tell.
+        top: how many voices to return.
         method: "exact" misses nothing; "approximate" is faster where there are very many voices, and finds the voices of the
             highest log-likelihood ratio only among the 20 of the highest cosine.
         threshold, prior, max_false_accept: as for :func:`decision_rule`, for all voices together.
@@ -282,24 +283,16 @@ def identify(
     voices = load_voices(store, chosen)
     if not len(voices):
         raise DataError(f"no voice is enrolled in {store.path}; enrol some first (mrl enroll)")
-    rule = decision_rule(
-        _calibration(embedder, store),
-        chosen,
-        voices=len(voices),
-        threshold=threshold,
-        prior=prior,
-        max_false_accept=max_false_accept,
-        model=embedder.name,
-    )
-    heard = _heard(embedder, recording)
+    rule = _rule(embedder, chosen, len(voices), threshold, prior, max_false_accept, store)
+    embedded = _embedded(embedder, recording)
     # For as many candidates as are wanted here, the exact funnel would have to look at nearly all voices in the end, too.
     search: VoiceSearch = ExactSearch(voices) if method == "exact" else FunnelSearch(voices)
-    candidates = _best_voices(search, store, rule, heard, top, complete=method == "exact")
+    candidates = _best_voices(search, store, rule, embedded, top, complete=method == "exact")
     return Identification(tuple(candidates), rule, len(voices))
 
 
 def _best_voices(
-    search: VoiceSearch, store: VoiceStore, rule: DecisionRule, heard: EmbeddedRecording, top: int, *, complete: bool
+    search: VoiceSearch, store: VoiceStore, rule: DecisionRule, embedded: EmbeddedRecording, top: int, *, complete: bool
 ) -> list[VoiceScore]:
     """Return the ``top`` voices of the highest log-likelihood ratio, or cosine where there is none.
 
@@ -307,28 +300,28 @@ def _best_voices(
     """
     count = max(top, _CANDIDATES)
     while True:
-        found = search.search(heard.embedding[: rule.dim], count)[0]
-        numbers = found.numbers.tolist()
+        nearest = search.search(embedded.embedding[: rule.dim], count)[0]
+        numbers = nearest.numbers.tolist()
         names, seconds = store.names(numbers), store.seconds(numbers)
         scored = [
-            _scored(rule, names[number], float(score), seconds[number], heard.seconds)
-            for number, score in zip(numbers, found.scores, strict=True)
+            _scored(rule, names[number], float(score), seconds[number], embedded.seconds)
+            for number, score in zip(numbers, nearest.scores, strict=True)
             if number in names and number in seconds  # else it has been deleted meanwhile
         ]
         scored.sort(key=_rank, reverse=True)
         if not complete or len(numbers) < count:
             return scored[:top]
-        reachable = rule.highest_log_likelihood_ratio(float(found.scores[-1]), heard.seconds)
+        reachable = rule.highest_log_likelihood_ratio(float(nearest.scores[-1]), embedded.seconds)
         if len(scored) >= top and _rank(scored[top - 1]) >= reachable:
             return scored[:top]
         count *= _WIDENING
 
 
-def _rank(one: VoiceScore) -> float:
-    return one.score if one.log_likelihood_ratio is None else one.log_likelihood_ratio
+def _rank(voice: VoiceScore) -> float:
+    return voice.score if voice.log_likelihood_ratio is None else voice.log_likelihood_ratio
 
 
-def _require_enrollable(embedder: VoiceEmbedder, name: str, store: Path, form: EmbeddingFormat | None, extend: bool) -> None:
+def _require_enrollable(embedder: Embedder, name: str, store: Path, form: EmbeddingFormat | None, extend: bool) -> None:
     if store.is_file() and store.stat().st_size:
         opened = VoiceStore.open_or_create(store, embed_dim=embedder.embed_dim, form=form)
         opened.require_enrollable(name, embedder.model_hash, extend=extend)
@@ -338,17 +331,41 @@ def _require_enrollable(embedder: VoiceEmbedder, name: str, store: Path, form: E
         raise DataError(f"there is no voice {wanted!r} in {store} to add recordings to")
 
 
-def _heard(embedder: VoiceEmbedder, recording: Recording) -> EmbeddedRecording:
+def _embedded(embedder: Embedder, recording: Recording) -> EmbeddedRecording:
     return recording if isinstance(recording, EmbeddedRecording) else embedder.embed_file(recording)
 
 
-def _calibration(embedder: VoiceEmbedder, store: VoiceStore) -> Calibration | None:
-    if embedder.calibration is not None and store.form == "binary":
+def _rule(
+    embedder: Embedder,
+    dim: int,
+    voices: int,
+    threshold: float | None,
+    prior: float | None,
+    max_false_accept: float | None,
+    store: VoiceStore | None = None,
+) -> DecisionRule:
+    """Return how a recording is decided on; the calibration is opened only where it is needed."""
+    known = ModelCalibration(None) if threshold is not None else embedder.calibrated
+    if known.calibration is not None and store is not None and store.form == "binary":
         logger.warning(
             "%s holds signs only, whose cosines have another scale than the calibration's: no decision by it", store.path
         )
-        return None
-    return embedder.calibration
+        known = ModelCalibration(None, f"{store.path} holds signs only, whose cosines the calibration is not for")
+    return decision_rule(
+        known.calibration,
+        dim,
+        voices=voices,
+        threshold=threshold,
+        prior=prior,
+        max_false_accept=max_false_accept,
+        model=embedder.name,
+        absence=known.absence,
+    )
+
+
+def _verification(rule: DecisionRule, score: float, voice_seconds: float, seconds: float) -> Verification:
+    ratio = rule.log_likelihood_ratio(score, voice_seconds, seconds)
+    return Verification(score, ratio, rule.accepts(score, ratio), rule)
 
 
 def _scored(rule: DecisionRule, name: str, score: float, voice_seconds: float, seconds: float) -> VoiceScore:
@@ -356,6 +373,6 @@ def _scored(rule: DecisionRule, name: str, score: float, voice_seconds: float, s
     return VoiceScore(name, score, ratio, rule.accepts(score, ratio))
 
 
-def _warn_of_other_calibration(embedder: VoiceEmbedder, voice: Voice) -> None:
+def _warn_of_other_calibration(embedder: Embedder, voice: Voice) -> None:
     if voice.calibration_hash and voice.calibration_hash != embedder.calibration_hash:
         logger.warning("%s was enrolled under another calibration of this model; the present one is used", voice.name)

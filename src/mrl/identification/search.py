@@ -76,8 +76,6 @@ _SCORES_AT_ONCE = 1 << 20
 
 
 _ROUNDING_MARGIN = 8
-
-
 """So many more are scored again in double precision, so that rounding in single precision decides nothing."""
 
 
@@ -206,8 +204,6 @@ _FIRST_CHUNK = 4096
 
 
 _MOST_CANDIDATES = 1 / 32
-
-
 """Share of the voices from which on comparing all of them is faster."""
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import os
+import re
 import secrets
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -16,7 +17,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mrl.embeddings.compact import EmbeddingFormat, bytes_per_embedding, decode_embeddings, encode_embeddings
+from mrl.bounded import brief
+from mrl.embeddings.compact import (
+    EMBEDDING_FORMATS,
+    EmbeddingFormat,
+    bytes_per_embedding,
+    decode_embeddings,
+    encode_embeddings,
+)
 from mrl.errors import DataError, InputError
 from mrl.identification import database
 from mrl.identification.database import (
@@ -100,8 +108,13 @@ class VoiceStore:
         self.path = Path(path)
         with database.connection(self.path) as opened:
             facts = dict(opened.execute("SELECT name, value FROM facts"))
-        self.embed_dim = int(facts["embed_dim"])
-        self.form: EmbeddingFormat = facts["embedding_format"]
+        dim, form = facts.get("embed_dim"), facts.get("embedding_format")
+        if form not in EMBEDDING_FORMATS or not (isinstance(dim, str) and re.fullmatch("[0-9]{1,6}", dim) and int(dim)):
+            raise DataError(
+                f"{self.path} does not say what it holds (embed_dim {brief(dim)}, embedding_format {brief(form)}); use a backup"
+            )
+        self.embed_dim = int(dim)
+        self.form: EmbeddingFormat = form
 
     @classmethod
     def open_or_create(cls, path: str | os.PathLike[str], *, embed_dim: int, form: EmbeddingFormat | None = None) -> VoiceStore:
@@ -363,15 +376,24 @@ class VoiceStore:
         revision, count = next(blocks)
         return revision, count, blocks  # type: ignore[return-value]
 
-    def finish_deletion(self) -> None:
-        """End the cleaning that a killed process left undone; nothing is done where none is due or the file is read-only."""
+    def finish_deletion(self, *, wait: bool = True) -> None:
+        """End the cleaning that a killed process left undone; nothing is done where none is due or the file is read-only.
+
+        Args:
+            wait: for other processes that use the store; otherwise the cleaning is left to the next caller that may wait.
+        """
         with database.connection(self.path) as opened:
             due = opened.execute("SELECT value FROM facts WHERE name = 'cleaning_due'").fetchone()
-        if due is not None and os.access(self.path, os.W_OK):
-            with database.connection(self.path, write=True) as opened:
+        if due is None or not os.access(self.path, os.W_OK):
+            return
+        try:
+            with database.connection(self.path, write=True, wait=wait) as opened:
                 opened.execute("VACUUM")
                 remove_side_files(self.path)
                 opened.execute("DELETE FROM facts WHERE name = 'cleaning_due' AND value = ?", due)
+        except DataError as error:
+            if wait or "locked" not in str(error.__cause__):
+                raise
 
     def _by_number(self, query: str, rest: str, numbers: Sequence[int]) -> Iterator[tuple[int, Any]]:
         with database.connection(self.path) as opened, database.transaction(opened, write=False):

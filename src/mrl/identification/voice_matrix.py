@@ -103,7 +103,7 @@ def load_voices(store: VoiceStore, target_dim: int | None = None, *, side_file_v
         InputError: ``target_dim`` not in 1..embed_dim.
     """
     dim = store.check_dim(target_dim)
-    store.finish_deletion()
+    store.finish_deletion(wait=False)
     if len(store) < side_file_voices or not os.access(store.path.parent, os.W_OK):
         return _in_memory(store, dim)
     with side_lock(store.path):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from mrl.backbone import ReDimNet
+from mrl.backbone import Backbone
 from mrl.errors import InputError
 from mrl.matryoshka.projection import AffineMap, assumed_pooled_covariance, pretrained_map
 
@@ -259,7 +259,7 @@ Method = Literal["rotation", "pca", "lda"]
 METHODS: tuple[Method, ...] = ("rotation", "pca", "lda")
 
 
-def data_free_rotation(backbone: ReDimNet) -> AffineMap:
+def data_free_rotation(backbone: Backbone) -> AffineMap:
     """Return the pretrained embedding rotated so that its variance comes first, from the weights alone.
 
     BatchNorm makes the pooled statistics nearly white up to its own gains, so the embedding's covariance is close to

@@ -1,6 +1,6 @@
 """Early exits: an embedding from the first stages of the network, for those who need it sooner.
 
-After each stage the features of a ReDimNet have the same shape, and its last layer is a weighted sum of all stages. An exit after
+After each stage the features of a backbone have the same shape, and its last layer is a weighted sum of all stages. An exit after
 stage ``depth`` is such a sum of its own over what has been computed by then, followed by the network's own pooling and a
 Matryoshka head of its own, fitted so that its embedding follows that of the whole network. What it costs and what it loses is
 measured in docs/early-exits.md.
@@ -14,10 +14,9 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor, nn
 
-from mrl.backbone import ReDimNet
-from mrl.backbone.encoder import WeightedSum
-from mrl.backbone.inference import InferenceWeightedSum
-from mrl.backbone.inference_copy import fold_norm
+from mrl.backbone import Backbone
+from mrl.backbone.inference import fold_norm
+from mrl.backbone.sums import FixedSum, WeightedSum
 from mrl.errors import CheckpointError, InputError
 from mrl.matryoshka.projection import MatryoshkaProjection
 
@@ -35,15 +34,11 @@ class EarlyExit(nn.Module):
         embed_dim: length of the embedding.
     """
 
-    def __init__(self, backbone: ReDimNet, depth: int, embed_dim: int) -> None:
+    def __init__(self, backbone: Backbone, depth: int, embed_dim: int) -> None:
         super().__init__()
-        self.weighted_sum: WeightedSum | InferenceWeightedSum = WeightedSum(depth + 1, backbone.config.volume)
+        self.weighted_sum: WeightedSum | FixedSum = backbone.early_sum(depth)
         self.norm: nn.Module = nn.BatchNorm1d(backbone.pooled_dim)
         self.projection = MatryoshkaProjection(backbone.pooled_dim, embed_dim)
-        final = backbone.encoder.final_sum
-        if isinstance(final, WeightedSum):
-            with torch.no_grad():
-                self.weighted_sum.logits.copy_(final.logits[: depth + 1])
         self.requires_grad_(False).to(backbone.device).eval()
 
     def forward(self, pooled: Tensor, target_dim: int | None = None) -> Tensor:
@@ -92,12 +87,12 @@ class EarlyExit(nn.Module):
         self.projection.bias.copy_(bias)
 
     @torch.no_grad()
-    def inference_copy(self, backbone: ReDimNet, copy_of_backbone: ReDimNet) -> EarlyExit:
+    def inference_copy(self, backbone: Backbone, copy_of_backbone: Backbone) -> EarlyExit:
         """Return this exit for the inference copy of ``backbone``: the softmax taken, the norm folded into the head."""
         assert isinstance(self.weighted_sum, WeightedSum) and isinstance(self.norm, nn.BatchNorm1d)
-        result = EarlyExit(backbone, self.weighted_sum.num_inputs - 1, self.projection.embed_dim)
+        result = EarlyExit(backbone, backbone.encoder.depth_of(self.weighted_sum.num_inputs), self.projection.embed_dim)
         dtype = next(copy_of_backbone.encoder.final_sum.buffers()).dtype
-        result.weighted_sum = InferenceWeightedSum(self.weighted_sum).to(dtype)
+        result.weighted_sum = self.weighted_sum.for_inference().to(dtype)
         weight, bias = fold_norm(self.projection.weight, self.projection.bias, self.norm)
         result.projection.weight.copy_(weight)
         result.projection.bias.copy_(bias)
@@ -153,16 +148,10 @@ def read_cut(values: Any, num_stages: int) -> Cut | None:
 
 
 @torch.no_grad()
-def cut_backbone(backbone: ReDimNet, early: EarlyExit) -> ReDimNet:
+def cut_backbone(backbone: Backbone, early: EarlyExit) -> Backbone:
     """Return a copy of ``backbone`` that ends where ``early`` leaves it; its embedding is the raw one of the exit."""
-    depth = early.weighted_sum.num_inputs - 1
-    config = backbone.config.replace(
-        stages=backbone.config.stages[:depth],
-        embed_dim=early.projection.embed_dim,
-        embedding_norm=False,
-        num_classes=None,
-    )
-    result = ReDimNet(config).to(backbone.device)
+    depth = backbone.encoder.depth_of(early.weighted_sum.num_inputs)
+    result = backbone.with_embedding(early.projection.embed_dim, num_stages=depth).to(backbone.device)
     with_exit = {
         "encoder.final_sum.": early.weighted_sum,
         "pooled_norm.": early.norm,

@@ -1,4 +1,4 @@
-"""The Matryoshka model: a ReDimNet and a head whose every prefix is a speaker embedding."""
+"""The Matryoshka model: a backbone and a head whose every prefix is a speaker embedding."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor, nn
 
-from mrl.backbone import Audio, ReDimNet, ReDimNetConfig
-from mrl.backbone.inference_copy import fold_norm, refuse_copy
+from mrl.backbone import Audio, Backbone, family_named
+from mrl.backbone.inference import fold_norm
 from mrl.backbone.state_hash import state_sha256
 from mrl.backbone.waveforms import as_batch
-from mrl.dims import default_mrl_dims
+from mrl.dims import default_dims
 from mrl.errors import CheckpointError, InputError, MRLError, TrainingError
 from mrl.matryoshka.closed_form import Method, data_free_rotation, fit_projection
 from mrl.matryoshka.exits import Cut, EarlyExit, checked_exit_depth, cut_backbone, read_cut
@@ -40,7 +40,7 @@ class ReDimNetMRL(nn.Module):
         InputError: a length outside 1..embed_dim, or none.
     """
 
-    def __init__(self, backbone: ReDimNet, embed_dim: int = 256, mrl_dims: Iterable[int] = (16, 32, 64, 128, 192, 256)) -> None:
+    def __init__(self, backbone: Backbone, embed_dim: int = 256, mrl_dims: Iterable[int] = (16, 32, 64, 128, 192, 256)) -> None:
         super().__init__()
         self.backbone = backbone
         self.projection = MatryoshkaProjection(backbone.pooled_dim, embed_dim)
@@ -77,7 +77,7 @@ class ReDimNetMRL(nn.Module):
     @property
     def depths(self) -> tuple[int, ...]:
         """After how many stages an embedding can be had, ascending; the last is the whole network."""
-        return (*sorted(int(depth) for depth in self.exits), len(self.backbone.config.stages))
+        return (*sorted(int(depth) for depth in self.exits), self.backbone.num_stages)
 
     @overload
     def __call__(
@@ -175,8 +175,8 @@ class ReDimNetMRL(nn.Module):
             InputError: a depth that is not from 1 to one less than the stages of the network.
             TrainingError: this model is an inference copy.
         """
-        refuse_copy(self.backbone, "given exits")
-        for depth in [checked_exit_depth(one, len(self.backbone.config.stages)) for one in depths]:
+        self.backbone.refuse_copy("given exits")
+        for depth in [checked_exit_depth(one, self.backbone.num_stages) for one in depths]:
             self.exits[str(depth)] = EarlyExit(self.backbone, depth, self.embed_dim)
         if self.exits:
             self.eval()
@@ -196,7 +196,7 @@ class ReDimNetMRL(nn.Module):
             InputError: a depth that the model does not have.
             TrainingError: this model is an inference copy; cut first.
         """
-        refuse_copy(self.backbone, "cut")
+        self.backbone.refuse_copy("cut")
         if type(depth) is int and depth == self.depths[-1]:
             whole = copy.deepcopy(self)
             whole.remove_exits()
@@ -231,7 +231,7 @@ class ReDimNetMRL(nn.Module):
         The pretrained embedding layer stays as it is, as the teacher. Running statistics of BatchNorm stay too unless
         ``batch_norm_statistics="update"``: fine-tuning on small or narrow data moves them away from what the weights expect.
         """
-        refuse_copy(self.backbone, "trained")
+        self.backbone.refuse_copy("trained")
         if batch_norm_statistics not in ("frozen", "update"):
             raise InputError(f"batch_norm_statistics={batch_norm_statistics!r} is unknown; expected 'frozen' or 'update'")
         self.backbone_frozen = False
@@ -247,7 +247,7 @@ class ReDimNetMRL(nn.Module):
     def train(self, mode: bool = True) -> ReDimNetMRL:
         """Switch between training and evaluation; what is frozen stays in evaluation mode."""
         if mode:
-            refuse_copy(self.backbone, "trained")
+            self.backbone.refuse_copy("trained")
             if self.exits:
                 raise TrainingError(
                     "a model with exits cannot be trained: they were fitted to the network as it is; call remove_exits(), train, "
@@ -291,7 +291,7 @@ class ReDimNetMRL(nn.Module):
             InputError: unusable statistics, labels or options.
             TrainingError: the model has exits, which would go on following the old head, or is an inference copy.
         """
-        refuse_copy(self.backbone, "fitted")
+        self.backbone.refuse_copy("fitted")
         if self.exits:
             raise TrainingError(
                 "the head of a model with exits cannot be fitted: they follow the head as it is; call remove_exits(), fit the "
@@ -310,7 +310,7 @@ class ReDimNetMRL(nn.Module):
     ) -> ReDimNetMRL:
         """Return a faster copy for inference with the same results; this model stays as it is.
 
-        See :meth:`ReDimNet.optimize_for_inference` for what is done and for the arguments. The copy cannot be trained or saved.
+        See :meth:`Backbone.optimize_for_inference` for what is done and for the arguments. The copy cannot be trained or saved.
         With ``compile`` only the whole network is compiled; early exits stay as they are.
 
         Raises:
@@ -332,15 +332,14 @@ class ReDimNetMRL(nn.Module):
         return result.eval()
 
     @torch.no_grad()
-    def to_backbone(self) -> ReDimNet:
-        """Return a plain ReDimNet (a copy) whose embedding is this model's full raw embedding.
+    def to_backbone(self) -> Backbone:
+        """Return a plain backbone (a copy) whose embedding is this model's full raw embedding.
 
-        :meth:`ReDimNet.to_official` then gives it in the official format: this is how a model trained from scratch becomes a
+        :meth:`Backbone.to_official` then gives it in the official format: this is how a model trained from scratch becomes a
         checkpoint to start from.
         """
-        refuse_copy(self.backbone, "converted")
-        config = self.backbone.config.replace(embed_dim=self.embed_dim, embedding_norm=False, num_classes=None)
-        result = ReDimNet(config).to(self.device)
+        self.backbone.refuse_copy("converted")
+        result = self.backbone.with_embedding(self.embed_dim).to(self.device)
         kept = {
             k: v
             for k, v in self.backbone.state_dict().items()
@@ -371,7 +370,7 @@ class ReDimNetMRL(nn.Module):
         Raises:
             InputError: another ``dtype``.
         """
-        refuse_copy(self.backbone, "saved")
+        self.backbone.refuse_copy("saved")
         if dtype not in (torch.float32, torch.float16):
             raise InputError(f"dtype={dtype} cannot be saved; expected torch.float32 or torch.float16")
         tensors: dict[str, Tensor] = self.state_dict()
@@ -386,6 +385,7 @@ class ReDimNetMRL(nn.Module):
             "cut": self.cut,
             "backbone_is_unmodified": self.backbone_is_unmodified,
             "pretrained_source": self.backbone.pretrained_source,
+            "family": self.backbone.family,
             "model_config": self.backbone.config.to_model_config(),
             "training": training,
             "release": None if release is None else release.to_dict(),
@@ -406,7 +406,8 @@ class ReDimNetMRL(nn.Module):
         """
         config, tensors = read_model_folder(model_folder(folder))
         try:
-            backbone = ReDimNet(ReDimNetConfig.from_model_config(config["model_config"]))
+            # Version 0.1 knew one family and named none.
+            backbone = family_named(config.get("family")).from_model_config(config["model_config"])
             model = cls(backbone, config["embed_dim"], config["mrl_dims"])
             model.add_exits(config.get("exits", ()))  # absent in folders of earlier versions
             model.cut = read_cut(config.get("cut"), model.depths[-1])
@@ -441,10 +442,10 @@ def checked_dims(mrl_dims: Iterable[int], embed_dim: int) -> tuple[int, ...]:
 
 
 def create_mrl(
-    backbone: ReDimNet, *, embed_dim: int = 256, mrl_dims: Iterable[int] | None = None, freeze_backbone: bool = False
+    backbone: Backbone, *, embed_dim: int = 256, mrl_dims: Iterable[int] | None = None, freeze_backbone: bool = False
 ) -> ReDimNetMRL:
     """Put a Matryoshka head on a network; see :func:`create_mrl_from_pretrained` for the arguments."""
-    model = ReDimNetMRL(backbone, embed_dim, default_mrl_dims(embed_dim) if mrl_dims is None else mrl_dims)
+    model = ReDimNetMRL(backbone, embed_dim, default_dims(embed_dim) if mrl_dims is None else mrl_dims)
     model.projection.assign(data_free_rotation(backbone))
     if freeze_backbone:
         model.freeze_backbone()
@@ -452,9 +453,9 @@ def create_mrl(
 
 
 def create_mrl_from_pretrained(
-    model_name: str = "b2",
-    train_type: str = "ft_lm",
-    dataset: str = "vox2",
+    model_name: str | None = None,
+    train_type: str | None = None,
+    dataset: str | None = None,
     *,
     embed_dim: int = 256,
     mrl_dims: Iterable[int] | None = None,
@@ -470,9 +471,7 @@ def create_mrl_from_pretrained(
     won the accuracy study (docs/accuracy-study.md); what to do with recordings stands there, too.
 
     Args:
-        model_name: ``b0`` to ``b6``, ``S`` or ``M``.
-        train_type: ``ptn``, ``ft_lm`` or ``ft_mix``.
-        dataset: ``vox2``, ``vb2`` or ``vb2+vox2+cnc``.
+        model_name, train_type, dataset: which one, see :func:`mrl.load_pretrained_redimnet`.
         embed_dim: length of the full embedding; what goes beyond the pretrained 192 is zero until fitted or trained.
         mrl_dims: prefix lengths to train and report (default: 16, 32, 64, 128, 192, 256, as far as ``embed_dim`` goes).
         freeze_backbone: start with the backbone frozen (stage 1).
@@ -503,7 +502,7 @@ def unfreeze_backbone(model: ReDimNetMRL, batch_norm_statistics: BatchNormStatis
     _checked(model).unfreeze_backbone(batch_norm_statistics)
 
 
-def get_model_info(model: ReDimNet | ReDimNetMRL) -> dict[str, Any]:
+def get_model_info(model: Backbone | ReDimNetMRL) -> dict[str, Any]:
     """Return what a model is: kind, parameters, lengths, sample rate, source of its weights."""
     backbone = model.backbone if isinstance(model, ReDimNetMRL) else model
     info: dict[str, Any] = {

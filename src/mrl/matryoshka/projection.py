@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from mrl.backbone import ReDimNet
+from mrl.backbone import Backbone
 from mrl.errors import InputError
 
 # Affine maps: what the pretrained embedding layer is, what every closed-form head is, and what they are composed of.
@@ -60,7 +60,7 @@ class AffineMap:
 
 
 @torch.no_grad()
-def pretrained_map(backbone: ReDimNet) -> AffineMap:
+def pretrained_map(backbone: Backbone) -> AffineMap:
     """Return the pretrained embedding as one float64 affine map of the normalised pooled statistics.
 
     A BatchNorm after the embedding layer (official ``emb_bn``) is affine in eval mode and folded in.
@@ -75,7 +75,7 @@ def pretrained_map(backbone: ReDimNet) -> AffineMap:
 
 
 @torch.no_grad()
-def assumed_pooled_covariance(backbone: ReDimNet) -> Tensor:
+def assumed_pooled_covariance(backbone: Backbone) -> Tensor:
     """Return the diagonal ``(pooled_dim,)`` of the normalised pooled statistics' covariance that BatchNorm itself implies.
 
     BatchNorm divides by the training data's deviation and multiplies by its own gain, so without any data the best guess is

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from mrl.errors import CheckpointError
-from mrl.files import atomic_path, sha256_of, write_json, write_text
+from mrl.files import sha256_of, write_json, write_safetensors, write_text
 from mrl.pretrained import Release, ReleaseRate, ReleaseResult, bundled_names
 from mrl.version import __version__
 
@@ -22,8 +22,6 @@ from mrl.version import __version__
 
 
 _LARGEST_ERROR = 2.0**-10
-
-
 """Of a tensor's norm. Rounding numbers in float16's range to its 11 bits costs at most half of that."""
 
 
@@ -180,8 +178,7 @@ def write_model_folder(folder: str | os.PathLike[str], tensors: Mapping[str, Ten
     """
     target = Path(folder)
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    with atomic_path(target / WEIGHTS) as temporary:
-        save_file(contiguous, temporary, metadata={"format": FORMAT})
+    write_safetensors(target / WEIGHTS, contiguous, {"format": FORMAT})
     config = {
         "format": FORMAT,
         "version": __version__,

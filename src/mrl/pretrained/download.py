@@ -23,7 +23,7 @@ from mrl.errors import CheckpointError, DownloadError, InputError
 from mrl.files import sha256_of
 from mrl.pretrained.bundled import bundled_names
 from mrl.pretrained.cache import CacheRecord, checkpoint_folder, read_record, record_path, write_record
-from mrl.pretrained.registry import PretrainedCheckpoint, find_by_file_name, find_by_sha256
+from mrl.pretrained.registry import PretrainedCheckpoint, find_by_address, find_by_file_name, find_by_sha256
 from mrl.transfer import TransferSettings as TransferSettings
 from mrl.transfer import discard_partial, fetch_url, is_http_url
 
@@ -118,7 +118,7 @@ def resolve_weights(
         if checkpoint is None:
             raise InputError(f"weights={text!r} is a mirror; model_name, train_type and dataset must say which of its files")
         if is_http_url(text):
-            wanted = _Wanted(checkpoint.file_name, text + checkpoint.file_name, checkpoint)
+            wanted = _Wanted(checkpoint.file_name, text + urllib.parse.quote(checkpoint.released_name, safe="+"), checkpoint)
             return _obtain(wanted, force_reload, progress, settings)
         return _accept_in_folder(_local_path(text), checkpoint)
     if is_http_url(text):
@@ -159,20 +159,20 @@ def _official_source(checkpoint: PretrainedCheckpoint) -> str:
     if not mirror:
         return checkpoint.url
     if is_http_url(mirror):
-        return mirror.rstrip("/") + "/" + checkpoint.file_name
+        return mirror.rstrip("/") + "/" + urllib.parse.quote(checkpoint.released_name, safe="+")
     folder = _local_path(mirror)
     if not folder.is_dir():
         raise DownloadError(f"{MIRROR_VARIABLE}={mirror!r} is neither a folder nor an http(s) address; mend or unset it")
-    return str(folder / checkpoint.file_name)
+    return str(_in_folder(folder, checkpoint))
 
 
 def _wanted_from_address(address: str) -> _Wanted:
     name = Path(urllib.parse.unquote(urllib.parse.urlsplit(address).path)).name
     if not name:
         raise InputError(f"weights={address!r} names no file; end it with '/' if it is a mirror of the released files")
-    checkpoint = find_by_file_name(name)
+    checkpoint = find_by_address(address)
     if checkpoint is not None:
-        return _Wanted(name, address, checkpoint)
+        return _Wanted(checkpoint.file_name, address, checkpoint)
     # Files of one's own may share a name: the address makes it unique.
     path = Path(name)
     return _Wanted(f"{path.stem}-{hashlib.sha256(address.encode()).hexdigest()[:8]}{path.suffix}", address, None)
@@ -246,7 +246,8 @@ def _how_to_go_on(wanted: _Wanted) -> str:
         return f"Without a network: fetch {wanted.source} by other means and pass weights=FILE"
     return (
         f"Without a network: fetch {wanted.checkpoint.url} by other means and put it at {wanted.path}, "
-        f"or pass weights=FILE, or set {MIRROR_VARIABLE} to a folder that holds {wanted.file_name}{_what_needs_no_network()}"
+        f"or pass weights=FILE, or set {MIRROR_VARIABLE} to a folder that holds {wanted.checkpoint.released_name}"
+        f"{_what_needs_no_network()}"
     )
 
 
@@ -286,14 +287,20 @@ def _accept_cached(wanted: _Wanted) -> LocalCheckpoint:
 
 
 def _accept_in_folder(folder: Path, checkpoint: PretrainedCheckpoint) -> LocalCheckpoint:
-    path = folder / checkpoint.file_name
+    path = _in_folder(folder, checkpoint)
     if not path.is_file():
-        raise DownloadError(f"the mirror {folder} holds no {checkpoint.file_name}; put {checkpoint.url} there")
+        raise DownloadError(f"the mirror {folder} holds no {checkpoint.released_name}; put {checkpoint.url} there")
     wanted = _Wanted(checkpoint.file_name, str(path), checkpoint)
     record = read_record(wanted.file_name)
     sha256 = _verify(wanted, record, path, shown_as=str(path))
     _remember(wanted, record, sha256, path)
     return LocalCheckpoint(path, sha256, checkpoint)
+
+
+def _in_folder(folder: Path, checkpoint: PretrainedCheckpoint) -> Path:
+    """Return where a released file lies in a folder of such: under its name in the cache, or else under its released name."""
+    kept_apart = folder / checkpoint.file_name
+    return kept_apart if kept_apart.is_file() else folder / checkpoint.released_name
 
 
 def _accept_own_file(path: Path) -> LocalCheckpoint:

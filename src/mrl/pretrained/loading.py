@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from mrl.backbone import ReDimNet
+from mrl.backbone import Backbone, backbone_from_official
 from mrl.errors import CheckpointError, ConfigError, InputError
 from mrl.pretrained.checkpoint import read_official_checkpoint
 from mrl.pretrained.download import LocalCheckpoint, cached_checkpoint, fetch_checkpoint, is_mirror, resolve_weights
-from mrl.pretrained.registry import PretrainedCheckpoint, find_checkpoint
+from mrl.pretrained.registry import PretrainedCheckpoint, find_by_file_name, find_checkpoint, list_pretrained
+
+_DEFAULT_MODEL = "b2"
 
 
 @dataclass(frozen=True)
@@ -32,26 +35,29 @@ class CheckpointReport:
 
 
 def load_pretrained_redimnet(
-    model_name: str = "b2",
-    train_type: str = "ft_lm",
-    dataset: str = "vox2",
+    model_name: str | None = None,
+    train_type: str | None = None,
+    dataset: str | None = None,
     *,
     weights: str | os.PathLike[str] | None = None,
     force_reload: bool = False,
     device: str | torch.device = "cpu",
     progress: bool = True,
-) -> ReDimNet:
+) -> Backbone:
     """Load a released ReDimNet exactly, in eval mode.
 
     The network is built from the checkpoint's own ``model_config`` and loaded strictly. The file comes from torch.hub's cache, or
     is downloaded into it (see :func:`mrl.pretrained.fetch_checkpoint`).
 
     Args:
-        model_name: ``b0`` to ``b6``, ``S`` or ``M``.
-        train_type: ``ptn``, ``ft_lm`` (b0 to b6) or ``ft_mix`` (S and M).
-        dataset: ``vox2`` (b0 to b6); ``vb2`` for ptn and ``vb2+vox2+cnc`` for ft_mix of S and M.
+        model_name: ``b0`` to ``b6``, ``S`` or ``M``; of the second generation ``redimnet2-b0`` to ``redimnet2-b6``. None: ``b2``,
+            or whatever ``weights`` holds.
+        train_type: ``ptn``, ``ft_lm`` (b0 to b6) or ``ft_mix`` (S and M); of the second generation ``ptn``, ``lm`` or ``dis``.
+            None: the fine-tuned one.
+        dataset: ``vox2`` (b0 to b6 of both generations); ``vb2`` for ptn and ``vb2+vox2+cnc`` for ft_mix of S and M;
+            ``vb2+vox2_v0`` (redimnet2-b6) and ``vb2+vox2+cnc2_v0`` (redimnet2-b3 and -b6). None: the first that there is.
         weights: a checkpoint file, its http(s) or file address, or a mirror (a folder, or an address ending in ``/``, that holds
-            released files). A file or an address of a file wins over the three names, which are then not looked at.
+            released files). A file or an address of a file says itself what it is; a ``model_name`` that it is not is an error.
         force_reload: download again even if the file is in the cache.
         device: where the network goes.
         progress: show a progress bar while downloading (on a terminal only).
@@ -61,14 +67,16 @@ def load_pretrained_redimnet(
         the file, its SHA-256, and model_name, train_type, dataset and licence (None for a file that is not a released one).
 
     Raises:
-        InputError: no released checkpoint has these names, or ``weights`` or ``device`` is not usable.
+        InputError: no released checkpoint has these names, ``weights`` holds another network than ``model_name`` says, or
+            ``weights`` or ``device`` is not usable.
         DownloadError: the file cannot be fetched, or is not the expected one.
         CheckpointError: the file is damaged or does not fit the network.
         ConfigError: the file's ``model_config`` asks for something unknown.
     """
     target = _usable_device(device)
     local = _locate(model_name, train_type, dataset, weights, force_reload, progress)
-    model = _build(local)
+    local, model = _build(local)
+    _refuse_another(model_name, local, model)
     model.eval()
     model.to(target)
     model.pretrained_source = _describe(local)
@@ -90,7 +98,7 @@ def verify_checkpoint(checkpoint: PretrainedCheckpoint | str | os.PathLike[str])
     else:
         local = resolve_weights(checkpoint)
         hash_check = "published" if local.checkpoint is not None and local.checkpoint.sha256 == local.sha256 else "none"
-    model = _build(local)
+    local, model = _build(local)
     return CheckpointReport(
         path=local.path,
         sha256=local.sha256,
@@ -103,21 +111,48 @@ def verify_checkpoint(checkpoint: PretrainedCheckpoint | str | os.PathLike[str])
 
 
 def _locate(
-    model_name: str, train_type: str, dataset: str, weights: str | os.PathLike[str] | None, force_reload: bool, progress: bool
+    model_name: str | None,
+    train_type: str | None,
+    dataset: str | None,
+    weights: str | os.PathLike[str] | None,
+    force_reload: bool,
+    progress: bool,
 ) -> LocalCheckpoint:
+    # Only the cache and a mirror need the names: a file is what it is.
+    if weights is not None and not is_mirror(weights):
+        return resolve_weights(weights, force_reload=force_reload, progress=progress)
+    checkpoint = find_checkpoint(_DEFAULT_MODEL if model_name is None else model_name, train_type, dataset)
     if weights is None:
-        return fetch_checkpoint(find_checkpoint(model_name, train_type, dataset), force_reload=force_reload, progress=progress)
-    # Only a mirror needs the names: a file is what it is.
-    checkpoint = find_checkpoint(model_name, train_type, dataset) if is_mirror(weights) else None
+        return fetch_checkpoint(checkpoint, force_reload=force_reload, progress=progress)
     return resolve_weights(weights, checkpoint, force_reload=force_reload, progress=progress)
 
 
-def _build(local: LocalCheckpoint) -> ReDimNet:
+def _build(local: LocalCheckpoint) -> tuple[LocalCheckpoint, Backbone]:
     official = read_official_checkpoint(local.path, sha256=local.sha256)
     try:
-        return ReDimNet.from_official(official.model_config, official.state_dict)
+        model = backbone_from_official(official.model_config, official.state_dict)
     except (CheckpointError, ConfigError) as error:
         raise type(error)(f"{local.path}: {error}") from error
+    if local.checkpoint is not None and local.checkpoint.family != model.family:
+        # Released files of two families have one name; what is in the file decides which it is.
+        local = dataclasses.replace(local, checkpoint=find_by_file_name(local.path.name, model.family))
+    return local, model
+
+
+def _refuse_another(model_name: str | None, local: LocalCheckpoint, model: Backbone) -> None:
+    """Raise an InputError if the file is known to hold another network than was asked for."""
+    if model_name is None:
+        return
+    found = model.size_name() if local.checkpoint is None else local.checkpoint.model_name
+    asked_family = next((each.family for each in list_pretrained(model_name)), None)
+    if found is None and asked_family not in (None, model.family):
+        found = f"a network of the family {model.family}"
+    if found is None or found == model_name or asked_family is None:
+        return
+    raise InputError(
+        f"{local.path} holds {found}, but model_name={model_name!r} was asked for; leave the name out, "
+        f"or give the file of {model_name}"
+    )
 
 
 def _describe(local: LocalCheckpoint) -> dict[str, str | None]:

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mrl.errors import CheckpointError, InputError
+from mrl.lengths import group_by_length
 from mrl.runtime.description import Description
 from mrl.runtime.session import open_session
 from mrl.runtime.waveforms import Audio, Waveform, as_waveforms
@@ -111,7 +112,8 @@ class OnnxEmbedder:
             list(waveforms), sample_rate=self.sample_rate, minimum_samples=self.description.minimum_samples
         )
         result = np.empty((len(waveforms), self.embed_dim), dtype=np.float32)
-        for group in _equal_lengths([len(waveform) for waveform in waveforms], round(_MOST_SECONDS * self.sample_rate)):
+        lengths = [len(waveform) for waveform in waveforms]
+        for group in group_by_length(lengths, _MOST_SECONDS * self.sample_rate, equal=True):
             batch = np.stack([waveforms[place] for place in group])
             (result[group],) = self._session.run([RAW_EMBEDDING], {"waveform": batch})
         return result
@@ -134,15 +136,3 @@ def unit_prefix(raw: Matrix, dim: int) -> Matrix:
     prefix = raw[:, :dim]
     lengths = np.linalg.norm(prefix, axis=1, keepdims=True)
     return np.ascontiguousarray(prefix / np.maximum(lengths, _SHORTEST_NORM), dtype=np.float32)
-
-
-def _equal_lengths(lengths: Sequence[int], most_samples: int) -> list[list[int]]:
-    """Split positions into groups of one length each, of at most ``most_samples`` samples, but at least one item."""
-    places: dict[int, list[int]] = {}
-    for place, length in enumerate(lengths):
-        places.setdefault(length, []).append(place)
-    groups = []
-    for length, same in places.items():
-        size = max(1, most_samples // length)
-        groups += [same[start : start + size] for start in range(0, len(same), size)]
-    return groups

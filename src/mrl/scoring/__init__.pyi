@@ -1,6 +1,7 @@
 from .bootstrap import Interval as Interval
 from .bootstrap import PairedDifference as PairedDifference
 from .bootstrap import Replicates as Replicates
+from .bootstrap import Resampling as Resampling
 from .bootstrap import SpeakerResamples as SpeakerResamples
 from .bootstrap import bootstrap_metrics as bootstrap_metrics
 from .bootstrap import interval_of as interval_of
@@ -11,6 +12,7 @@ from .calibration import FalseAcceptThreshold as FalseAcceptThreshold
 from .calibration import bayes_threshold as bayes_threshold
 from .calibration import fit_calibration as fit_calibration
 from .calibration import held_out_ratios as held_out_ratios
+from .cosine import cosine_similarity as cosine_similarity
 from .cosine import score_prefixes as score_prefixes
 from .decisions import DecisionRule as DecisionRule
 from .decisions import decision_rule as decision_rule

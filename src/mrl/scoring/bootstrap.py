@@ -27,14 +27,9 @@ from mrl.trials.lists import TrialList
 from mrl.trials.speakers import speakers_of_trials
 
 MINIMUM_SPEAKERS = 5
-
-
-"""Below this number of speakers the resamples are too few and too coarse for an interval to mean anything."""
-
+"""With fewer speakers the resamples are too few and too coarse for an interval to mean anything."""
 
 _CONFIDENCE = 0.95
-
-
 # More resamples than this without one kind of trial, and the list cannot carry an interval.
 _MOST_UNDEFINED = 0.05
 
@@ -61,6 +56,32 @@ class PairedDifference:
     difference: float
     interval: Interval
     p_value: float
+
+
+@dataclass(frozen=True)
+class Resampling:
+    """How intervals are made, and whose recordings are which.
+
+    Attributes:
+        bootstrap: resamples of the speakers for 95 % intervals and tests; 0 for none.
+        seed: of the resamples.
+        speakers: utterance -> speaker, where paths do not tell (see :func:`mrl.trials.speaker_of`).
+    """
+
+    bootstrap: int = 1000
+    seed: int = 0
+    speakers: Mapping[str, str] | None = None
+
+    def draw(self, trials: TrialList) -> SpeakerResamples | None:
+        """Draw the resamples for a list; None where none are wanted.
+
+        Raises:
+            DataError: fewer than ``MINIMUM_SPEAKERS`` speakers, or speakers that contradict the labels.
+            InputError: too few resamples.
+        """
+        if not self.bootstrap:
+            return None
+        return SpeakerResamples.draw(trials, self.bootstrap, seed=self.seed, speakers=self.speakers)
 
 
 @dataclass(frozen=True, eq=False)

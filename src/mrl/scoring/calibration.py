@@ -137,14 +137,10 @@ FORMAT = "redimnet-mrl-calibration/1"
 
 
 FALSE_ACCEPT_RATES = (0.05, 0.02, 0.01, 0.005, 0.002, 0.001)
-
-
 """Rates whose thresholds are kept where the list has enough different-speaker trials for them."""
 
 
 PENALTY = 1e-6
-
-
 """On the squared weights of standardised features; the weights of all trials sum to 1."""
 
 

@@ -22,9 +22,9 @@ from dataclasses import dataclass
 from mrl.errors import InputError
 from mrl.scoring.calibration import Calibration, bayes_threshold
 
+NO_CALIBRATION = "it has no calibration; make one with mrl calibrate"
+
 FEWEST_FALSE_ACCEPTS = 30
-
-
 """Of the calibration's trials, for a measured threshold to be relied on: the true rate then lies within some 30 % of the measured
 one at 90 % confidence, for independent trials (the "rule of 30", G. Doddington et al., "The NIST speaker recognition evaluation",
 2000). Few speakers make the trials less independent."""
@@ -40,6 +40,7 @@ class DecisionRule:
         threshold: on the log-likelihood ratio with a calibration, else on the cosine; None for no decision.
         basis: in words, what the threshold stands for; empty for no decision.
         calibrated_dims: that the model's calibration covers.
+        absence: without a threshold, why there is none and what to do about it; otherwise empty.
     """
 
     dim: int
@@ -47,6 +48,7 @@ class DecisionRule:
     threshold: float | None
     basis: str
     calibrated_dims: tuple[int, ...]
+    absence: str = ""
 
     def log_likelihood_ratio(self, score: float, voice_seconds: float, seconds: float) -> float | None:
         """Return the natural log-likelihood ratio of a cosine; None without a calibration.
@@ -95,8 +97,9 @@ def decision_rule(
     prior: float | None = None,
     max_false_accept: float | None = None,
     model: str | os.PathLike[str] = "the model",
+    absence: str = NO_CALIBRATION,
 ) -> DecisionRule:
-    """Return the rule for comparing a recording with some voices.
+    """Return the rule for comparing a recording with some voices, or with another recording, which counts as one voice.
 
     Args:
         calibration: of the model; None without one.
@@ -105,7 +108,8 @@ def decision_rule(
         threshold: accept from this raw cosine on; leaves the calibration out.
         prior: probability that the speaker is among the voices; the calibration's own by default.
         max_false_accept: most probability of any false accept when the speaker is not among the voices, instead of the prior.
-        model: for errors.
+        model: for messages.
+        absence: why there is no calibration, where there is none, as a clause.
 
     Raises:
         InputError: several of the three are given, one lies outside its range, or a prior or rate without a calibration of
@@ -117,35 +121,34 @@ def decision_rule(
     if threshold is not None:
         return DecisionRule(dim, None, threshold, "raw cosine", known)
     if calibration is None or dim not in known:
+        covered = f"its calibration covers the dims {', '.join(map(str, known))} (mrl calibrate --dims)" if known else absence
+        missing = f"{os.fspath(model)} gives no log-likelihood ratio at dim {dim}: {covered}, or give a raw-cosine threshold"
         if prior is not None or max_false_accept is not None:
-            covered = f"its calibration covers the dims {', '.join(map(str, known))}" if known else "it has no calibration"
-            raise InputError(
-                f"{os.fspath(model)} gives no log-likelihood ratio at dim {dim}: {covered}; "
-                "make one with mrl calibrate, or give a raw-cosine threshold"
-            )
-        return DecisionRule(dim, None, None, "", known)
+            raise InputError(missing)
+        return DecisionRule(dim, None, None, "", known, missing)
     several = "" if voices == 1 else f" among {voices:,} voices"
     if max_false_accept is None:
         chosen = calibration.prior if prior is None else prior
         bayes_threshold(chosen)  # refuses what is no prior, before it is shared out
         return DecisionRule(dim, calibration, bayes_threshold(chosen / max(voices, 1)), f"prior {chosen:g}{several}", known)
     limit, how = _false_accept_threshold(calibration, dim, max_false_accept, max(voices, 1))
-    return DecisionRule(dim, calibration, limit, f"false accept rate {max_false_accept:g}{several}, {how}", known)
+    return DecisionRule(dim, calibration, limit, f"false accept rate {max_false_accept:g}{several}{how}", known)
 
 
 def _false_accept_threshold(calibration: Calibration, dim: int, rate: float, voices: int) -> tuple[float, str]:
     if not 0.0 < rate < 1.0:
         raise InputError(f"a false accept rate lies between 0 and 1, found {rate}")
-    each = rate / voices
+    each, of_each = rate / voices, "" if voices == 1 else " per voice"
     thresholds = calibration.at(dim).thresholds
     measured = [one for one in thresholds if one.false_accept_rate <= each * (1 + 1e-9)]
     # The highest rate that keeps the promise; a measured threshold is not blurred by what the calibration cannot fit.
     kept = max(measured, key=lambda one: one.false_accept_rate, default=None)
     if kept is not None and (voices == 1 or _is_certain(calibration, kept.false_accept_rate)):
-        return kept.threshold, f"measured at {kept.false_accept_rate:g} per voice"
+        exact = voices == 1 and math.isclose(kept.false_accept_rate, rate)
+        return kept.threshold, "" if exact else f", measured at {kept.false_accept_rate:g}{of_each}"
     # Where the calibration says less than what was measured, even at a higher rate, it is the calibration that is wrong.
     lowest = kept.threshold if kept is not None else max((one.threshold for one in thresholds), default=-math.inf)
-    return max(-math.log(each), lowest), f"by the calibration at {each:.2g} per voice"
+    return max(-math.log(each), lowest), f", by the calibration{'' if voices == 1 else f' at {each:.2g} per voice'}"
 
 
 def _is_certain(calibration: Calibration, rate: float) -> bool:

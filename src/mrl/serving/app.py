@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from concurrent.futures import Executor
+from concurrent.futures import Executor, ThreadPoolExecutor
 from importlib import resources
 from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, TypeVar
 
@@ -31,8 +31,6 @@ _HTML, _CSS, _SCRIPT = "text/html; charset=utf-8", "text/css; charset=utf-8", "t
 
 
 PAGE_FILES = {"/": ("index.html", _HTML), "/page.css": ("page.css", _CSS), "/page.js": ("page.js", _SCRIPT)}
-
-
 """Name in the package's data and media type of each."""
 
 
@@ -87,6 +85,12 @@ def create_app(service: VoiceService, *, token: str, hosts: frozenset[str] | Non
     async def work(task: Callable[[], _Answer]) -> _Answer:
         return await asyncio.get_running_loop().run_in_executor(workers, task)
 
+    # What changes the store has a thread of its own: while it waits for another process, searches go on.
+    writer = ThreadPoolExecutor(1, thread_name_prefix="mrl-write")
+
+    async def write(task: Callable[[], _Answer]) -> _Answer:
+        return await asyncio.get_running_loop().run_in_executor(writer, task)
+
     conflict: dict[int | str, dict[str, Any]] = {409: {"model": answers.Error}}
     missing: dict[int | str, dict[str, Any]] = {404: {"model": answers.Error}}
 
@@ -105,9 +109,13 @@ def create_app(service: VoiceService, *, token: str, hosts: frozenset[str] | Non
     ) -> answers.Voices:
         return await work(lambda: service.voices(offset, limit))
 
-    @app.delete("/api/voices/{name}", status_code=204, summary="Delete a voice and every trace of it", responses=missing)
+    @app.delete("/api/voices/{name:path}", status_code=204, summary="Delete a voice and every trace of it", responses=missing)
     async def remove(name: Annotated[str, Path(description=_NAME)]) -> None:
-        await work(lambda: service.remove(name))
+        await write(lambda: service.remove(name))
+
+    @app.delete("/api/voices", status_code=204, summary="Delete a voice whose name cannot be part of a path", responses=missing)
+    async def remove_by_query(name: Annotated[str, Query(description=_NAME)]) -> None:
+        await write(lambda: service.remove(name))
 
     @app.post("/api/enrol", status_code=201, summary="Enrol a voice from recordings", responses={**missing, **conflict})
     async def enrol(
@@ -118,7 +126,8 @@ def create_app(service: VoiceService, *, token: str, hosts: frozenset[str] | Non
         if len(files) > limits.max_files:
             raise Refusal(413, f"a request may have {limits.max_files} recordings at most, this one has {len(files)}")
         opened = [file.file for file in files]
-        return await work(lambda: service.enrol(name, [_read(file) for file in opened], extend=add))
+        heard = await work(lambda: service.hear_for(name, [_read(file) for file in opened], extend=add))
+        return await write(lambda: service.enrol(name, heard, extend=add))
 
     @app.post("/api/verify", summary="Is this the voice?", responses=missing)
     async def verify(

@@ -187,8 +187,6 @@ def one_line(error: BaseException) -> str:
 
 
 PUBLIC_PATHS = frozenset({"/", "/page.css", "/page.js", "/docs", "/openapi.json", "/api/health"})
-
-
 """What may be seen without the token; everything else needs it, whether it exists or not."""
 
 

@@ -18,8 +18,7 @@ if TYPE_CHECKING:
     import uvicorn
     from starlette.types import ASGIApp
 
-_MOST_CONNECTIONS = 256
-_SHUTDOWN_SECONDS = 10
+_SHUTDOWN_SECONDS = 1
 
 
 def serve(
@@ -38,7 +37,7 @@ def serve(
     """Serve the page and the API until the process is interrupted.
 
     Args:
-        model: as for :func:`mrl.identification.open_embedder`.
+        model: as for :func:`mrl.embeddings.open_embedder`.
         store: the voice store's file, made if it is not there.
         weights: for a released model's name, where its file is.
         host: address to listen at.
@@ -55,7 +54,7 @@ def serve(
         MRLError: the model or the store cannot be used.
     """
     _require_packages()
-    from mrl.identification import open_embedder
+    from mrl.embeddings import open_embedder
     from mrl.serving.app import create_app
     from mrl.serving.service import VoiceService
 
@@ -79,9 +78,11 @@ def make_server(app: ASGIApp) -> uvicorn.Server:
     """Return a server for the application, which is yet to run."""
     import uvicorn
 
+    from mrl.serving.connections import BoundedProtocol
+
     config = uvicorn.Config(
         app,
-        http="h11",
+        http=BoundedProtocol,
         ws="none",
         loop="asyncio",
         lifespan="off",
@@ -89,7 +90,6 @@ def make_server(app: ASGIApp) -> uvicorn.Server:
         access_log=False,  # addresses hold names of voices
         server_header=False,
         proxy_headers=False,
-        limit_concurrency=_MOST_CONNECTIONS,
         timeout_graceful_shutdown=_SHUTDOWN_SECONDS,
     )
     return uvicorn.Server(config)

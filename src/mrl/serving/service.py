@@ -11,10 +11,10 @@ from pydantic import BaseModel, Field
 
 from mrl.audio import SAMPLE_RATE, audio_info, load_audio
 from mrl.audio.decoded import Waveform
+from mrl.embeddings.embedder import SHORT_SECONDS, EmbeddedRecording, Embedder
 from mrl.errors import AudioLoadingError, DataError, InputError
-from mrl.identification import EmbeddedRecording, Voice, VoiceEmbedder, VoiceStore, enrol, identify, verify_voice, voice_score
+from mrl.identification import Voice, VoiceStore, enrol, identify, verify_voice, voice_score
 from mrl.identification.database import clean_name
-from mrl.identification.embedder import SHORT_SECONDS
 from mrl.serving.gate import Limits, Refusal, one_line
 from mrl.version import __version__
 
@@ -229,7 +229,7 @@ class VoiceService:
         DataError: the store is damaged, or its voices are of another model.
     """
 
-    def __init__(self, embedder: VoiceEmbedder, store: str | os.PathLike[str], limits: Limits) -> None:
+    def __init__(self, embedder: Embedder, store: str | os.PathLike[str], limits: Limits) -> None:
         self._embedder, self._limits = embedder, limits
         self._store = VoiceStore.open_or_create(store, embed_dim=embedder.embed_dim)
         self._store.require_model(embedder.model_hash)
@@ -267,12 +267,11 @@ class VoiceService:
         known = self._store.voices(offset, limit)
         return Voices(total=len(self._store), voices=[_voice_info(voice) for voice in known])
 
-    def enrol(self, name: str, recordings: Sequence[bytes], *, extend: bool) -> Enrolled:
-        """Enrol a voice, or add recordings to one.
+    def hear_for(self, name: str, recordings: Sequence[bytes], *, extend: bool) -> list[EmbeddedRecording]:
+        """Embed recordings that are to be enrolled by :meth:`enrol`, if they can be.
 
         Raises:
             Refusal: 409 the name is taken; 404 there is no voice to add to; a recording cannot be used.
-            InputError, DataError: as for :func:`mrl.identification.enrol`.
         """
         wanted = self._new_name(name)
         known = wanted in self._store
@@ -280,8 +279,15 @@ class VoiceService:
             raise Refusal(409, f"a voice {wanted!r} is enrolled already; add to it, remove it first, or choose another name")
         if extend and not known:
             raise _not_enrolled(wanted)
-        heard = [self._hear(data, f"recording {number}: ") for number, data in enumerate(recordings, start=1)]
-        voice = enrol(self._embedder, wanted, heard, self._store.path, extend=extend)
+        return [self._hear(data, f"recording {number}: ") for number, data in enumerate(recordings, start=1)]
+
+    def enrol(self, name: str, heard: Sequence[EmbeddedRecording], *, extend: bool) -> Enrolled:
+        """Enrol a voice, or add recordings to one.
+
+        Raises:
+            InputError, DataError: as for :func:`mrl.identification.enrol`.
+        """
+        voice = enrol(self._embedder, self._new_name(name), heard, self._store.path, extend=extend)
         return Enrolled(voice=_voice_info(voice), recordings=[_recording(one) for one in heard], warnings=_warnings(heard))
 
     def verify(self, name: str, recording: bytes) -> Verified:
@@ -297,18 +303,18 @@ class VoiceService:
         scores: list[DimScore] = []
         decision: tuple[int, bool | None, str] | None = None
         for dim in self.dims:
-            found, rule = verify_voice(self._embedder, wanted, heard, self._store, dim=dim)
+            found = verify_voice(self._embedder, wanted, heard, self._store, dim=dim)
             scores.append(
                 DimScore(
                     dim=dim,
                     score=found.score,
                     log_likelihood_ratio=found.log_likelihood_ratio,
-                    threshold=rule.threshold,
-                    accepted=found.accepted,
+                    threshold=found.rule.threshold,
+                    accepted=found.same_speaker,
                 )
             )
-            if found.accepted is not None:
-                decision = dim, found.accepted, rule.basis
+            if found.same_speaker is not None:
+                decision = dim, found.same_speaker, found.rule.basis
         dim_decided, accepted, basis = decision or (None, None, "")
         return Verified(
             name=wanted,

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 
 import torch
 
-from mrl.backbone import ReDimNet, scratch_config
+from mrl.backbone import scratch_backbone
 from mrl.data import Corpus, ShardSampler, SpeakerBalancedSampler, UtteranceSampler
 from mrl.data.samplers import Sampler
 from mrl.errors import ConfigError
@@ -70,10 +69,12 @@ def build_encoder(config: TrainConfig) -> ReDimNetMRL:
     """
     model, advanced = config.model, config.advanced
     if advanced.use_pretrained:
+        # Names that nobody gave say nothing about the file of weights, or about which training of another network is meant.
+        given = advanced.model_fields_set
         return create_mrl_from_pretrained(
-            model_name=advanced.model_name,
-            train_type=advanced.train_type,
-            dataset=advanced.pretrained_dataset,
+            model_name=advanced.model_name if "model_name" in given else None,
+            train_type=advanced.train_type if "train_type" in given else None,
+            dataset=advanced.pretrained_dataset if "pretrained_dataset" in given else None,
             embed_dim=model.embed_dim,
             mrl_dims=model.dims,
             freeze_backbone=config.stage_1_epochs > 0,
@@ -81,7 +82,7 @@ def build_encoder(config: TrainConfig) -> ReDimNetMRL:
         )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.training.seed)
-        backbone = ReDimNet(scratch_config(advanced.model_name))
+        backbone = scratch_backbone(advanced.model_name)
         encoder = ReDimNetMRL(backbone, model.embed_dim, model.dims)  # a random head: there is no pretrained one to rotate
     return encoder
 
@@ -144,12 +145,3 @@ def build_validator(config: TrainConfig) -> Validator | None:
         max_seconds=config.data.validation.max_seconds,
         num_workers=config.training.num_workers,
     )
-
-
-def weights_hash(module: torch.nn.Module) -> str:
-    """Return a SHA-256 over the names and values of all parameters and buffers."""
-    digest = hashlib.sha256()
-    for name, value in sorted(module.state_dict().items()):
-        digest.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

@@ -7,17 +7,20 @@ optimizer state, gradient scaler, random number generators, and where in the dat
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import logging
+import re
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
+from mrl.bounded import read_json_object, read_safetensors, said
 from mrl.errors import CheckpointError, TrainingError
+from mrl.files import sha256_of, write_safetensors
 from mrl.training.folders import atomic_folder
 from mrl.training.validation import ValidationResult
 
@@ -108,17 +111,33 @@ class Progress:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Progress:
-        """The inverse of :meth:`to_dict`."""
-        plain = dict(values)
-        for name in ("start", "best"):
-            plain[name] = None if plain[name] is None else ValidationResult.from_dict(plain[name])
-        return cls(**plain)
+        """The inverse of :meth:`to_dict`.
+
+        Raises:
+            CheckpointError: something is missing, or of another kind.
+        """
+        try:
+            plain = dict(values)
+            for name in ("start", "best"):
+                plain[name] = None if plain[name] is None else ValidationResult.from_dict(plain[name])
+            progress = cls(**plain)
+            counters = (progress.epoch, progress.position, progress.step, progress.best_epoch, progress.nonfinite_steps)
+            if not all(type(counter) is int and counter >= 0 for counter in counters):
+                raise ValueError("its counters are not all whole numbers from 0 up")
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise CheckpointError(
+                f"the checkpoint does not say how far the run is ({type(error).__name__}: {said(error)}); resume from another one"
+            ) from error
+        return progress
 
 
+_LOG = logging.getLogger(__name__)
 _FORMAT = 1
 
 
 _PREFIX = "step-"
+_STEP = re.compile(rf"{_PREFIX}([0-9]+)")
+_TENSORS_HASH, _VALUES_HASH = "tensors_sha256", "values_sha256"
 
 
 _TENSORS, _VALUES = "state.safetensors", "state.json"
@@ -146,11 +165,8 @@ class CheckpointFolder:
 
     def steps(self) -> list[int]:
         """Return the steps of all complete checkpoints, ascending."""
-        return sorted(
-            int(path.name.removeprefix(_PREFIX))
-            for path in self.folder.glob(f"{_PREFIX}*")
-            if path.is_dir() and path.name.removeprefix(_PREFIX).isdigit()
-        )
+        named = [(_STEP.fullmatch(path.name), path) for path in self.folder.glob(f"{_PREFIX}*")]
+        return sorted(int(match[1]) for match, path in named if match is not None and path.is_dir())
 
     def path(self, step: int) -> Path:
         """Return the folder of one checkpoint."""
@@ -161,6 +177,27 @@ class CheckpointFolder:
         steps = self.steps()
         return self.path(steps[-1]) if steps else None
 
+    def newest_good(self) -> tuple[Path, TrainingState] | None:
+        """Return the newest checkpoint that is as it was written, with its contents; None where there are no checkpoints at all.
+
+        Later ones that are damaged are warned about.
+
+        Raises:
+            CheckpointError: there are some, but all are damaged.
+        """
+        first: CheckpointError | None = None
+        for step in reversed(self.steps()):
+            try:
+                found = self.path(step), load_state(self.path(step))
+            except CheckpointError as error:
+                first = first or error
+                _LOG.warning("%s; an earlier checkpoint is looked for", error)
+            else:
+                return found
+        if first is not None:
+            raise first
+        return None
+
     def save(self, step: int, state: TrainingState) -> Path:
         """Write a checkpoint, then remove those that are too old.
 
@@ -170,12 +207,13 @@ class CheckpointFolder:
         target = self.path(step)
         try:
             with atomic_folder(target) as temporary:
-                save_file(
-                    {name: value.detach().cpu().contiguous() for name, value in state.tensors.items()}, temporary / _TENSORS
-                )
-                values = {"format": _FORMAT, **state.values}
+                tensors = {name: value.detach().cpu().contiguous() for name, value in state.tensors.items()}
+                write_safetensors(temporary / _TENSORS, tensors)
+                values = {"format": _FORMAT, **state.values, _TENSORS_HASH: sha256_of(temporary / _TENSORS)}
+                values = json.loads(json.dumps(values, allow_nan=False))  # as they will be read
+                values[_VALUES_HASH] = _hash_of(values)
                 (temporary / _VALUES).write_text(json.dumps(values, indent=1, allow_nan=False), encoding="utf-8")
-        except (OSError, SafetensorError) as error:
+        except OSError as error:
             before = self.latest()
             kept = f"{before} is intact: free some space and go on with --resume auto" if before else "there is no earlier one"
             raise TrainingError(f"checkpoint {target} cannot be written ({error}); {kept}") from error
@@ -192,21 +230,32 @@ class CheckpointFolder:
 
 
 def load_state(folder: Path) -> TrainingState:
-    """Read one checkpoint.
+    """Read one checkpoint and compare the hashes that were written with it (those of earlier versions have none).
 
     Raises:
         CheckpointError: it is absent, damaged or of another format.
     """
+    advice = f"resume from another checkpoint in {folder.parent}"
     try:
-        values = json.loads((folder / _VALUES).read_text(encoding="utf-8"))
-        tensors = load_file(folder / _TENSORS)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise CheckpointError(
-            f"checkpoint {folder} cannot be read ({error}); resume from another one in {folder.parent}"
-        ) from error
-    if not isinstance(values, dict) or values.get("format") != _FORMAT:
+        values = read_json_object(folder / _VALUES, error=CheckpointError, advice=advice)
+        tensors = read_safetensors(folder / _TENSORS, framework="torch", error=CheckpointError, advice=advice).tensors
+        written = {name: values.pop(name, None) for name in (_VALUES_HASH, _TENSORS_HASH)}
+        there = {_TENSORS_HASH: None if written[_TENSORS_HASH] is None else sha256_of(folder / _TENSORS)}
+        there[_VALUES_HASH] = (
+            None if written[_VALUES_HASH] is None else _hash_of({**values, _TENSORS_HASH: written[_TENSORS_HASH]})
+        )
+    except OSError as error:
+        raise CheckpointError(f"checkpoint {folder} cannot be read ({said(error)}); {advice}") from error
+    if values.get("format") != _FORMAT:
         raise CheckpointError(f"checkpoint {folder} has a format this version does not know; it reads format {_FORMAT}")
+    if there != written or (None in written.values() and written != dict.fromkeys(written)):
+        raise CheckpointError(f"checkpoint {folder} is not as it was written (SHA-256 differs); {advice}")
     return TrainingState(tensors, values)
+
+
+def _hash_of(values: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of JSON values, whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(values, sort_keys=True, allow_nan=False).encode()).hexdigest()
 
 
 def prefixed(prefix: str, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

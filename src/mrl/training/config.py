@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-from mrl.dims import default_mrl_dims
+from mrl.dims import default_dims
 from mrl.matryoshka.objectives import AAM_LOSSES, OBJECTIVES, PAIR_LOSSES
 
 Scalar = str | int | float | bool
@@ -234,7 +234,7 @@ class ModelConfig(Section):
     @property
     def dims(self) -> tuple[int, ...]:
         """The prefix lengths, ascending, the full one among them."""
-        return default_mrl_dims(self.embed_dim) if self.mrl_dims is None else tuple(sorted({*self.mrl_dims, self.embed_dim}))
+        return default_dims(self.embed_dim) if self.mrl_dims is None else tuple(sorted({*self.mrl_dims, self.embed_dim}))
 
     @model_validator(mode="after")
     def _dims_fit(self) -> ModelConfig:
@@ -395,9 +395,16 @@ class AdvancedConfig(Section):
     use_pretrained: bool = Field(
         default=True, description="false trains a network of this variant from random weights, in one stage."
     )
-    model_name: str = Field(default="b2", description="b0 ... b6, S or M; from scratch also tiny.")
-    train_type: str = Field(default="ft_lm", description="ptn, ft_lm or ft_mix.")
-    pretrained_dataset: str = Field(default="vox2", description="vox2, vb2 or vb2+vox2+cnc.")
+    model_name: str = Field(
+        default="b2", description="b0 ... b6, S, M, or redimnet2-b0 ... redimnet2-b6; from scratch also tiny and redimnet2-tiny."
+    )
+    train_type: str = Field(
+        default="ft_lm", description="ptn, ft_lm or ft_mix; of redimnet2 ptn, lm or dis. Not given: the fine-tuned one."
+    )
+    pretrained_dataset: str = Field(
+        default="vox2",
+        description="vox2, vb2 or vb2+vox2+cnc; of redimnet2 vox2, vb2+vox2_v0 or vb2+vox2+cnc2_v0. Not given: the first.",
+    )
     weights: str | None = Field(default=None, description="Checkpoint file, URL or folder of such files instead of the download.")
     projection_init: Literal["rotation", "pca", "lda", "data_free"] = Field(
         default="rotation", description="Start of the head: rotation, pca or lda fitted to the training utterances, or data_free."

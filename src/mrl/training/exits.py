@@ -12,26 +12,27 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mrl.backbone.inference_copy import refuse_copy
-from mrl.embeddings import collect_recordings, evaluation_mode, map_files, open_model
+from mrl.embeddings import Extraction, collect_recordings, evaluation_mode, open_model
+from mrl.embeddings.calibrated import CALIBRATION, load_calibration
+from mrl.embeddings.extraction import chosen_settings
 from mrl.errors import InputError
-from mrl.evaluation.calibrating import CALIBRATION, load_calibration
 from mrl.files import write_json
 from mrl.matryoshka import ReDimNetMRL
 from mrl.matryoshka.exits import EarlyExit, checked_exit_depth
 from mrl.matryoshka.saving import WEIGHTS, read_model_config
 from mrl.pretrained import Release, model_folder
 
+_HOW = Extraction(batch_seconds=30.0)  # several sums of all frames are kept of every recording of a batch
+
 
 def fit_exits(
     model: ReDimNetMRL,
     recordings: Sequence[str | os.PathLike[str]],
     depths: Iterable[int] | None = None,
+    how: Extraction | None = None,
     *,
     ridge: float = 0.1,
-    max_seconds: float | None = None,
-    batch_seconds: float = 30.0,
-    show_progress: bool = True,
+    **changes: Any,
 ) -> None:
     """Give ``model`` exits after so many stages, so that ``model(audio, depth=2)`` is faster and nearly as good.
 
@@ -42,18 +43,17 @@ def fit_exits(
         model: changed in place, and in eval mode afterwards.
         recordings: some thousand, of many speakers, like those that will be embedded.
         depths: after which stages, from 1 to one less than all; None: all of these.
+        how: how recordings are read; by default 30 s of audio per forward pass.
         ridge: penalty of the regression, see :meth:`mrl.matryoshka.exits.EarlyExit.fit`.
-        max_seconds: use only the first so many seconds of each recording.
-        batch_seconds: most audio per forward pass, in seconds.
-        show_progress: draw a bar (on a terminal only).
+        changes: settings of :class:`mrl.embeddings.Extraction` by keyword, such as ``max_seconds=10.0``.
 
     Raises:
         InputError: a depth that the network does not have, too few recordings, or another unusable argument.
         DataError: recordings that cannot be used.
         TrainingError: the model is an inference copy.
     """
-    refuse_copy(model.backbone, "given exits")
-    stages = len(model.backbone.config.stages)
+    model.backbone.refuse_copy("given exits")
+    stages = model.backbone.num_stages
     wanted = sorted({checked_exit_depth(depth, stages) for depth in (range(1, stages) if depths is None else depths)})
     if not wanted:
         raise InputError(f"depths is empty; expected whole numbers from 1 to {stages - 1}, or None for all")
@@ -65,15 +65,8 @@ def fit_exits(
 
     whole = model.backbone.encoder.final_sum
     with evaluation_mode(model):
-        mapped = map_files(
-            statistics,
-            recordings,
-            batch_seconds=batch_seconds,
-            max_seconds=max_seconds,
-            show_progress=show_progress,
-            description="fitting exits",
-            on_error="raise",
-        )
+        chosen = chosen_settings(how or _HOW, changes)
+        mapped = chosen.map(statistics, recordings, description="fitting exits", on_error="raise")
     *pooled, embeddings = [torch.from_numpy(matrix).to(model.device) for matrix in mapped.matrices]
     for one, rows in zip(exits.values(), pooled, strict=True):
         one.fit(rows, embeddings, ridge=ridge)
@@ -108,12 +101,11 @@ def fit_exits_into_folder(
     spec: str | os.PathLike[str],
     inputs: Sequence[str | os.PathLike[str]],
     output: str | os.PathLike[str],
+    how: Extraction | None = None,
     *,
     depths: Iterable[int] | None = None,
-    max_seconds: float | None = None,
-    batch_seconds: float = 30.0,
     device: str | torch.device = "cpu",
-    show_progress: bool = True,
+    **changes: Any,
 ) -> ExitFolder:
     """Fit exits to recordings and write the model with them into a folder of its own.
 
@@ -124,7 +116,7 @@ def fit_exits_into_folder(
         spec: a model folder, or the name of a model that comes with the package.
         inputs: recordings, folders of them, or lists, as for :func:`mrl.embeddings.collect_recordings`.
         output: a folder that is not there yet, or an empty one.
-        depths, max_seconds, batch_seconds, show_progress: as for :func:`fit_exits`.
+        how, depths, changes: as for :func:`fit_exits`.
         device: where the network computes.
 
     Raises:
@@ -142,7 +134,7 @@ def fit_exits_into_folder(
     recordings = collect_recordings(inputs)
     model = open_model(source if source.is_dir() else spec, device=device)
     assert isinstance(model, ReDimNetMRL)  # which a model folder holds
-    fit_exits(model, recordings, depths, max_seconds=max_seconds, batch_seconds=batch_seconds, show_progress=show_progress)
+    fit_exits(model, recordings, depths, how, **changes)
     exits = ", ".join(map(str, model.depths[:-1]))
     training = {
         **(config.get("training") or {}),

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from mrl.backbone import ReDimNet, SpecAugment
+from mrl.backbone import Backbone, SpecAugment
 from mrl.data import Batch, CropDataset, Draw, PooledCache, View
 from mrl.data.crops import BatchLoader, Replacements
 from mrl.errors import ConfigError, DataError
@@ -27,7 +27,7 @@ from mrl.training.config import SpecAugmentConfig
 
 
 @contextlib.contextmanager
-def recomputed_stages(network: ReDimNet) -> Iterator[None]:
+def recomputed_stages(network: Backbone) -> Iterator[None]:
     """Let the stages of the network keep only their inputs while the block runs forward passes with gradient.
 
     Backward passes may come after the block. Losses and gradients are those of the ordinary pass; random numbers (dropout) are

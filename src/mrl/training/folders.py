@@ -10,8 +10,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import dataclasses
+import datetime
 import logging
 import os
+import platform
 import re
 import secrets
 import shutil
@@ -20,7 +22,11 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from mrl.errors import TrainingError
+from filelock import FileLock, Timeout
+
+from mrl.bounded import read_text
+from mrl.errors import MRLError, TrainingError
+from mrl.files import write_text
 from mrl.training.config import TrainConfig
 from mrl.training.config_loading import load_config, save_config
 
@@ -34,6 +40,9 @@ _CURRENT_FOLDER = -100  # AT_FDCWD: paths are taken from the working directory
 
 
 _EXCHANGE = 2  # RENAME_EXCHANGE
+
+
+_HOLDER_BYTES = 1000
 
 
 @contextlib.contextmanager
@@ -222,6 +231,33 @@ class RunFolder:
         for parent in (self.root, self.checkpoints):
             for folder in recover_folders(parent) if parent.is_dir() else ():
                 _LOG.warning("%s was being replaced when the run was killed; the earlier one is back", folder)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Hold the folder against other processes while the block runs; the system lets go of it however the process ends.
+
+        Raises:
+            TrainingError: another process holds it (and is named).
+        """
+        self.root.mkdir(parents=True, exist_ok=True)
+        lock, holder = FileLock(self.root / ".lock"), self.root / ".lock.holder"
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            who = "another process"
+            with contextlib.suppress(OSError, MRLError):
+                who = read_text(holder, max_bytes=_HOLDER_BYTES).strip() or who
+            raise TrainingError(
+                f"{who} is training in {self.root}; wait for it or stop it, or choose another training.output_dir"
+            ) from None
+        try:
+            write_text(
+                holder, f"process {os.getpid()} on {platform.node()}, started {datetime.datetime.now():%Y-%m-%d %H:%M:%S}\n"
+            )
+            yield
+        finally:
+            holder.unlink(missing_ok=True)
+            lock.release()
 
     def check_new(self, *, has_checkpoints: bool) -> None:
         """Make sure that a new run may begin here.

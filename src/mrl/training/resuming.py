@@ -16,6 +16,7 @@ from mrl.training.stages import Stage
 from mrl.training.updates import Updater
 
 _LOG = logging.getLogger(__name__)
+_NEEDED = ("stage", "progress", "data", "average_steps", "optimizer", "scaler")
 
 
 def find_state(
@@ -37,13 +38,17 @@ def find_state(
     if resume is None:
         return None
     if resume == "auto":
-        latest = saved.latest()
-        if latest is None:
+        found = saved.newest_good()
+        if found is None:
             _LOG.info("No checkpoint in %s; the run begins anew", folder.checkpoints)
             return None
+        latest, state = found
     else:
         latest = Path(resume)
-    state = load_state(latest)
+        state = load_state(latest)
+    missing = [key for key in _NEEDED if key not in state.values]
+    if missing:
+        raise CheckpointError(f"checkpoint {latest} lacks {', '.join(missing)}; resume from another one in {latest.parent}")
     if latest.resolve().parent != folder.checkpoints.resolve():
         raise TrainingError(
             f"{latest} is not a checkpoint of the run in {folder.root}; set training.output_dir to the run's folder"

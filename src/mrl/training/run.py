@@ -15,12 +15,12 @@ from typing import Any
 
 import torch
 
+from mrl.distribution import Processes
 from mrl.matryoshka import ReDimNetMRL
 from mrl.pretrained import write_official_checkpoint
 from mrl.training.checkpoints import Progress
 from mrl.training.config import TrainConfig
 from mrl.training.data import TrainingData
-from mrl.training.distribution import Processes
 from mrl.training.folders import RunFolder, replace_folder
 from mrl.training.logs import RunLog, write_curves
 from mrl.training.system import TrainingSystem
@@ -30,8 +30,6 @@ from mrl.training.validation import ValidationResult, Validator
 _LOG = logging.getLogger(__name__)
 
 EXIT_INTERRUPTED = 75
-
-
 """Exit status of a run that was asked to stop (SIGTERM), saved everything and can be resumed (EX_TEMPFAIL of sysexits.h)."""
 
 

@@ -19,19 +19,19 @@ from typing import Literal
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
+from mrl.backbone import Backbone
+from mrl.backbone.state_hash import state_sha256
+from mrl.bounded import read_safetensors
 from mrl.data import Corpus, PooledCache, View, ViewSettings, build_pooled_cache, cache_key, finish_pooled_cache
+from mrl.distribution import Processes
 from mrl.errors import DataError, InputError
-from mrl.files import atomic_path
+from mrl.files import write_safetensors
 from mrl.matryoshka import AffineMap, ReDimNetMRL, data_free_rotation, pretrained_map
 from mrl.matryoshka.closed_form import Method, ProjectionFit
 from mrl.progress import progress_bar
-from mrl.training.building import weights_hash
 from mrl.training.config import TrainConfig
 from mrl.training.data import TrainingData
-from mrl.training.distribution import Processes
 from mrl.training.system import TrainingSystem
 
 _LOG = logging.getLogger(__name__)
@@ -66,9 +66,7 @@ def _open_views(
     processes: Processes,
 ) -> PooledCache:
     storage = config.advanced.cache_storage
-    augmentation = data.augmenter.settings() if data.augmenter else {}
-    key = cache_key(weights_hash(encoder.backbone), data.corpus, settings, augmentation, storage=storage, excluded=data.excluded)
-    folder = cache_base(config, run_folder) / key
+    folder = _cache_folder(config, cache_base(config, run_folder), encoder.backbone, data, settings)
     pooled_dim = encoder.backbone.pooled_dim
     build_pooled_cache(
         folder,
@@ -97,6 +95,21 @@ def _open_views(
         )
     processes.barrier()
     return PooledCache.load(folder)
+
+
+def _cache_folder(config: TrainConfig, base: Path, backbone: Backbone, data: TrainingData, settings: ViewSettings) -> Path:
+    """Return where the cache for these weights and this data lies, under the name of version 0.1 where that one made it."""
+    augmentation = data.augmenter.settings() if data.augmenter else {}
+    storage = config.advanced.cache_storage
+
+    def place(weights: str) -> Path:
+        return base / cache_key(weights, data.corpus, settings, augmentation, storage=storage, excluded=data.excluded)
+
+    folder = place(state_sha256(backbone))
+    if folder.exists():
+        return folder
+    earlier = place(state_sha256(backbone, as_cached_by_0_1=True))
+    return earlier if earlier.exists() else folder
 
 
 def cache_base(config: TrainConfig, run_folder: Path) -> Path:
@@ -268,16 +281,16 @@ def _head_path(config: TrainConfig, encoder: ReDimNetMRL, statistics: CleanStati
 def _read_head(path: Path) -> AffineMap | None:
     if not path.is_file():
         return None
+    advice = "delete it to compute it again"
+    tensors = read_safetensors(path, framework="torch", error=DataError, advice=advice).tensors
     try:
-        tensors = load_file(path)
         return AffineMap(tensors["weight"], tensors["bias"])
-    except (OSError, SafetensorError, KeyError, InputError) as error:
-        raise DataError(f"{path} is damaged ({error}); delete it to compute it again") from error
+    except (KeyError, InputError) as error:
+        raise DataError(f"{path} is damaged ({error}); {advice}") from error
 
 
 def _write_head(path: Path, head: AffineMap) -> None:
-    with atomic_path(path) as temporary:
-        save_file({"weight": head.weight.contiguous(), "bias": head.bias.contiguous()}, temporary)
+    write_safetensors(path, {"weight": head.weight.contiguous(), "bias": head.bias.contiguous()})
 
 
 @contextlib.contextmanager

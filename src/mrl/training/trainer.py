@@ -12,14 +12,15 @@ import torch
 
 from mrl.data import CropDataset, PooledCache
 from mrl.data.crops import Replacements
+from mrl.distribution import Processes
 from mrl.errors import TrainingError
 from mrl.matryoshka import ReDimNetMRL
+from mrl.matryoshka.saving import CONFIG
 from mrl.training.building import build_encoder, build_sampler, build_system, build_validator, choose_device
 from mrl.training.checkpoints import CheckpointFolder, Progress, TrainingState
 from mrl.training.config import TrainConfig
 from mrl.training.config_loading import with_absolute_paths
 from mrl.training.data import check_separate, read_training_data
-from mrl.training.distribution import Processes
 from mrl.training.epochs import EpochLoop
 from mrl.training.feeds import CachedFeed, Feed, WaveformFeed, check_compiler
 from mrl.training.folders import RunFolder, replace_folder
@@ -134,7 +135,26 @@ class Trainer:
         self._opened_cache: PooledCache | None = None
 
     def run(self, resume: str | None) -> TrainingResult:
-        """Do what is left of the run."""
+        """Do what is left of the run.
+
+        Raises:
+            TrainingError: another process is training in the same folder.
+        """
+        with contextlib.ExitStack() as stack:
+            if self.processes.is_first:
+                stack.enter_context(self.folder.locked())
+            return self._run(resume)
+
+    def _run(self, resume: str | None) -> TrainingResult:
+        try:
+            self._resume_or_begin(resume)
+        except Stopped:
+            self.progress.interrupted = True
+        finally:
+            self._log.close()
+        return self._finish()
+
+    def _resume_or_begin(self, resume: str | None) -> None:
         if self.processes.is_first:
             self.folder.recover()
         self.processes.barrier()
@@ -144,13 +164,7 @@ class Trainer:
         else:
             self.progress = Progress.from_dict(state.values["progress"])
             _LOG.info("The run goes on at epoch %d, step %d", self.progress.epoch, self.progress.step)
-        try:
-            self._train(state)
-        except Stopped:
-            self.progress.interrupted = True
-        finally:
-            self._log.close()
-        return self._finish()
+        self._train(state)
 
     def _train(self, state: TrainingState | None) -> None:
         data = read_training_data(self.config)
@@ -310,7 +324,9 @@ class Trainer:
 
     def _finish(self) -> TrainingResult:
         progress = self.progress
-        if progress.interrupted:
+        if progress.interrupted and self.checkpoints.latest() is None:
+            _LOG.warning("Asked to stop before anything was trained; the next start begins anew (--resume auto does, too)")
+        elif progress.interrupted:
             _LOG.warning(
                 "Asked to stop at epoch %d, step %d; everything is saved: go on with --resume auto", progress.epoch, progress.step
             )
@@ -324,6 +340,11 @@ class Trainer:
             and 0 < progress.best_epoch <= self.config.stage_1_epochs < progress.epoch
         ):
             _LOG.warning("Stage 2 gave nothing better than stage 1; best/ is the model after epoch %d", progress.best_epoch - 1)
+        if not progress.interrupted and self.processes.is_first and not (self.folder.best / CONFIG).is_file():
+            raise TrainingError(
+                f"the run in {self.folder.root} is finished, but its model {self.folder.best} is gone: put it back, take "
+                f"{self.folder.last} if the last model will do, or train again into another folder"
+            )
         return TrainingResult(
             self.folder.root, progress.best, progress.start, progress.best_epoch, progress.step, progress.interrupted
         )

@@ -11,8 +11,9 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
+from mrl.distribution import Processes
 from mrl.errors import ConfigError, TrainingError
-from mrl.training.distribution import GradientExchange, Processes
+from mrl.training.gradients import GradientExchange, average_running_statistics
 from mrl.training.system import StepLoss, TrainingSystem
 
 # Parameter groups, optimizer, and the learning rate as a plain function of the step.
@@ -244,7 +245,7 @@ class Updater:
             self.optimizer.step()
         if not skipped:
             if self._update_buffers:
-                self._processes.average_running_statistics(self.system)
+                average_running_statistics(self._processes, self.system)
             if self.average is not None:
                 self.average.update(self.system.encoder)
         return UpdateReport(parts, norm, bool(skipped))

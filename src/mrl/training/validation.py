@@ -17,16 +17,16 @@ import numpy.typing as npt
 import torch
 
 from mrl.data import Corpus, Utterance, WholeUtterances, load_batches, scan_speaker_folders
-from mrl.data.crops import group_by_seconds, seconds_of
+from mrl.data.crops import seconds_of
 from mrl.data.pooled_cache import pooled_in_batches
-from mrl.embeddings.processes import split_by_length
+from mrl.distribution import Processes
 from mrl.errors import DataError
+from mrl.lengths import group_by_length, split_by_length
 from mrl.matryoshka import ReDimNetMRL
 from mrl.progress import progress_bar
 from mrl.scoring import score_prefixes
 from mrl.scoring.metrics import error_curve
 from mrl.training.config import ValidationConfig
-from mrl.training.distribution import Processes
 from mrl.trials import TrialList, read_trials
 
 _P_TARGET = 0.01
@@ -101,7 +101,7 @@ class Validator:
         self.paths = paths = trials.paths(root)
         utterances = tuple(Utterance(path, _NO_SPEAKER) for path in paths)
         self._seconds = [seconds_of(one, max_seconds) for one in utterances]
-        self._batches = group_by_seconds(self._seconds, batch_seconds)
+        self._batches = group_by_length(self._seconds, batch_seconds)
         self._source = WholeUtterances(Corpus(utterances, (_NO_SPEAKER,), (0,) * len(paths)), max_seconds)
         self._num_workers = num_workers
         self._pooled: list[npt.NDArray[np.float32]] | None = None  # of this process's batches

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tests.backbone.networks import filled_network, uniform
+from tests.backbone.networks import filled_network, filled_network2, uniform
 
 FOLDER = Path(__file__).parent
+SECOND_GENERATION = FOLDER.parent / "golden2"
 
 
 def golden_waveform() -> np.ndarray:
@@ -24,14 +25,15 @@ def golden_waveform() -> np.ndarray:
 
 
 def record() -> None:
-    """Write ``waveform.npy`` and an ``.npz`` for every ``.json`` in this folder."""
+    """Write ``waveform.npy`` and an ``.npz`` for every ``.json`` in this folder and that of the second generation."""
     waveform = golden_waveform()
     np.save(FOLDER / "waveform.npy", waveform)
-    for path in sorted(FOLDER.glob("*.json")):
-        network = filled_network(json.loads(path.read_text()))
-        with torch.inference_mode():
-            pooled, embedding = network.pooled_statistics(waveform)[0], network(waveform)
-        np.savez(path.with_suffix(".npz"), pooled=pooled.numpy(), embedding=embedding.numpy())
+    for folder, build in ((FOLDER, filled_network), (SECOND_GENERATION, filled_network2)):
+        for path in sorted(folder.glob("*.json")):
+            network = build(json.loads(path.read_text()))
+            with torch.inference_mode():
+                pooled, embedding = network.pooled_statistics(waveform)[0], network(waveform)
+            np.savez(path.with_suffix(".npz"), pooled=pooled.numpy(), embedding=embedding.numpy())
 
 
 if __name__ == "__main__":

@@ -248,7 +248,7 @@ async function refreshVoices() {
 async function removeVoice(name) {
   if (!confirm(`Delete the voice ${name}? This cannot be undone.`)) return;
   try {
-    await ask("DELETE", `/api/voices/${encodeURIComponent(name)}`);
+    await ask("DELETE", `/api/voices?name=${encodeURIComponent(name)}`);  // a name may hold a slash
     show(`${name} is deleted`, "");
     await refreshVoices();
   } catch (error) {

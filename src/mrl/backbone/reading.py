@@ -1,0 +1,71 @@
+"""Reading an official ``model_config``: every value is checked, and what is unknown is an error that names it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from mrl.errors import ConfigError
+
+
+class ConfigReader:
+    """Takes values out of a mapping one by one; what is left at the end is unknown."""
+
+    def __init__(self, mapping: Mapping[str, Any], where: str) -> None:
+        if not isinstance(mapping, Mapping):
+            raise ConfigError(
+                f"{where} is a {type(mapping).__name__}, expected a mapping of the official constructor's arguments"
+            )
+        self._left = dict(mapping)
+        self._known: list[str] = []
+        self.where = where
+
+    def take(self, key: str, default: Any, check: Callable[[Any], bool], expected: str) -> Any:
+        self._known.append(key)
+        value = self._left.pop(key, default)
+        if not check(value):
+            raise ConfigError(f"{self.where}: {key}={value!r} is not supported; expected {expected}")
+        return value
+
+    def choice(self, key: str, default: Any, choices: Iterable[Any]) -> Any:
+        allowed = tuple(choices)
+        return self.take(key, default, lambda v: v in allowed, "one of " + ", ".join(map(repr, allowed)))
+
+    def positive(self, key: str, default: int | None, *, none_allowed: bool = False) -> Any:
+        expected = "a positive whole number" + (" or None" if none_allowed else "")
+        return self.take(key, default, lambda v: (v is None and none_allowed) or is_count(v), expected)
+
+    def boolean(self, key: str, default: bool) -> bool:
+        return bool(self.take(key, default, lambda v: isinstance(v, bool), "true or false"))
+
+    def number(self, key: str, default: float, low: float, high: float) -> Any:
+        return self.take(
+            key,
+            default,
+            lambda v: isinstance(v, (int, float)) and not isinstance(v, bool) and low <= v <= high,
+            f"a number from {low} to {high}",
+        )
+
+    def pair(self, key: str, default: tuple[int, int]) -> tuple[int, int]:
+        def is_range(value: Any) -> bool:
+            return (
+                isinstance(value, (list, tuple))
+                and len(value) == 2
+                and all(is_count(v, zero=True) for v in value)
+                and value[0] < value[1]
+            )
+
+        low, high = self.take(key, default, is_range, "two whole numbers, the lower first")
+        return int(low), int(high)
+
+    def finish(self) -> None:
+        for key in self._left:
+            near = difflib.get_close_matches(str(key), self._known, n=1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(sorted(self._known))}"
+            raise ConfigError(f"{self.where}: unknown key {key!r}{hint}")
+
+
+def is_count(value: Any, *, zero: bool = False) -> bool:
+    """Whether ``value`` is a whole number above 0, or 0 where ``zero`` allows it; true and false are none."""
+    return isinstance(value, int) and not isinstance(value, bool) and value >= (0 if zero else 1)

@@ -1,0 +1,141 @@
+"""Reading Parquet that somebody else may have written: what it would unpack to is counted before anything is.
+
+pyarrow is needed where a function of this module is called.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from mrl.bounded import LIMITS, ErrorKind, brief, open_regular, said
+from mrl.errors import DataError, MRLError
+
+_BYTES_PER_VALUE = 16  # of a nested number with its levels while it is decoded
+
+
+def read_parquet(
+    path: str | os.PathLike[str], columns: Collection[str] | None = None, *, error: ErrorKind = DataError, advice: str = ""
+) -> Any:
+    """Return columns of a Parquet file as a ``pyarrow.Table``; texts stay in dictionaries, so that repeated ones take no room.
+
+    Args:
+        path: the file.
+        columns: names that must be there; all that are there by default.
+        error: class of the error.
+        advice: what the user can do about it.
+
+    Raises:
+        FileNotFoundError: there is none.
+        MRLError: of the kind ``error``.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    name = os.fspath(path)
+    end = f"; {advice}" if advice else ""
+    try:
+        with open_regular(path, error=error, advice=advice) as stream:
+            allowed = LIMITS.unpacked(os.fstat(stream.fileno()).st_size)
+            with parquet.ParquetFile(stream) as opened:
+                schema = opened.schema_arrow
+                missing = [one for one in columns or () if one not in schema.names]
+                if missing:
+                    raise error(f"{name}: expected {', '.join(map(repr, columns or ()))} in it, found {brief(schema.names)}{end}")
+                wanted = list(columns) if columns is not None else list(schema.names)
+                promised = _promised_bytes(opened.metadata, wanted)
+                if promised > allowed:
+                    raise error(
+                        f"{name} would unpack to {promised:,} bytes, {allowed:,} are allowed for a file of this size{end}"
+                    )
+            stream.seek(0)
+            texts = [one for one in wanted if _is_text(schema.field(one).type)]
+            with parquet.ParquetFile(stream, read_dictionary=texts) as opened:
+                table = opened.read(columns=wanted, use_threads=False)
+    except (MRLError, FileNotFoundError):
+        raise
+    except (
+        pyarrow.ArrowException,
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        MemoryError,
+        OverflowError,
+        AttributeError,
+    ) as reason:
+        raise error(f"{name} is damaged or not Parquet ({said(reason)}){end}") from reason
+    held = sum(_text_bytes(column) for column in table.columns if pyarrow.types.is_dictionary(column.type))
+    if held > allowed:
+        raise error(f"{name} holds texts of {held:,} bytes, {allowed:,} are allowed for a file of this size{end}")
+    return table
+
+
+def _is_text(kind: Any) -> bool:
+    import pyarrow
+
+    return bool(pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind))
+
+
+def _promised_bytes(metadata: Any, wanted: Collection[str]) -> int:
+    total = 0
+    for group in range(metadata.num_row_groups):
+        row_group = metadata.row_group(group)
+        for index in range(row_group.num_columns):
+            column = row_group.column(index)
+            if column.path_in_schema.partition(".")[0] in wanted:
+                total += max(column.total_uncompressed_size, _BYTES_PER_VALUE * max(column.num_values, 0))
+    return int(max(total, _BYTES_PER_VALUE * metadata.num_rows))
+
+
+def _text_bytes(column: Any) -> int:
+    """Return how many bytes the texts of a column take once each row has its own."""
+    import pyarrow.compute
+
+    if not _is_text(column.type.value_type):
+        return _BYTES_PER_VALUE * len(column)
+    total = 0
+    for chunk in column.chunks:
+        lengths = pyarrow.compute.fill_null(pyarrow.compute.binary_length(chunk.dictionary), 0).to_numpy(zero_copy_only=False)
+        places = pyarrow.compute.drop_null(chunk.indices).to_numpy(zero_copy_only=False)
+        total += int(lengths[places].sum(dtype=np.int64)) if len(lengths) else 0
+    return total
+
+
+def embedding_columns(table: Any, file: Path, *, error: ErrorKind = DataError) -> tuple[list[str], npt.NDArray[Any]]:
+    """Return the column ``id`` and the (n, dim) matrix in the column ``embedding``, each of whose rows is looked at.
+
+    Raises:
+        MRLError: of the kind ``error``: rows of different lengths, missing rows or values, or anything but lists of
+            floating-point values.
+    """
+    import pyarrow
+
+    vectors = table.column("embedding").combine_chunks()
+    kind = vectors.type
+    is_list = any(test(kind) for test in (pyarrow.types.is_list, pyarrow.types.is_large_list, pyarrow.types.is_fixed_size_list))
+    if not is_list or not pyarrow.types.is_floating(kind.value_type):
+        raise error(f"{file}: 'embedding' holds {brief(str(kind))}, expected lists of floating-point numbers; write it again")
+    lengths = vectors.value_lengths()
+    if vectors.null_count or lengths.null_count:
+        raise error(f"{file}: {vectors.null_count} of {len(vectors)} rows have no embedding; write it again")
+    counts = np.unique(lengths.to_numpy(zero_copy_only=False))
+    if len(counts) > 1:
+        raise error(f"{file}: its embeddings have different lengths ({', '.join(map(str, counts[:5]))}); write it again")
+    numbers = vectors.flatten()
+    if numbers.null_count:
+        raise error(f"{file}: {numbers.null_count} numbers of its embeddings are missing; write it again")
+    width = int(counts[0]) if len(counts) else getattr(kind, "list_size", 0)
+    ids = table.column("id")
+    text = ids.type.value_type if pyarrow.types.is_dictionary(ids.type) else ids.type
+    if not _is_text(text) or ids.null_count:
+        raise error(
+            f"{file}: 'id' holds {brief(str(text))}, {ids.null_count} missing; expected a text in every row; write it again"
+        )
+    matrix = numbers.to_numpy(zero_copy_only=False).reshape(table.num_rows, width)
+    return ids.to_pylist(), matrix

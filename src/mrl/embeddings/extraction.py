@@ -1,0 +1,405 @@
+"""From recordings to embeddings: the settings, each declared once, and the one function that everything goes through."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from mrl.audio import SAMPLE_RATE, find_audio_files
+from mrl.distribution import Processes as Processes
+from mrl.embeddings.cache import EmbeddingCache, Shelf
+from mrl.embeddings.embedder import Embedder, Matrix, Output, Waveform
+from mrl.embeddings.mapping import BatchFunction, FileFailure, MappedFiles, WaveformChange, failure_summary, map_files
+from mrl.embeddings.opening import as_embedder
+from mrl.errors import AudioLoadingError, DataError, InputError
+from mrl.scoring.cosine import cosine_similarity as cosine_similarity
+
+PathLike = str | os.PathLike[str]
+OnError = Literal["report", "raise"]
+
+# Recordings that a process embeds between two writes to the cache: what is lost at most when the process is killed.
+_RECORDINGS_PER_PART = 128
+
+_HOW_ONLY = {"batch_seconds", "num_workers", "show_progress"}  # settings that decide how the work is done, not what comes out
+
+
+@dataclass(frozen=True)
+class Extraction:
+    """How recordings become embeddings. A setting is declared here and applied in this module; callers pass all of them on.
+
+    Attributes:
+        batch_seconds: most audio per forward pass, in seconds, counted as padded; a longer recording goes alone.
+        num_workers: threads that decode ahead; 0 decodes in the calling thread.
+        max_seconds: truncate every recording to this length, in seconds.
+        show_progress: draw progress bars (on a terminal only).
+    """
+
+    batch_seconds: float = 60.0
+    num_workers: int = 2
+    max_seconds: float | None = None
+    show_progress: bool = True
+
+    def map(
+        self,
+        function: BatchFunction,
+        recordings: Sequence[PathLike],
+        *,
+        change: WaveformChange | None = None,
+        description: str = "embedding",
+        on_error: OnError = "report",
+        processes: Processes | None = None,
+    ) -> MappedFiles:
+        """Run a function over recordings under these settings; see :func:`mrl.embeddings.map_files`."""
+        return map_files(
+            function,
+            recordings,
+            batch_seconds=self.batch_seconds,
+            num_workers=self.num_workers,
+            max_seconds=self.max_seconds,
+            change=change,
+            show_progress=self.show_progress,
+            description=description,
+            on_error=on_error,
+            processes=processes,
+        )
+
+    def used_seconds(self, seconds: float) -> float:
+        """Return how much of a recording of this length is embedded, in seconds."""
+        return seconds if self.max_seconds is None else min(seconds, self.max_seconds)
+
+    def facts(self) -> dict[str, Any]:
+        """Return the settings that decide an embedding, as JSON values, for records and for the keys of caches.
+
+        Those left at their default are not listed (but for ``max_seconds``), so that records and caches outlast new settings.
+        """
+        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        chosen = {name: value for name, value in values.items() if name not in _HOW_ONLY and value != defaults[name]}
+        return {"max_seconds": self.max_seconds, **chosen}
+
+
+def chosen_settings(how: Extraction | None, changes: dict[str, Any]) -> Extraction:
+    """Return ``how``, or the default settings, with those given by keyword changed.
+
+    Raises:
+        InputError: there is no such setting.
+    """
+    known = [field.name for field in dataclasses.fields(Extraction)]
+    unknown = sorted(set(changes) - set(known))
+    if unknown:
+        raise InputError(f"an extraction has no setting {', '.join(unknown)}; expected {', '.join(known)}")
+    return dataclasses.replace(how or Extraction(), **changes)
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Evenly spaced crops of every recording: the first at its beginning, the last at its end. One crop is the middle.
+
+    A recording no longer than a crop is used whole, and once: all its crops are the same embedding, and no audio is repeated or
+    padded.
+
+    Attributes:
+        count: of each recording.
+        seconds: length of a crop.
+    """
+
+    count: int = 10
+    seconds: float = 4.0
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or not self.seconds > 0:
+            raise InputError(f"num_crops must be at least 1 and crop_seconds above 0 s; found {self.count} and {self.seconds}")
+
+    def cut(self, waveform: Waveform) -> list[Waveform]:
+        """Return the different crops (samples,) of a waveform: all, or the whole waveform."""
+        samples = max(1, round(self.seconds * SAMPLE_RATE))
+        spare = len(waveform) - samples
+        if spare <= 0:
+            return [waveform]
+        starts = np.array([spare / 2]) if self.count == 1 else np.linspace(0, spare, self.count)
+        return [waveform[start : start + samples] for start in np.rint(starts).astype(int)]
+
+
+class Change(Protocol):
+    """What is done to every recording before it is embedded, such as noise or a codec."""
+
+    def apply(self, utterance: str, waveform: Waveform) -> Waveform:
+        """Return the changed waveform (samples,); it depends on the settings, the utterance's name and the waveform alone."""
+
+    def settings(self) -> dict[str, Any]:
+        """Return everything that decides the result, as JSON values."""
+
+
+@dataclass(frozen=True, eq=False)
+class Extracted:
+    """What an extraction gave, for the recordings that could be used, in the order given.
+
+    Attributes:
+        kept: their places among the recordings given, ascending.
+        paths: their files.
+        matrices: for each output (len(paths), dim) float32, with crops (len(paths), crops, dim).
+        failures: the recordings that could not be used, with the reason.
+    """
+
+    kept: tuple[int, ...]
+    paths: tuple[Path, ...]
+    matrices: tuple[npt.NDArray[np.float32], ...]
+    failures: tuple[FileFailure, ...]
+
+
+def extract(
+    embedder: Embedder,
+    recordings: Sequence[PathLike],
+    how: Extraction | None = None,
+    *,
+    outputs: Sequence[Output] = ("embedding",),
+    dim: int | None = None,
+    crops: Crops | None = None,
+    change: Change | None = None,
+    names: Sequence[str] | None = None,
+    cache: EmbeddingCache | None = None,
+    processes: Processes | None = None,
+    description: str = "embedding",
+    on_error: OnError = "report",
+) -> Extracted:
+    """Embed recordings, whatever their formats and lengths.
+
+    Args:
+        embedder: the model.
+        recordings: files of any format that :func:`mrl.audio.load_audio` reads.
+        how: the settings.
+        outputs: what is wanted of each recording, from one forward pass; see :data:`mrl.embeddings.embedder.Output`.
+        dim: prefix length of the output "embedding"; all dimensions by default.
+        crops: embed these parts of every recording instead of the whole.
+        change: what is done to every recording first.
+        names: what the recordings are called, for ``change``; their paths by default.
+        cache: where embeddings are looked up and kept.
+        processes: those that share the work; each calls this function with the same arguments, and gets the whole result.
+        description: what stands beside the progress bar.
+        on_error: "report" lists unusable recordings and goes on; "raise" looks at all of them and raises one error that counts
+            them.
+
+    Raises:
+        DataError: ``on_error="raise"`` and some recordings are unusable.
+        InputError: unusable arguments.
+        ProcessError: another process has ended, does not answer, or was given other recordings.
+        ReportedElsewhereError: in all processes but the first, instead of the error that counts unusable recordings.
+    """
+    chosen, width = how or Extraction(), embedder.check_dim(dim)
+    kept_dim = width if cache is None else embedder.embed_dim  # a cache keeps whole embeddings, of which prefixes can be taken
+    widths = [embedder.width(output, kept_dim) for output in outputs]
+    function = _function(embedder, outputs, kept_dim, crops, chosen)
+    paths = [Path(path) for path in recordings]
+    called = [str(path) for path in paths] if names is None else names
+
+    def run(numbers: Sequence[int], *, on_error: OnError) -> MappedFiles:
+        return chosen.map(
+            function,
+            [paths[number] for number in numbers],
+            change=None if change is None else lambda place, waveform: change.apply(called[numbers[place]], waveform),
+            description=description,
+            on_error=on_error,
+            processes=processes,
+        )
+
+    with embedder.ready():
+        if cache is None:
+            mapped = run(range(len(paths)), on_error=on_error)
+        else:
+            shelf = cache.shelf(_about(embedder, outputs, crops, change, chosen))
+            mapped = _with_cache(run, paths, shelf, processes or Processes(), on_error)
+    matrices = []
+    for output, columns, matrix in zip(outputs, widths, mapped.matrices or [None] * len(outputs), strict=True):
+        shape = (len(mapped.kept), *([] if crops is None else [crops.count]), columns)
+        rows = np.empty(shape, dtype=np.float32) if matrix is None else matrix.reshape(shape)
+        matrices.append(_prefix(embedder, rows, width) if output == "embedding" and width < kept_dim else rows)
+    return Extracted(mapped.kept, tuple(paths[index] for index in mapped.kept), tuple(matrices), mapped.failures)
+
+
+@dataclass(frozen=True, eq=False)
+class EmbeddedFiles:
+    """Embeddings of the recordings that could be used, in the order given.
+
+    Attributes:
+        paths: one for each row.
+        matrix: (len(paths), dim) float32.
+        failures: the recordings that could not be used, with the reason.
+    """
+
+    paths: tuple[Path, ...]
+    matrix: npt.NDArray[np.float32]
+    failures: tuple[FileFailure, ...]
+
+
+def embed_files(
+    model: Any,
+    paths: Sequence[PathLike],
+    how: Extraction | None = None,
+    *,
+    target_dim: int | None = None,
+    on_error: OnError = "report",
+    processes: Processes | None = None,
+    **changes: Any,
+) -> EmbeddedFiles:
+    """Embed recordings, whatever their formats and lengths.
+
+    A ``ReDimNetMRL`` gives unit-length prefixes, as calling it does; a ``ReDimNet`` gives the raw embedding as the official
+    network does, or its first ``target_dim`` dimensions. The network is in evaluation mode meanwhile.
+
+    Args:
+        model: the network, or an :class:`Embedder`; recordings are moved to its device.
+        paths: the recordings.
+        how: the settings.
+        target_dim: prefix length in 1..embed_dim; all dimensions by default.
+        on_error, processes: as for :func:`extract`.
+        changes: settings of :class:`Extraction` by keyword, such as ``batch_seconds=30.0``.
+
+    Raises:
+        DataError, InputError, ProcessError: as :func:`extract`.
+    """
+    found = extract(
+        as_embedder(model), paths, chosen_settings(how, changes), dim=target_dim, on_error=on_error, processes=processes
+    )
+    return EmbeddedFiles(found.paths, found.matrices[0], found.failures)
+
+
+def score_files(
+    model: Any, first: str | os.PathLike[str], second: str | os.PathLike[str], *, target_dim: int | None = None
+) -> float:
+    """Return the raw cosine, in [-1, 1], of the embeddings of two recordings.
+
+    Args:
+        model: the network.
+        first, second: the recordings.
+        target_dim: compare prefixes of this length; all dimensions by default.
+
+    Raises:
+        AudioLoadingError: a recording cannot be used.
+        InputError: unusable ``target_dim``.
+    """
+    embedded = embed_files(model, [Path(first), Path(second)], target_dim=target_dim, num_workers=0, show_progress=False)
+    if embedded.failures:
+        raise AudioLoadingError(failure_summary(embedded.failures, 2))
+    return cosine_similarity(*embedded.matrix)
+
+
+def collect_recordings(inputs: Iterable[PathLike]) -> list[Path]:
+    """Return the recordings that are meant, each once, in the order named.
+
+    A folder stands for all recordings below it (sorted), a ``.txt`` file for the paths that it lists, one per line (absolute,
+    or relative to the working directory; blank lines are skipped), anything else for itself. A file that does not exist is
+    kept: it is for the reader to report and count.
+
+    Raises:
+        DataError: a folder holds no recordings, or a list cannot be read or is empty.
+    """
+    named: dict[Path, None] = {}
+    for name in inputs:
+        path = Path(name)
+        if path.is_dir():
+            recordings = find_audio_files(path)
+            if not recordings:
+                raise DataError(f"{path}: no recordings in this folder or below it")
+        elif path.suffix.lower() == ".txt":
+            recordings = _read_list(path)
+        else:
+            recordings = [path]
+        named.update(dict.fromkeys(recordings))
+    return list(named)
+
+
+def _read_list(path: Path) -> list[Path]:
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"list of recordings {path} cannot be read: {error}") from error
+    recordings = [Path(line.strip()) for line in lines if line.strip()]
+    if not recordings:
+        raise DataError(f"list of recordings {path} is empty; expected one path per line")
+    return recordings
+
+
+def _function(embedder: Embedder, outputs: Sequence[Output], dim: int, crops: Crops | None, how: Extraction) -> BatchFunction:
+    def embed(waveforms: list[Waveform]) -> tuple[Matrix, ...]:
+        return embedder.outputs(waveforms, outputs, dim)
+
+    if crops is None:
+        return embed
+    at_once = max(1, int(how.batch_seconds // crops.seconds))
+
+    def embed_crops(waveforms: list[Waveform]) -> tuple[Matrix, ...]:
+        parts = [crops.cut(waveform) for waveform in waveforms]
+        flat = [part for several in parts for part in several]
+        batches = [embed(flat[start : start + at_once]) for start in range(0, len(flat), at_once)]
+        bounds = np.cumsum([len(several) for several in parts])[:-1]
+        matrices = []
+        for column in zip(*batches, strict=True):
+            groups = np.split(np.concatenate(column), bounds)
+            full = [group if len(group) == crops.count else np.repeat(group, crops.count, axis=0) for group in groups]
+            matrices.append(np.stack(full).reshape(len(waveforms), -1))
+        return tuple(matrices)
+
+    return embed_crops
+
+
+def _with_cache(
+    run: Callable[..., MappedFiles], paths: Sequence[Path], shelf: Shelf, processes: Processes, on_error: OnError
+) -> MappedFiles:
+    rows = shelf.find(paths)
+    reasons: dict[int, FileFailure] = {}
+    missing_here = [index for index in range(len(paths)) if index not in rows]
+    # Another job may have filled the cache between the looks of two processes, which must agree on what is to be done.
+    missing = {index for part in processes.exchange(missing_here) for index in part}
+    # By size, so that the recordings of one part have similar lengths and fill batches well.
+    ordered = sorted(missing, key=lambda index: (-_size(paths[index]), index))
+    step = _RECORDINGS_PER_PART * processes.world_size
+    for start in range(0, len(ordered), step):
+        numbers = ordered[start : start + step]
+        mapped = run(numbers, on_error="report")
+        kept = [numbers[place] for place in mapped.kept]
+        failed = [number for number in numbers if number not in set(kept)]
+        reasons |= dict(zip(failed, mapped.failures, strict=True))
+        if kept and processes.is_first:
+            shelf.add([paths[number] for number in kept], mapped.matrices)
+        rows |= {number: tuple(matrix[place] for matrix in mapped.matrices) for place, number in enumerate(kept)}
+    failures = tuple(reasons[number] for number in sorted(reasons))
+    if failures and on_error == "raise":
+        raise processes.common_error(DataError(failure_summary(failures, len(paths))))
+    usable = tuple(number for number in range(len(paths)) if number not in reasons)
+    columns = zip(*([row.reshape(-1) for row in rows[number]] for number in usable), strict=True)
+    return MappedFiles(usable, tuple(np.stack(column) for column in columns), failures)
+
+
+def _about(
+    embedder: Embedder, outputs: Sequence[Output], crops: Crops | None, change: Change | None, how: Extraction
+) -> dict[str, Any]:
+    """What decides an embedding besides the recording."""
+    whole = ("embedding",)
+    # Names as earlier versions wrote them, so that their caches serve on.
+    known = {whole: ["whole" if crops is None else "crops"], ("raw", "backbone"): ["matryoshka", "backbone"]}
+    about = {
+        "network": embedder.model_hash,
+        "model_config": embedder.config,
+        "outputs": known.get(tuple(outputs), list(outputs)),
+        "device": embedder.device,
+        **how.facts(),
+    }
+    if crops is None or change is not None:
+        about["condition"] = None if change is None else change.settings()
+    return about if crops is None else {**about, "crops": crops.count, "crop_seconds": crops.seconds}
+
+
+def _prefix(embedder: Embedder, whole: Matrix, dim: int) -> Matrix:
+    rows = embedder.prefix(whole.reshape(-1, whole.shape[-1]), dim)
+    return rows.reshape(*whole.shape[:-1], dim)
+
+
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
