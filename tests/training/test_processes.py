@@ -83,7 +83,7 @@ def test_killed_and_terminated_runs_end_like_an_undisturbed_one(voices: Path, tm
     asked.send_signal(signal.SIGTERM)
     output = asked.communicate(timeout=60)[0]
     assert asked.returncode == EXIT_INTERRUPTED == 75, output
-    assert "go on with --resume auto" in output
+    assert "resume with --resume auto" in output
 
     last = _start(config, "--resume", "auto")
     output = last.communicate(timeout=120)[0]

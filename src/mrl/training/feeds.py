@@ -79,7 +79,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return the function, compiled again for each shape of its arguments.
 
     A function is compiled, not a module, so that names in checkpoints stay what they are and validation, with its many lengths,
-    stays uncompiled. One program per shape makes the numbers depend on the shape alone, not on the shapes that came before: a
+    stays uncompiled. One program per shape makes results depend on the shape alone, not on the shapes that came before: a
     resumed run meets the same programs.
     """
     result: Callable[..., Any] = torch.compile(function, dynamic=False)
@@ -323,7 +323,7 @@ def embed_waveforms(
 
 
 def to_device(batch: Batch, device: torch.device, *, masks: torch.Tensor | None = None) -> Inputs:
-    """Return the crops of a batch, which are all of one length, and the numbers of their masks on the device."""
+    """Return the crops of a batch, which are all of one length, and the random numbers of their masks, on the device."""
     return Inputs(
         batch.audio.to(device, non_blocking=True),
         batch.labels.to(device, non_blocking=True),

@@ -1,4 +1,4 @@
-"""``--dry-run``: everything a run needs is opened and checked, and what it would do is told, without training."""
+"""``--dry-run``: open and check everything that a run needs, and say what it would do, without training."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class StageFigures:
 
     Attributes:
         stage: the stage.
-        trainable: numbers that it trains.
+        trainable: parameters that it trains.
         steps_per_epoch: optimizer steps.
         memory_bytes: the most that it needs at one time: parameters, optimizer state, averaged and teacher weights, and what
             forward and backward passes of one batch (gradients included) or a pass over whole recordings need.
