@@ -328,7 +328,9 @@ class Trainer:
             _LOG.warning("Asked to stop before anything was trained; the next start is a new run (with --resume auto, too)")
         elif progress.interrupted:
             _LOG.warning(
-                "Asked to stop at epoch %d, step %d; everything is saved: resume with --resume auto", progress.epoch, progress.step
+                "Asked to stop at epoch %d, step %d; everything is saved: resume with --resume auto",
+                progress.epoch,
+                progress.step,
             )
         elif progress.best is not None and progress.best_epoch == 0 and progress.step:
             _LOG.warning(
