@@ -164,7 +164,7 @@ def test_a_killed_process_ends_the_job_and_one_alone_goes_on_with_it(voices: Pat
     assert first.returncode == 2, output
     (error,) = [line for line in output.splitlines() if "error:" in line]
     assert error.startswith("mrl train: error: process 0 of 2 has lost the others")
-    assert "start all again with --resume auto" in error
+    assert "start all of them again (a training with --resume auto)" in error
 
     done = CheckpointFolder(tmp_path / "run" / "checkpoints", 1).steps()[-1]
     alone = _start(config, "--resume", "auto")
