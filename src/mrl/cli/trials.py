@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from mrl.cli.row_filter import ColumnValue, row_filter
+from mrl.cli.options import ColumnValue, row_filter
 
 
 @click.group()

@@ -39,7 +39,8 @@ class Progress:
         nonfinite_steps: skipped steps.
         start, best: error rates at step 0 and of the best model.
         best_epoch: epochs that were done when the best model was.
-        validations_without_best: since the best one.
+        validations_without_best: since the best one, or since the stage began.
+        bad_draws: draws of the epoch so far whose recording could not be used.
         interrupted: whether the run stopped before its end; not saved.
     """
 
@@ -53,6 +54,7 @@ class Progress:
     best: ValidationResult | None = None
     best_epoch: int = 0
     validations_without_best: int = 0
+    bad_draws: int = 0
     interrupted: bool = False
 
     @property
@@ -71,9 +73,14 @@ class Progress:
 
     def next_epoch(self) -> None:
         """Go to the beginning of the next epoch."""
-        self.epoch += 1
+        self.skip_to(self.epoch + 1)
+
+    def skip_to(self, epoch: int) -> None:
+        """Go to the beginning of a later epoch."""
+        self.epoch = epoch
         self.position = 0
         self.loss_sum, self.loss_crops = 0.0, 0
+        self.bad_draws = 0
 
     def relative_to_start(self, result: ValidationResult) -> float:
         """Return the mean over dims of the EER over that of the start (1 at the start)."""
@@ -208,7 +215,7 @@ class CheckpointFolder:
                 (temporary / _VALUES).write_text(json.dumps(values, indent=1, allow_nan=False), encoding="utf-8")
         except OSError as error:
             before = self.latest()
-            kept = f"{before} is intact: free some space and go on with --resume auto" if before else "there is no earlier one"
+            kept = f"{before} is intact: free some space and resume with --resume auto" if before else "there is no earlier one"
             raise TrainingError(f"checkpoint {target} cannot be written ({error}); {kept}") from error
         for old in self.steps()[: -self.keep]:
             if old != step:
@@ -216,7 +223,7 @@ class CheckpointFolder:
         return target
 
     def remove_after(self, step: int) -> None:
-        """Remove checkpoints later than ``step`` (a run that resumes from an earlier one makes them anew)."""
+        """Remove checkpoints later than ``step`` (a run that resumes from an earlier one makes them again)."""
         for later in self.steps():
             if later > step:
                 shutil.rmtree(self.path(later))
@@ -301,7 +308,7 @@ def random_state() -> dict[str, torch.Tensor]:
 
 
 def restore_random_state(states: Mapping[str, torch.Tensor]) -> None:
-    """Set the generators that exist here to the states that :func:`random_state` took."""
+    """Set the generators that exist on this machine to the states that :func:`random_state` took."""
     torch.set_rng_state(states["cpu"])
     if torch.cuda.is_available():
         for number in range(torch.cuda.device_count()):

@@ -6,11 +6,12 @@ See :func:`mrl.training.load_config` for how files, overlays and overrides becom
 from __future__ import annotations
 
 import itertools
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
 from mrl.dims import default_dims
+from mrl.matryoshka.objectives import AAM_LOSSES, OBJECTIVES, PAIR_LOSSES
 
 Scalar = str | int | float | bool
 
@@ -32,6 +33,11 @@ class TrainDataConfig(Section):
     )
     where: dict[str, Scalar | list[Scalar]] = Field(
         default_factory=dict, description="Keep only manifest rows whose column has this value, or one of these values."
+    )
+    exclude: str | None = Field(
+        default=None,
+        description="Text file with one recording per line that is never drawn, such as a run's bad-utterances.txt; may change "
+        "on resume, because all other draws stay as they are.",
     )
     unlabelled: bool = Field(
         default=False,
@@ -160,6 +166,13 @@ class DataConfig(Section):
     allow_overlap: bool = Field(
         default=False, description="Train even if speakers or recordings of the validation trials are in the training data."
     )
+    max_bad_share: float = Field(
+        default=0.05,
+        ge=0,
+        le=1,
+        description="A run stops when more than this share of an epoch's draws, or of the utterances in the cache, cannot be "
+        "read; up to it, other utterances of the same speakers take their places.",
+    )
     crop_seconds: float = Field(default=3.0, gt=0, description="Length of the training crops, seconds.")
     finetune_crop_seconds: float | None = Field(default=None, gt=0, description="The same in stage 2; default: crop_seconds.")
     speeds: list[float] = Field(
@@ -178,7 +191,7 @@ class DataConfig(Section):
         description="Crops per speaker and epoch with balance: speakers; default: the mean number of utterances.",
     )
     crops_per_speaker: int = Field(
-        default=1, ge=1, description="So many crops of a speaker stand together in a batch, for losses that compare pairs."
+        default=1, ge=1, description="This many crops of a speaker stand together in a batch, for losses that compare pairs."
     )
     session_aware: bool = Field(default=True, description="These come from different sessions where the speaker has several.")
     augmentation: AugmentationConfig = Field(default=AugmentationConfig(), description="Noise, rooms and much else.")
@@ -238,13 +251,20 @@ class ModelConfig(Section):
         return self
 
 
+def _known_loss(name: str) -> str:
+    if name not in OBJECTIVES and name != "none":
+        raise ValueError(f"expected {', '.join(map(repr, OBJECTIVES))} or 'none' (found {name!r})")
+    return name
+
+
 class LossConfig(Section):
     """What is minimised."""
 
-    type: Literal["aam", "subcenter_aam", "sphereface2", "angular_prototypical", "supervised_contrastive", "none"] = Field(
+    type: Annotated[str, AfterValidator(_known_loss)] = Field(
         default="aam",
-        description="aam, subcenter_aam, sphereface2: a vector for each speaker; angular_prototypical, supervised_contrastive: "
-        "crops compared with each other (data.crops_per_speaker of 2 or more); none: similarity_weight alone, no labels.",
+        description="aam, subcenter_aam, sphereface2, mv_softmax: a vector for each speaker; angular_prototypical, "
+        "supervised_contrastive: crops compared with each other (data.crops_per_speaker of 2 or more); none: similarity_weight "
+        "alone, no labels.",
     )
     margin: float = Field(default=0.2, ge=0, lt=1.5, description="Angular margin, radians.")
     mrl_margins: list[float] | None = Field(
@@ -270,8 +290,18 @@ class LossConfig(Section):
     )
     sphereface2_t: float = Field(default=3.0, ge=1, description="Exponent of its similarities.")
     sphereface2_margin_type: Literal["C", "A"] = Field(default="C", description="Its margin: C additive, A angular.")
+    mv_emphasis: float = Field(
+        default=0.12, ge=0, le=1, description="Additional weight of speakers that an embedding is mistaken for, for mv_softmax."
+    )
     dim_dropout: float = Field(
         default=0.0, ge=0, lt=1, description="Probability that a dim other than the full one sits out an optimizer step."
+    )
+    sampled_classes: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Share of the speakers' vectors that a step compares embeddings with, drawn at random besides those of the "
+        "batch (partial FC); for very many speakers.",
     )
     shared_classes: bool = Field(
         default=False, description="One class matrix, of which each dim uses a prefix, instead of one per dim."
@@ -289,7 +319,9 @@ class LossConfig(Section):
                 raise ValueError("type: none leaves nothing to minimise; set similarity_weight above 0")
             if self.dim_dropout or self.mrl_margins is not None:
                 raise ValueError("dim_dropout and mrl_margins have no meaning with type: none")
-        if self.topk_penalty and self.type not in ("aam", "subcenter_aam"):
+        if self.sampled_classes < 1 and (self.type == "none" or self.type in PAIR_LOSSES):
+            raise ValueError(f"sampled_classes has no meaning with type: {self.type}, which has no vectors of speakers")
+        if self.topk_penalty and self.type not in AAM_LOSSES:
             raise ValueError(f"topk_penalty belongs to aam and subcenter_aam (found type: {self.type})")
         if self.mrl_margins is not None:
             if self.margin <= 0:
@@ -311,7 +343,7 @@ class WandbConfig(Section):
 
 
 class TrainingConfig(Section):
-    """How it is minimised."""
+    """How the loss is minimised."""
 
     num_epochs: int = Field(default=20, ge=1, description="Epochs of both stages together.")
     batch_size: int = Field(default=64, ge=1, description="Crops per forward pass and process.")
@@ -341,16 +373,18 @@ class TrainingConfig(Section):
     )
     num_workers: int = Field(default=0, ge=0, description="Processes that read and augment; 0 reads in the training process.")
     output_dir: str = Field(default="runs/mrl", description="Run folder.")
-    validate_every_epochs: int = Field(default=1, ge=1, description="Validation after every so many epochs, and after the last.")
+    validate_every_epochs: int = Field(default=1, ge=1, description="Validate every this many epochs, and after the last.")
     early_stopping_validations: int | None = Field(
-        default=None, ge=1, description="Stop after so many validations without a new best."
+        default=None,
+        ge=1,
+        description="A stage ends after this many validations without a new best; the last one ends the run.",
     )
     checkpoint_every_steps: int | None = Field(
-        default=None, ge=1, description="Also save within an epoch, every so many optimizer steps."
+        default=None, ge=1, description="Also save within an epoch, every this many optimizer steps."
     )
     keep_checkpoints: int = Field(default=2, ge=1, description="How many of the last checkpoints stay.")
     max_nonfinite_steps: int = Field(default=20, ge=0, description="The run stops after more skipped steps than this.")
-    log_every_steps: int = Field(default=20, ge=1, description="A line in metrics.jsonl every so many steps.")
+    log_every_steps: int = Field(default=20, ge=1, description="A line in metrics.jsonl every this many steps.")
     tensorboard: bool = Field(default=False, description="Also write the curves for TensorBoard, into the run folder.")
     wandb: WandbConfig = Field(default=WandbConfig(), description="Also write them for Weights & Biases.")
 
@@ -382,10 +416,16 @@ class AdvancedConfig(Section):
         default=5, ge=0, description="Length of stage 1; stage 2 begins at the epoch of this number, counted from 0."
     )
     cache_pooled_statistics: bool = Field(
-        default=True, description="Stage 1 computes the backbone once per view; false: anew for each crop."
+        default=True, description="Stage 1 runs the backbone once per view; false: for every crop of every epoch."
     )
     cache_views: int = Field(
-        default=4, ge=1, description="Views per utterance: the clean whole and so many less one augmented crops."
+        default=4, ge=1, description="Views per utterance: the clean whole utterance, and augmented crops for the rest."
+    )
+    cache_storage: Literal["float32", "float16"] = Field(
+        default="float32", description="Data type of the cache; float16 takes half the space."
+    )
+    cache_read_ahead_megabytes: int = Field(
+        default=64, ge=1, description="How much of the cache is read ahead of training; the most that it holds in memory."
     )
     cache_max_seconds: float = Field(
         default=20.0, gt=0, description="Only the first seconds of longer utterances are used in the clean view."
@@ -430,12 +470,12 @@ class TrainConfig(Section):
             raise ValueError("advanced.teacher_init has no use without loss.similarity_weight")
         if self.advanced.teacher_init is not None and self.advanced.teacher_pull:
             raise ValueError(
-                "advanced.teacher_pull holds the numbers of the start model, which another advanced.teacher_init turns; "
+                "advanced.teacher_pull keeps the dimensions of the start model, which another advanced.teacher_init rotates; "
                 "choose one"
             )
         if self.advanced.use_pretrained and self.advanced.freeze_backbone_epochs > self.training.num_epochs:
             raise ValueError("advanced.freeze_backbone_epochs is more than training.num_epochs, which counts both stages")
-        if self.loss.type in ("angular_prototypical", "supervised_contrastive") and self.data.crops_per_speaker < 2:
+        if self.loss.type in PAIR_LOSSES and self.data.crops_per_speaker < 2:
             raise ValueError(
                 f"loss.type: {self.loss.type} compares crops of one speaker; set data.crops_per_speaker to 2 or more "
                 f"(found {self.data.crops_per_speaker})"

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from mrl.data import CropDataset, PooledCache
+from mrl.data.crops import Replacements
 from mrl.distribution import Processes
 from mrl.errors import TrainingError
 from mrl.matryoshka import ReDimNetMRL
@@ -20,26 +21,19 @@ from mrl.training.checkpoints import CheckpointFolder, Progress, TrainingState
 from mrl.training.config import TrainConfig
 from mrl.training.config_loading import with_absolute_paths
 from mrl.training.data import check_separate, read_training_data
+from mrl.training.epochs import EpochLoop
+from mrl.training.feeds import CachedFeed, Feed, WaveformFeed, check_compiler
 from mrl.training.folders import RunFolder, replace_folder
 from mrl.training.logs import RunLog, write_environment
-from mrl.training.run import (
-    EpochLoop,
-    Run,
-    Selection,
-    StateKeeper,
-    Stopped,
-    StopRequest,
-    find_state,
-    restore_updater,
-    stop_on_sigterm,
-)
-from mrl.training.stages import CachedFeed, Feed, Stage, WaveformFeed, check_compiler, plan_stages, uses_cache
-from mrl.training.starting import initialise, open_cache
+from mrl.training.resuming import StateKeeper, find_state, restore_updater
+from mrl.training.run import Run, Selection, Stopped, StopRequest, stop_on_sigterm
+from mrl.training.stages import Stage, plan_stages, uses_cache
+from mrl.training.starting import clean_statistics, initialise, open_cache
 from mrl.training.system import check_optimised
 from mrl.training.updates import Updater, WeightAverage, build_optimizer, check_precision, parameter_groups
 from mrl.training.validation import ValidationResult
 
-# Out of memory, told in words that help: which keys of the configuration make a run smaller.
+# Out of memory: say which keys of the configuration make a run smaller.
 
 
 # torch has a class of its own for GPUs only; its CPU and Apple allocators raise a plain RuntimeError.
@@ -105,15 +99,15 @@ def run_training(config: TrainConfig, *, resume: str | None = None) -> TrainingR
 
     Args:
         config: all settings.
-        resume: None begins a new run; ``auto`` goes on with the run in ``training.output_dir``, or begins it if there is none; a
-            path to one of its checkpoints goes on from that.
+        resume: None begins a new run; ``auto`` resumes the run in ``training.output_dir``, or begins it if there is none; a
+            path to one of its checkpoints resumes from that.
 
     Raises:
         ConfigError, DataError, CheckpointError, TrainingError: something is missing or wrong, in one line.
     """
     config = with_absolute_paths(config)
     processes = Processes.from_environment()
-    device = choose_device(config.training.device, processes.local_rank)
+    device = choose_device(config.training.device, processes)
     check_precision(config.training.precision, device)
     if config.training.compile:
         check_compiler(device)
@@ -169,7 +163,7 @@ class Trainer:
             self.folder.check_new(has_checkpoints=self.checkpoints.latest() is not None)
         else:
             self.progress = Progress.from_dict(state.values["progress"])
-            _LOG.info("The run goes on at epoch %d, step %d", self.progress.epoch, self.progress.step)
+            _LOG.info("The run resumes at epoch %d, step %d", self.progress.epoch, self.progress.step)
         self._train(state)
 
     def _train(self, state: TrainingState | None) -> None:
@@ -195,11 +189,8 @@ class Trainer:
             keeper.restore(state)
         epochs = EpochLoop(run, sampler, self._teacher(run), keeper, selection.validate, self._stop)
         for stage in self.stages:
-            if self.progress.epoch < stage.end_epoch and not self._ended:
-                updater = self._begin_stage(run, stage, state)
-                feed = self._feed(run, stage)
-                while self.progress.epoch < stage.end_epoch and not self._ended:
-                    epochs.train_epoch(stage, updater, feed)
+            if self.progress.epoch < stage.end_epoch and not self.progress.interrupted:
+                self._train_stage(run, stage, epochs, state)
 
     # --- start
 
@@ -216,7 +207,10 @@ class Trainer:
         if self.config.advanced.use_pretrained:
             encoder.freeze_backbone()
             cache = self._cache(run) if uses_cache(self.config, self.stages[0]) else None
-            initialise(self.config, run.system, run.data.corpus, cache, self._keep_teacher)
+            with clean_statistics(self.config, run.data, encoder, self.folder.root, self.processes, cache) as statistics:
+                if self.processes.is_first:
+                    initialise(self.config, run.system, statistics, self._keep_teacher)
+                self.processes.barrier()
         self.processes.share_state(run.system)
         if run.average is not None:
             run.average = WeightAverage(encoder, run.average.decay)
@@ -224,8 +218,7 @@ class Trainer:
             replace_folder(self.folder.start, encoder.save_pretrained)
 
     def _keep_teacher(self, encoder: ReDimNetMRL) -> None:
-        if self.processes.is_first:
-            replace_folder(self.folder.teacher, encoder.save_pretrained)
+        replace_folder(self.folder.teacher, encoder.save_pretrained)
 
     def _teacher(self, run: Run) -> ReDimNetMRL | None:
         if not run.system.needs_teacher:
@@ -237,6 +230,24 @@ class Trainer:
         return teacher.to(self.device).eval().requires_grad_(False)
 
     # --- stages
+
+    def _train_stage(self, run: Run, stage: Stage, epochs: EpochLoop, state: TrainingState | None) -> None:
+        """Train what is left of a stage; where its patience ends early, the next stage begins at once."""
+        progress, resumed = self.progress, state is not None and state.values["stage"] == stage.number
+        if not resumed:
+            progress.validations_without_best = 0  # patience belongs to a stage
+        if not self._out_of_patience:
+            updater = self._begin_stage(run, stage, state)
+            with contextlib.closing(self._feed(run, stage)) as feed:
+                while progress.epoch < stage.end_epoch and not (progress.interrupted or self._out_of_patience):
+                    epochs.train_epoch(stage, updater, feed)
+        if self._out_of_patience and not progress.interrupted and progress.epoch < stage.end_epoch:
+            what = f"{progress.validations_without_best} validations without a new best"
+            if stage is self.stages[-1]:
+                _LOG.info("The run ends after %d epochs: %s", progress.epoch, what)
+            else:
+                _LOG.info("Stage %d ends after %d epochs: %s", stage.number, progress.epoch, what)
+                progress.skip_to(stage.end_epoch)
 
     def _begin_stage(self, run: Run, stage: Stage, state: TrainingState | None) -> Updater:
         """Freeze or unfreeze the backbone, and return the optimizer's side of the stage, resumed where it was interrupted."""
@@ -270,7 +281,7 @@ class Trainer:
             clip_norm=training.clip_norm,
             max_nonfinite=training.max_nonfinite_steps,
             average=run.average,
-            update_buffers=stage.trains_backbone and encoder.batch_norm_statistics == "update",
+            update_buffers=encoder.updates_statistics,
         )
         updater.nonfinite_steps = self.progress.nonfinite_steps
         if state is not None and state.values["stage"] == stage.number and self.progress.epoch >= stage.first_epoch:
@@ -284,9 +295,17 @@ class Trainer:
 
     def _feed(self, run: Run, stage: Stage) -> Feed:
         seed = self.config.training.seed
+        replacements = Replacements(run.data.corpus, seed=seed, excluded=run.data.excluded)
         if uses_cache(self.config, stage):
-            return CachedFeed(run.encoder, self._cache(run), run.data.corpus.labels, seed=seed)
-        crops = CropDataset(run.data.corpus, stage.crop_seconds, seed=seed, augment=run.data.augmenter)
+            return CachedFeed(
+                run.encoder,
+                self._cache(run),
+                run.data.corpus.labels,
+                seed=seed,
+                replacements=replacements,
+                read_ahead_bytes=self.config.advanced.cache_read_ahead_megabytes * 1_000_000,
+            )
+        crops = CropDataset(run.data.corpus, stage.crop_seconds, seed=seed, augment=run.data.augmenter, replacements=replacements)
         training = self.config.training
         return WaveformFeed(
             run.encoder,
@@ -299,17 +318,19 @@ class Trainer:
     # --- end
 
     @property
-    def _ended(self) -> bool:
+    def _out_of_patience(self) -> bool:
         patience = self.config.training.early_stopping_validations
-        return self.progress.interrupted or (patience is not None and self.progress.validations_without_best >= patience)
+        return patience is not None and self.progress.validations_without_best >= patience
 
     def _finish(self) -> TrainingResult:
         progress = self.progress
         if progress.interrupted and self.checkpoints.latest() is None:
-            _LOG.warning("Asked to stop before anything was trained; the next start begins anew (--resume auto does, too)")
+            _LOG.warning("Asked to stop before anything was trained; the next start is a new run (with --resume auto, too)")
         elif progress.interrupted:
             _LOG.warning(
-                "Asked to stop at epoch %d, step %d; everything is saved: go on with --resume auto", progress.epoch, progress.step
+                "Asked to stop at epoch %d, step %d; everything is saved: resume with --resume auto",
+                progress.epoch,
+                progress.step,
             )
         elif progress.best is not None and progress.best_epoch == 0 and progress.step:
             _LOG.warning(
