@@ -24,6 +24,7 @@ from mrl.evaluation import (
     summary_table,
     write_report,
 )
+from mrl.scoring import error_curve
 from mrl.trials import TrialList
 from tests.embeddings.fakes import all_pairs
 
@@ -85,6 +86,11 @@ def test_csv_is_exact(result: EvaluationResult) -> None:
         assert float(row["eer"]) == figures.equal_error_rate
         assert float(row["min_dcf_0.05"]) == figures.minimum_dcf[0.05]
         assert float(row["threshold_at_eer"]) == figures.threshold
+        assert (
+            float(row["roc_auc"])
+            == figures.area_under_curve
+            == error_curve(result.scores[row["system"], figures.dim], result.labels).area_under_curve()
+        )
     assert rows[-1]["eer_minus_reference"] == "" and rows[0]["eer_minus_reference"] != ""
 
 
@@ -107,7 +113,7 @@ def test_columns_of_the_files_that_other_programs_read(result: EvaluationResult,
     assert list(report) == ["provenance", "trial_list", "protocol", "intervals", "reference", "systems", "strata"]
     keys = (
         "dim bytes_float32 eer eer_interval eer_convex_hull threshold_at_eer min_dcf min_cllr_bits "
-        "true_accept_rate_at_false_accept_rate calibrated eer_minus_reference eer_minus_reference_at_same_dim"
+        "true_accept_rate_at_false_accept_rate calibrated eer_minus_reference eer_minus_reference_at_same_dim roc_auc"
     )
     assert set(keys.split()) <= set(report["systems"][0]["dims"][0])
 

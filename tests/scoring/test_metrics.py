@@ -10,7 +10,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from sklearn.isotonic import IsotonicRegression
-from sklearn.metrics import log_loss, roc_curve
+from sklearn.metrics import log_loss, roc_auc_score, roc_curve
 
 from mrl.errors import DataError, InputError
 from mrl.scoring import (
@@ -101,6 +101,16 @@ def test_minimum_cllr_is_that_of_isotonic_regression(trials: tuple[np.ndarray, n
     posterior = IsotonicRegression(y_min=0, y_max=1).fit_transform(scores, labels.astype(float), sample_weight=weights)
     expected = log_loss(labels, np.clip(posterior, 1e-15, 1 - 1e-15), sample_weight=weights) / math.log(2)
     assert minimum_cllr(scores, labels) == pytest.approx(expected, abs=1e-9)
+
+
+@given(scored_trials())
+@settings(max_examples=60, deadline=None)
+def test_area_under_the_curve_is_the_share_of_pairs_in_order(trials: tuple[np.ndarray, np.ndarray]) -> None:
+    scores, labels = trials
+    pairs = scores[labels][:, None] - scores[~labels][None, :]
+    expected = np.mean((pairs > 0) + 0.5 * (pairs == 0))
+    area = error_curve(scores, labels).area_under_curve()
+    assert area == pytest.approx(expected, abs=1e-12) == pytest.approx(roc_auc_score(labels, scores), abs=1e-12)
 
 
 @pytest.mark.parametrize("decimals", [8, 1])

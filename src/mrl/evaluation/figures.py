@@ -77,6 +77,7 @@ class DimFigures:
         minimum_dcf: p_target -> normalised minimum detection cost.
         minimum_dcf_intervals: p_target -> its interval; empty where not asked for.
         minimum_cllr: bits, after the best monotonic calibration.
+        area_under_curve: area under the ROC curve; 0.5 is chance.
         versus_reference: equal error rate minus the reference's, paired over the same resamples; None without a reference.
         versus_same_dim: likewise, minus that of the reference system cut to this dim; None where it has none of this length.
         true_accept_rates: false accept rate -> share of same-speaker trials accepted at or below it; None where the list has too
@@ -92,6 +93,7 @@ class DimFigures:
     minimum_dcf: dict[float, float]
     minimum_dcf_intervals: dict[float, Interval]
     minimum_cllr: float
+    area_under_curve: float
     versus_reference: PairedDifference | None = None
     versus_same_dim: PairedDifference | None = None
     true_accept_rates: dict[float, float | None] = field(default_factory=dict)
@@ -120,6 +122,7 @@ class DimFigures:
             if replicates is None
             else {p_target: interval_of(values) for p_target, values in replicates.minimum_dcf.items()},
             minimum_cllr=curve.minimum_cllr(),
+            area_under_curve=curve.area_under_curve(),
             # A rate below one trial in all cannot be told from 0, so nothing is stated there.
             true_accept_rates={
                 rate: curve.true_accept_rate(rate) if rate * np.count_nonzero(~labels) >= 1 - 1e-9 else None
@@ -145,6 +148,7 @@ class DimFigures:
             "calibrated": None if self.calibrated is None else self.calibrated.to_dict(),
             "eer_minus_reference": _versus_dict(self.versus_reference),
             "eer_minus_reference_at_same_dim": _versus_dict(self.versus_same_dim),
+            "roc_auc": self.area_under_curve,
         }
 
     def to_record(self) -> dict[str, Any]:
@@ -178,6 +182,7 @@ class DimFigures:
             "eer_minus_reference_at_same_dim": None if same is None else same.difference,
             **interval_bounds("eer_minus_reference_at_same_dim", None if same is None else same.interval),
             "eer_minus_reference_at_same_dim_p": None if same is None else same.p_value,
+            "roc_auc": self.area_under_curve,
         }
 
 

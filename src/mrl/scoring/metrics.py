@@ -119,6 +119,16 @@ class ErrorCurve:
         allowed = self.false_accept <= false_accept_rate
         return float(1.0 - self.false_reject[allowed].min())
 
+    def area_under_curve(self) -> float:
+        """Return the area under the ROC curve in 0..1: how often a same-speaker trial scores above a different-speaker trial.
+
+        Ties count half (the trapezoidal rule); 0.5 is chance. Source: J. Hanley and B. McNeil, "The meaning and use of the area
+        under a receiver operating characteristic (ROC) curve", Radiology 143 (1982).
+        """
+        true_accept = 1.0 - self.false_reject
+        widths = -np.diff(self.false_accept)  # thresholds ascend, so false accepts fall
+        return float(np.sum(widths * (true_accept[:-1] + true_accept[1:])) / 2.0)
+
     def minimum_cllr(self) -> float:
         """Return Cllr in bits after the best monotonic calibration of the scores (pool adjacent violators)."""
         false_accept, false_reject = self.convex_hull()
