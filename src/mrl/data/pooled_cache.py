@@ -182,6 +182,7 @@ def build_pooled_cache(
     num_workers: int = 0,
     rank: int = 0,
     world_size: int = 1,
+    what: str = "pooled statistics",
 ) -> None:
     """Compute the shards that are not there yet; a build that was stopped goes on where it was.
 
@@ -192,6 +193,7 @@ def build_pooled_cache(
         pooled_statistics: the frozen backbone, in eval mode.
         pooled_dim: length of its pooled vector.
         batch_seconds: the most audio per forward pass, seconds.
+        what: is computed, for messages.
 
     Raises:
         DataError: the backbone gave a value that is not finite (the utterance is named).
@@ -209,9 +211,9 @@ def build_pooled_cache(
     ]
     if not todo:
         return
-    _LOG.info("Computing pooled statistics: %d utterances x %d views in %s", len(corpus), settings.views, place)
+    _LOG.info("Computing %s: %d utterances x %d views in %s", what, len(corpus), settings.views, place)
     total = sum(_shard_shape(shard, len(corpus), settings.views, pooled_dim)[0] for shard in todo) * settings.views
-    with progress_bar("pooled statistics", total, unit="views", enabled=rank == 0) as advance:
+    with progress_bar(what, total, unit="views", enabled=rank == 0) as advance:
         for shard in todo:
             shape = _shard_shape(shard, len(corpus), settings.views, pooled_dim)
             first = shard * _SHARD_UTTERANCES
@@ -223,8 +225,7 @@ def build_pooled_cache(
                     if not np.isfinite(vector).all():
                         path = corpus.utterances[view.utterance].path
                         raise DataError(
-                            f"the backbone gives values that are not finite for {path} (view {view.view}); "
-                            "check the recording and the checkpoint"
+                            f"{what} are not finite for {path} (view {view.view}); check the recording and the checkpoint"
                         )
                     array[view.utterance - first, view.view] = vector
                 advance(len(views))
