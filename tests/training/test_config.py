@@ -125,7 +125,7 @@ def test_a_later_source_replaces_the_earlier_one(tmp_path: Path) -> None:
             "{loss: {similarity_weight: 1}, advanced: {teacher_init: pca, teacher_pull: 1}}",
             r"another advanced\.teacher_init turns; choose one",
         ),
-        ("loss: {type: none}", r"type: none leaves nothing to minimise; set similarity_weight"),
+        ("loss: {type: none}", r"type: none leaves nothing to minimise; set loss\.similarity_weight"),
         ("loss: {type: none, similarity_weight: 1, dim_dropout: 0.5}", r"no meaning with type: none"),
         ("loss: {type: sphereface2, topk_penalty: 0.06}", r"topk_penalty belongs to aam and subcenter_aam"),
         ("loss: {type: angular_prototypical}", r"set data\.crops_per_speaker to 2 or more \(found 1\)"),

@@ -25,7 +25,9 @@ class TrainDataConfig(Section):
     """Where the training utterances are: a folder with one subfolder per speaker, a manifest, or shards."""
 
     folder: str | None = Field(default=None, description="Folder with one subfolder per speaker; recordings at any depth below.")
-    manifest: str | None = Field(default=None, description="CSV, TSV, JSONL or Parquet with the columns path and speaker.")
+    manifest: str | list[str] | None = Field(
+        default=None, description="CSV, TSV, JSONL or Parquet with the columns path and speaker, or a list of such files."
+    )
     shards: str | None = Field(default=None, description="Folder of tar shards that mrl data shard wrote.")
     root: str | None = Field(
         default=None, description="Folder that the manifest's relative paths start from; default: the manifest's own."
@@ -165,9 +167,13 @@ class DataConfig(Section):
     speeds: list[float] = Field(
         default_factory=list, description="Copies of every speaker at these speeds, as further speakers: [0.9, 1.1]."
     )
-    balance: Literal["speakers", "utterances", "shards"] = Field(
+    balance: Literal["speakers", "utterances", "corpora", "shards"] = Field(
         default="speakers",
-        description="speakers: each equally often; utterances: each once per epoch; shards: the same, reading shard after shard.",
+        description="speakers: each equally often; utterances: each once per epoch; corpora: each corpus of a manifest by its "
+        "share, its utterances in turn; shards: as utterances, reading shard after shard.",
+    )
+    corpus_shares: dict[str, float] = Field(
+        default_factory=dict, description="With balance: corpora, how often a corpus is drawn beside the others; default: 1 each."
     )
     shuffle_buffer: int = Field(
         default=4096, ge=1, description="With balance: shards, no utterance moves this many places from its place on disk."
@@ -185,6 +191,8 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _draws_fit(self) -> DataConfig:
+        if self.corpus_shares and self.balance != "corpora":
+            raise ValueError(f"corpus_shares belong to balance: corpora (found {self.balance})")
         if self.balance == "shards" and not self.train.shards:
             raise ValueError("balance: shards needs train.shards (write them with mrl data shard)")
         if self.crops_per_speaker > 1 and self.balance != "speakers":
@@ -284,11 +292,8 @@ class LossConfig(Section):
 
     @model_validator(mode="after")
     def _belongs_together(self) -> LossConfig:
-        if self.type == "none":
-            if not self.similarity_weight:
-                raise ValueError("type: none leaves nothing to minimise; set similarity_weight above 0")
-            if self.dim_dropout or self.mrl_margins is not None:
-                raise ValueError("dim_dropout and mrl_margins have no meaning with type: none")
+        if self.type == "none" and (self.dim_dropout or self.mrl_margins is not None):
+            raise ValueError("dim_dropout and mrl_margins have no meaning with type: none")
         if self.topk_penalty and self.type not in ("aam", "subcenter_aam"):
             raise ValueError(f"topk_penalty belongs to aam and subcenter_aam (found type: {self.type})")
         if self.mrl_margins is not None:
@@ -298,6 +303,37 @@ class LossConfig(Section):
             if min(self.mrl_margins, default=0.0) < 0 or largest >= 1.5:
                 raise ValueError(f"mrl_margins must stay from 0 to below 1.5, in stage 2 too (found {self.mrl_margins})")
         return self
+
+
+class DistillationConfig(Section):
+    """Another network that the model learns from: no labels needed. docs/how-to has a recipe."""
+
+    teacher: str | None = Field(
+        default=None,
+        description="ONNX file (waveform at 16 kHz in, embedding out), model folder, official checkpoint, name of a model, or a "
+        "file with an embedding for each recording (.npz, .parquet, .safetensors, .ark, .scp); null: no distillation.",
+    )
+    root: str | None = Field(
+        default=None, description="Folder that the ids of such a file start from; default: data.train.root, or looked for."
+    )
+    audio: Literal["whole", "crop", "augmented"] = Field(
+        default="whole",
+        description="What the teacher hears: whole, the clean utterance, once for the run; crop, the student's crop without "
+        "augmentation; augmented, the very same audio.",
+    )
+    centre: bool = Field(default=True, description="Take the mean of the teacher's embeddings away before comparing.")
+    similarity_weight: float = Field(
+        default=10.0, ge=0, description="Weight of the term that makes cosines of every prefix follow the teacher's full cosines."
+    )
+    embedding_weight: float = Field(
+        default=1.0, ge=0, description="Weight of 1 - cosine of the full embedding and the teacher's, along its principal axes."
+    )
+    class_weight: float = Field(
+        default=0.0,
+        ge=0,
+        description="Weight of the term that makes every prefix see the training speakers as the teacher does (needs labels).",
+    )
+    class_scale: float = Field(default=20.0, gt=0, description="Scale of the cosines in it.")
 
 
 class WandbConfig(Section):
@@ -372,8 +408,10 @@ class AdvancedConfig(Section):
         description="vox2, vb2 or vb2+vox2+cnc; of redimnet2 vox2, vb2+vox2_v0 or vb2+vox2+cnc2_v0. Not given: the first.",
     )
     weights: str | None = Field(default=None, description="Checkpoint file, URL or folder of such files instead of the download.")
-    projection_init: Literal["rotation", "pca", "lda", "data_free"] = Field(
-        default="rotation", description="Start of the head: rotation, pca or lda fitted to the training utterances, or data_free."
+    projection_init: Literal["rotation", "pca", "lda", "data_free", "teacher"] = Field(
+        default="rotation",
+        description="Start of the head: rotation, pca or lda fitted to the training utterances, data_free, or teacher: the "
+        "regression of distillation.teacher's embeddings on the pooled statistics.",
     )
     init_utterances_per_speaker: int = Field(
         default=20, ge=1, description="Utterances of each speaker for that fit and for the first class matrices."
@@ -419,6 +457,7 @@ class TrainConfig(Section):
     loss: LossConfig = Field(default=LossConfig())
     training: TrainingConfig = Field(default=TrainingConfig())
     advanced: AdvancedConfig = Field(default=AdvancedConfig())
+    distillation: DistillationConfig = Field(default=DistillationConfig())
 
     @model_validator(mode="after")
     def _parts_fit(self) -> TrainConfig:
@@ -426,6 +465,7 @@ class TrainConfig(Section):
             raise ValueError(
                 "advanced.teacher_pull and loss.similarity_weight need a pretrained start (advanced.use_pretrained: true)"
             )
+        self._distillation_fits()
         if self.advanced.teacher_init is not None and not self.loss.similarity_weight:
             raise ValueError("advanced.teacher_init has no use without loss.similarity_weight")
         if self.advanced.teacher_init is not None and self.advanced.teacher_pull:
@@ -443,9 +483,11 @@ class TrainConfig(Section):
         if self.loss.mrl_margins is not None and len(self.loss.mrl_margins) != len(self.model.mrl_dims or ()):
             raise ValueError(f"loss.mrl_margins needs model.mrl_dims, and one margin for each (found {self.loss.mrl_margins})")
         if self.data.train.unlabelled:
+            if self.distillation.class_weight:
+                raise ValueError("distillation.class_weight needs labels (data.train.unlabelled is true)")
             if self.loss.type != "none":
                 raise ValueError(
-                    "data.train.unlabelled needs loss.type: none with loss.similarity_weight above 0 "
+                    "data.train.unlabelled needs loss.type: none with loss.similarity_weight above 0 or distillation.teacher "
                     f"(found type: {self.loss.type})"
                 )
             for key in ("projection_init", "teacher_init"):
@@ -457,6 +499,29 @@ class TrainConfig(Section):
                 f"and {self.data.crops_per_speaker})"
             )
         return self
+
+    def _distillation_fits(self) -> None:
+        own, taught = self.distillation, self.distillation.teacher is not None
+        if self.loss.type == "none" and not self.loss.similarity_weight and not taught:
+            raise ValueError(
+                "loss.type: none leaves nothing to minimise; set loss.similarity_weight above 0, or distillation.teacher"
+            )
+        if self.advanced.projection_init == "teacher" and not (taught and self.advanced.use_pretrained):
+            raise ValueError("advanced.projection_init: teacher needs distillation.teacher and a pretrained start")
+        if not taught:
+            return
+        if self.loss.similarity_weight or self.advanced.teacher_pull or self.advanced.teacher_init is not None:
+            raise ValueError(
+                "loss.similarity_weight, advanced.teacher_pull and advanced.teacher_init follow the start model; with "
+                "distillation.teacher use distillation.similarity_weight and embedding_weight"
+            )
+        if not (own.similarity_weight or own.embedding_weight or own.class_weight):
+            raise ValueError("distillation has no weight above 0; set similarity_weight, embedding_weight or class_weight")
+        if own.audio == "whole" and self.data.augmentation.speed_probability:
+            raise ValueError(
+                "distillation.audio: whole with data.augmentation.speed_probability: another speed is another voice, which the "
+                "teacher would not hear; use audio: crop or augmented, or data.speeds"
+            )
 
     @property
     def stage_1_epochs(self) -> int:

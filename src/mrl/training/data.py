@@ -27,7 +27,9 @@ def read_corpus(config: TrainDataConfig) -> Corpus:
         DataError: it cannot be read, files are missing, or it has fewer than two speakers (utterances, if they are unlabelled).
     """
     if config.manifest is not None:
-        corpus = read_manifest(config.manifest, root=config.root, where=config.where, unlabelled=config.unlabelled)
+        manifests = [config.manifest] if isinstance(config.manifest, str) else config.manifest
+        parts = [read_manifest(one, root=config.root, where=config.where, unlabelled=config.unlabelled) for one in manifests]
+        corpus = parts[0] if len(parts) == 1 else Corpus.of(utterance for part in parts for utterance in part.utterances)
     elif config.folder is not None:
         corpus = scan_recordings(config.folder) if config.unlabelled else scan_speaker_folders(config.folder)
     elif config.shards is not None:

@@ -144,6 +144,9 @@ def masked_by(encoder: ReDimNetMRL, numbers: torch.Tensor | None) -> contextlib.
 PoolFunction = Callable[[torch.Tensor], torch.Tensor]
 """Waveforms (batch, samples) -> pooled statistics (batch, pooled_dim)."""
 
+FollowFunction = Callable[[Sequence[Sequence[Draw]], Iterator[Batch]], Iterator[tuple[Batch, torch.Tensor | None]]]
+"""Draws and the batches of their crops -> each batch with a teacher's raw embeddings (batch, teacher_dim), or None."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Stage:
@@ -209,11 +212,13 @@ class Inputs:
         features: (batch, pooled_dim) pooled statistics, or (batch, samples) waveforms.
         labels: (batch,) int64 class indices.
         masks: random numbers of SpecAugment, where it is on and features are waveforms.
+        teacher: (batch, teacher_dim) raw embeddings of a teacher that is another network, where there is one.
     """
 
     features: torch.Tensor
     labels: torch.Tensor
     masks: torch.Tensor | None = None
+    teacher: torch.Tensor | None = None
 
 
 class Feed(Protocol):
@@ -224,30 +229,41 @@ class Feed(Protocol):
         ...
 
     def embed(self, inputs: Inputs, teacher: ReDimNetMRL | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return raw embeddings (batch, embed_dim), and the teacher's if there is one."""
+        """Return raw embeddings (batch, embed_dim), and the teacher's if there is one: of the inputs, or of ``teacher``."""
         ...
 
 
 class CachedFeed:
     """Pooled statistics from the cache; each draw takes a random view that depends on seed, epoch and position only."""
 
-    def __init__(self, encoder: ReDimNetMRL, cache: PooledCache, labels: Sequence[int], *, seed: int) -> None:
+    def __init__(
+        self,
+        encoder: ReDimNetMRL,
+        cache: PooledCache,
+        labels: Sequence[int],
+        *,
+        seed: int,
+        teacher: Callable[[Sequence[View]], torch.Tensor] | None = None,
+    ) -> None:
         self._encoder = encoder
         self._cache = cache
         self._labels = labels
         self._seed = seed
+        self._teacher = teacher
         self._device = next(encoder.parameters()).device
 
     def read(self, batches: Sequence[Sequence[Draw]]) -> Iterator[Inputs]:
         for batch in batches:
             views = [View(draw.utterance, self._view(draw)) for draw in batch]
             labels = torch.tensor([self._labels[draw.utterance] for draw in batch], dtype=torch.int64)
-            yield Inputs(torch.from_numpy(self._cache.read(views)).to(self._device), labels.to(self._device))
+            features = torch.from_numpy(self._cache.read(views)).to(self._device)
+            targets = None if self._teacher is None else self._teacher(views).to(self._device)
+            yield Inputs(features, labels.to(self._device), teacher=targets)
 
     def embed(self, inputs: Inputs, teacher: ReDimNetMRL | None) -> tuple[torch.Tensor, torch.Tensor | None]:
         raw = self._encoder.project(inputs.features)
         if teacher is None:
-            return raw, None
+            return raw, inputs.teacher
         with torch.no_grad():
             return raw, teacher.project(inputs.features)
 
@@ -262,6 +278,7 @@ class WaveformFeed:
         encoder: the Matryoshka model.
         crops: gives the waveforms.
         num_workers: processes that read them.
+        teacher: gives each batch with the embeddings of a teacher that is another network.
         compile_network: compile the way from waveforms to pooled statistics (the head is one small matrix product).
         recompute: keep only the inputs of the backbone's stages for the backward pass, see :mod:`mrl.training.stages`.
     """
@@ -272,6 +289,7 @@ class WaveformFeed:
         crops: CropDataset,
         *,
         num_workers: int = 0,
+        teacher: FollowFunction | None = None,
         compile_network: bool = False,
         recompute: bool = False,
     ) -> None:
@@ -280,19 +298,21 @@ class WaveformFeed:
         self._recompute = recompute
         self._crops = crops
         self._num_workers = num_workers
+        self._follow = teacher or _alone
         self._device = next(encoder.parameters()).device
 
     def read(self, batches: Sequence[Sequence[Draw]]) -> Iterator[Inputs]:
         pin = self._device.type == "cuda"
         loaded = load_batches(self._crops, batches, num_workers=self._num_workers, pin_memory=pin)
-        for draws, batch in zip(batches, loaded, strict=True):
-            yield to_device(batch, self._device, masks=draw_masks(self._encoder, draws, self._crops.seed))
+        for draws, (batch, targets) in zip(batches, self._follow(batches, loaded), strict=True):
+            masks = draw_masks(self._encoder, draws, self._crops.seed)
+            yield to_device(batch, self._device, masks=masks, teacher=targets)
 
     def embed(self, inputs: Inputs, teacher: ReDimNetMRL | None) -> tuple[torch.Tensor, torch.Tensor | None]:
         with masked_by(self._encoder, inputs.masks):
             raw = embed_waveforms(self._encoder, inputs.features, pool=self._pool, recompute=self._recompute)
         if teacher is None:
-            return raw, None
+            return raw, inputs.teacher
         with torch.no_grad():
             return raw, teacher.project(teacher.pooled_statistics(inputs.features))
 
@@ -314,10 +334,18 @@ def embed_waveforms(
     return encoder.project(pooled)
 
 
-def to_device(batch: Batch, device: torch.device, *, masks: torch.Tensor | None = None) -> Inputs:
-    """Return the crops of a batch, which are all of one length, and the numbers of their masks on the device."""
+def _alone(batches: Sequence[Sequence[Draw]], loaded: Iterator[Batch]) -> Iterator[tuple[Batch, torch.Tensor | None]]:
+    for batch in loaded:
+        yield batch, None
+
+
+def to_device(
+    batch: Batch, device: torch.device, *, masks: torch.Tensor | None = None, teacher: torch.Tensor | None = None
+) -> Inputs:
+    """Return the crops of a batch, which are all of one length, the numbers of their masks, and the teacher's embeddings."""
     return Inputs(
         batch.audio.to(device, non_blocking=True),
         batch.labels.to(device, non_blocking=True),
         None if masks is None else masks.to(device, non_blocking=True),
+        None if teacher is None else teacher.to(device, non_blocking=True),
     )

@@ -22,8 +22,8 @@ from mrl.data import (
     finish_pooled_cache,
     load_batches,
 )
-from mrl.data.crops import seconds_of
-from mrl.data.pooled_cache import pooled_in_batches
+from mrl.data.crops import AugmentFunction, seconds_of
+from mrl.data.pooled_cache import PooledFunction, pooled_in_batches
 from mrl.distribution import Processes
 from mrl.errors import DataError, InputError
 from mrl.lengths import group_by_length
@@ -32,6 +32,7 @@ from mrl.matryoshka.closed_form import Method
 from mrl.progress import progress_bar
 from mrl.training.config import TrainConfig
 from mrl.training.data import TrainingData
+from mrl.training.distillation import regression_head
 from mrl.training.system import TrainingSystem
 
 _LOG = logging.getLogger(__name__)
@@ -54,22 +55,50 @@ def open_cache(
         seed=config.training.seed,
     )
     base = Path(config.advanced.cache_dir) if config.advanced.cache_dir is not None else run_folder / "cache"
-    folder = _cache_folder(base, encoder.backbone, data, settings)
-    pooled_dim = encoder.backbone.pooled_dim
-    build_pooled_cache(
-        folder,
+    return fill_cache(
+        _cache_folder(base, encoder.backbone, data, settings),
         data.corpus,
         settings,
         encoder.pooled_statistics,
-        pooled_dim,
+        encoder.backbone.pooled_dim,
         augment=data.augmenter,
         num_workers=config.training.num_workers,
+        processes=processes,
+    )
+
+
+def fill_cache(
+    folder: Path,
+    corpus: Corpus,
+    settings: ViewSettings,
+    function: PooledFunction,
+    dim: int,
+    *,
+    augment: AugmentFunction | None,
+    num_workers: int,
+    processes: Processes,
+    what: str = "pooled statistics",
+) -> PooledCache:
+    """Return the cache in ``folder``, computing what is not there yet, all processes together.
+
+    Raises:
+        DataError, AudioLoadingError: see :func:`mrl.data.build_pooled_cache`.
+    """
+    build_pooled_cache(
+        folder,
+        corpus,
+        settings,
+        function,
+        dim,
+        augment=augment,
+        num_workers=num_workers,
         rank=processes.rank,
         world_size=processes.world_size,
+        what=what,
     )
     processes.barrier()
     if processes.is_first:
-        finish_pooled_cache(folder, data.corpus, settings, pooled_dim)
+        finish_pooled_cache(folder, corpus, settings, dim)
     processes.barrier()
     return PooledCache.load(folder)
 
@@ -96,17 +125,39 @@ def clean_pooled(
     """Return the pooled statistics (len(members), pooled_dim) of clean whole utterances, from the cache or computed."""
     if cache is not None:
         return torch.from_numpy(cache.read([View(index, 0) for index in members]))
-    groups = group_by_length([seconds_of(corpus.utterances[index], max_seconds) for index in members], _BATCH_SECONDS)
-    rows = torch.empty(len(members), encoder.backbone.pooled_dim)
     was_training = encoder.training
     encoder.eval()
+    rows = of_whole_utterances(
+        encoder.pooled_statistics,
+        encoder.backbone.pooled_dim,
+        corpus,
+        members,
+        max_seconds=max_seconds,
+        num_workers=num_workers,
+    )
+    encoder.train(was_training)
+    return rows
+
+
+def of_whole_utterances(
+    function: PooledFunction,
+    dim: int,
+    corpus: Corpus,
+    members: Sequence[int],
+    *,
+    max_seconds: float,
+    num_workers: int,
+    what: str = "pooled statistics",
+) -> torch.Tensor:
+    """Return what ``function`` gives for clean whole utterances, ``(len(members), dim)``; ``what`` is for the progress bar."""
+    groups = group_by_length([seconds_of(corpus.utterances[index], max_seconds) for index in members], _BATCH_SECONDS)
+    rows = torch.empty(len(members), dim)
     source = WholeUtterances(corpus, max_seconds)
     batches = load_batches(source, [[members[row] for row in group] for group in groups], num_workers=num_workers)
-    with progress_bar("pooled statistics", len(members), unit="utterances") as advance:
+    with progress_bar(what, len(members), unit="utterances") as advance:
         for group, batch in zip(groups, batches, strict=True):
-            rows[group] = torch.from_numpy(pooled_in_batches(encoder.pooled_statistics, batch))
+            rows[group] = torch.from_numpy(pooled_in_batches(function, batch))
             advance(len(group))
-    encoder.train(was_training)
     return rows
 
 
@@ -116,14 +167,16 @@ def initialise(
     corpus: Corpus,
     cache: PooledCache | None,
     keep_teacher: Callable[[ReDimNetMRL], None],
+    targets: Callable[[Sequence[int]], torch.Tensor] | None = None,
 ) -> None:
     """Fit the head in closed form and start the class matrices at the class means, from a pretrained backbone.
 
     ``keep_teacher`` is given the model while it has the head of the teacher, where that is another one than the start's.
+    ``targets`` gives the teacher's embeddings of utterances in its space, for ``projection_init: teacher``.
     """
     encoder, advanced = system.encoder, config.advanced
     unlabelled = config.data.train.unlabelled
-    members = corpus.subset(_UNLABELLED_UTTERANCES if unlabelled else advanced.init_utterances_per_speaker)
+    members = first_members(config, corpus)
     device = next(system.parameters()).device
     pooled = clean_pooled(
         encoder, corpus, members, cache=cache, max_seconds=advanced.cache_max_seconds, num_workers=config.training.num_workers
@@ -132,8 +185,20 @@ def initialise(
     if advanced.teacher_init is not None:
         _fit_head(encoder, advanced.teacher_init, pooled, None if unlabelled else labels, key="teacher_init")
         keep_teacher(encoder)
-    _fit_head(encoder, advanced.projection_init, pooled, None if unlabelled else labels, key="projection_init")
+    if advanced.projection_init == "teacher":
+        assert targets is not None  # the configuration has seen to it
+        head = regression_head(encoder.backbone.normalise_pooled(pooled), targets(members), encoder.embed_dim)
+        encoder.projection.assign(head)
+        _LOG.info("Head fitted in closed form to the teacher's embeddings of %d utterances", len(members))
+    else:
+        _fit_head(encoder, advanced.projection_init, pooled, None if unlabelled else labels, key="projection_init")
     initialise_classes(system, pooled, labels)
+
+
+def first_members(config: TrainConfig, corpus: Corpus) -> list[int]:
+    """Return the utterances that closed forms at the start of a run are fitted to."""
+    unlabelled = config.data.train.unlabelled
+    return corpus.subset(_UNLABELLED_UTTERANCES if unlabelled else config.advanced.init_utterances_per_speaker)
 
 
 def _fit_head(
