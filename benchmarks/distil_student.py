@@ -1,4 +1,4 @@
-"""Distils the b0 that ships with the package from the embeddings of a larger network, in a stated time on one CPU core.
+"""Distils a b0 from the embeddings of a larger network, in a stated time on one CPU core.
 
     OMP_NUM_THREADS=1 python benchmarks/distil_student.py --minutes 94 --output runs/distil-b0
 
@@ -6,7 +6,9 @@ What configs/distil-b0.yaml does with epochs, this does against the clock: learn
 time that is over, whatever else the machine is doing. The teacher is never run: its embeddings of whole recordings are read from
 ``--teacher``, the student hears short crops with noise and rooms. All recordings are decoded once, into one array on disk. The
 same command again goes on where an interrupted one stopped. ``backbone.pt`` (official format, an exponential moving average of
-the weights) is what benchmarks/build_student_model.py makes a model of.
+the weights) is a start for configs such as configs/demo-model.yaml (``advanced.weights``).
+
+No model in the package comes from it yet: see docs/how-to/distil.md for what a short run gave.
 """
 
 from __future__ import annotations
