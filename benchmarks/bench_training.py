@@ -31,7 +31,7 @@ from bench_embedding import official_class, torchaudio_or_stand_in
 from mrl.backbone import scratch_backbone, scratch_config
 from mrl.hardware import hardware_line
 from mrl.matryoshka import MatryoshkaLoss, create_mrl
-from mrl.training.stages import compiled, embed_waveforms
+from mrl.training.feeds import compiled, embed_waveforms
 from mrl.training.system import TrainingSystem
 from mrl.training.updates import Updater, build_optimizer, parameter_groups
 

@@ -37,7 +37,7 @@ from mrl.embeddings import load_embeddings
 from mrl.files import atomic_path
 from mrl.pretrained import write_official_checkpoint
 from mrl.progress import progress_bar
-from mrl.training.distillation import regression_head
+from mrl.training.distillation import RegressionFit
 
 PROJECT = Path(__file__).resolve().parents[1]
 _LOG = logging.getLogger("distil")
@@ -255,7 +255,9 @@ def start_head(network: ReDimNet, speech: Speech) -> None:
     batches = [draw(speech, None, 2.5, 16, random) for _ in range(150)]
     pooled = torch.cat([fast.pooled_statistics(audio) for audio, _ in batches])
     drawn = torch.cat([indices for _, indices in batches])
-    head = regression_head(network.normalise_pooled(pooled), speech.targets[drawn], network.embed_dim)
+    fit = RegressionFit()
+    fit.add(network.normalise_pooled(pooled), speech.targets[drawn])
+    head = fit.result(network.embed_dim)
     network.embedding.weight.copy_(head.weight)
     network.embedding.bias.copy_(head.bias)
 

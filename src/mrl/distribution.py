@@ -11,7 +11,7 @@ import dataclasses
 import datetime
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 _MEETING = datetime.timedelta(minutes=10)
 _TIMEOUT = datetime.timedelta(hours=2)  # shares are of equal length, but machines differ, and one may validate while others wait
-_BUCKET_PARAMETERS = 1 << 22
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,7 +65,7 @@ class Processes(ProcessPlace):
 
     def device(self, device: str) -> str:
         """Return the device of this process: ``cuda`` is the GPU with its local rank, everything else stays."""
-        return f"cuda:{self.local_rank}" if device == "cuda" and self.world_size > 1 else device
+        return f"cuda:{self.gpu_number}" if device == "cuda" and self.world_size > 1 else device
 
     def exchange(self, value: Any) -> list[Any]:
         """Return the JSON values of all processes, in the order of ranks.
@@ -123,16 +122,23 @@ class Processes(ProcessPlace):
     def connect(self, device: torch.device) -> None:
         """Join the other processes until :meth:`disconnect`: NCCL between GPUs, gloo between CPUs.
 
+        A GPU is bound to the process first: otherwise every process would open a context on the first GPU of its machine, and
+        NCCL would have to guess from the rank which GPU is whose.
+
         Raises:
             ProcessError: they cannot be reached.
         """
-        if self.world_size == 1:
-            return
-        from torch import distributed
+        import torch
 
-        if not distributed.is_initialized():
-            with self._meeting_others():
-                distributed.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=_TIMEOUT)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
+        if self.world_size == 1 or torch.distributed.is_initialized():
+            return
+        with self._meeting_others():
+            if device.type == "cuda":
+                torch.distributed.init_process_group("nccl", timeout=_TIMEOUT, device_id=device)
+            else:
+                torch.distributed.init_process_group("gloo", timeout=_TIMEOUT)
 
     def disconnect(self) -> None:
         """Leave the group."""
@@ -148,7 +154,7 @@ class Processes(ProcessPlace):
         if self.world_size > 1:
             from torch import distributed
 
-            with self._with_others():
+            with self.with_others():
                 distributed.barrier()
 
     def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
@@ -156,44 +162,25 @@ class Processes(ProcessPlace):
         if self.world_size > 1:
             from torch import distributed
 
-            with self._with_others():
+            with self.with_others():
                 distributed.all_reduce(tensor)
         return tensor
-
-    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Replace each gradient by its sum over all processes; a process without one counts as zero."""
-        if self.world_size == 1:
-            return
-        import torch
-
-        for bucket in _buckets(parameters):
-            gradients = [torch.zeros_like(parameter) if parameter.grad is None else parameter.grad for parameter in bucket]
-            flat = self.sum_(torch.cat([gradient.reshape(-1) for gradient in gradients]))
-            for parameter, part in zip(bucket, torch.split(flat, [parameter.numel() for parameter in bucket]), strict=True):
-                parameter.grad = part.view_as(parameter).clone()
 
     def share_state(self, module: nn.Module) -> None:
         """Give all processes the parameters and buffers of process 0."""
         if self.world_size > 1:
             from torch import distributed
 
-            with self._with_others():
+            with self.with_others():
                 for value in (*module.parameters(), *module.buffers()):
                     distributed.broadcast(value.detach(), src=0)
-
-    def average_buffers(self, module: nn.Module) -> None:
-        """Average floating-point buffers (running BatchNorm statistics) over the processes."""
-        if self.world_size > 1:
-            for buffer in module.buffers():
-                if buffer.is_floating_point():
-                    self.sum_(buffer).div_(self.world_size)
 
     def _gather(self, tensor: torch.Tensor) -> list[torch.Tensor]:
         import torch
         from torch import distributed
 
         gathered = [torch.empty_like(tensor) for _ in range(self.world_size)]
-        with self._with_others():
+        with self.with_others():
             distributed.all_gather(gathered, tensor)
         return gathered
 
@@ -208,7 +195,12 @@ class Processes(ProcessPlace):
             ) from error
 
     @contextlib.contextmanager
-    def _with_others(self) -> Iterator[None]:
+    def with_others(self) -> Iterator[None]:
+        """Be the context of an exchange.
+
+        Raises:
+            ProcessError: another process has ended or does not answer.
+        """
         import torch
 
         try:
@@ -226,16 +218,3 @@ def _short(error: BaseException) -> str:
     """Return the beginning of what torch says, which goes on with addresses and a stack."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 120 else f"{text[:117]}..."
-
-
-def _buckets(parameters: Iterable[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
-    bucket: list[nn.Parameter] = []
-    size = 0
-    for parameter in parameters:
-        bucket.append(parameter)
-        size += parameter.numel()
-        if size >= _BUCKET_PARAMETERS:
-            yield bucket
-            bucket, size = [], 0
-    if bucket:
-        yield bucket

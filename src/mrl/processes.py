@@ -18,12 +18,12 @@ class ProcessPlace:
     Attributes:
         rank: number of this process, from 0; process 0 writes all files.
         world_size: number of processes.
-        local_rank: number of this process on its machine, which chooses its GPU.
+        local_rank: number of this process on its machine, which chooses its GPU; None where the environment does not say.
     """
 
     rank: int = 0
     world_size: int = 1
-    local_rank: int = 0
+    local_rank: int | None = None
 
     @classmethod
     def from_environment(cls: type[_Place]) -> _Place:
@@ -36,14 +36,29 @@ class ProcessPlace:
         if found["WORLD_SIZE"] is None and found["RANK"] is None:
             return cls()
         try:
-            place = cls(int(found["RANK"] or ""), int(found["WORLD_SIZE"] or ""), int(found["LOCAL_RANK"] or 0))
+            local_rank = int(found["LOCAL_RANK"]) if found["LOCAL_RANK"] else None
+            place = cls(int(found["RANK"] or ""), int(found["WORLD_SIZE"] or ""), local_rank)
         except ValueError:
             raise ProcessError(f"RANK and WORLD_SIZE must both be whole numbers, as torchrun sets them (found {found})") from None
-        if not 0 <= place.rank < place.world_size or place.local_rank < 0:
+        if not 0 <= place.rank < place.world_size or (place.local_rank or 0) < 0:
             raise ProcessError(
                 f"RANK must lie in 0..WORLD_SIZE - 1 and LOCAL_RANK be at least 0, as torchrun sets them (found {found})"
             )
         return place
+
+    @property
+    def gpu_number(self) -> int:
+        """Number of the GPU that this process uses on its machine.
+
+        Raises:
+            ProcessError: there are several processes, and the environment does not say which of its machine this one is.
+        """
+        if self.local_rank is None and self.world_size > 1:
+            raise ProcessError(
+                f"{self} does not know which GPU is its own: LOCAL_RANK is not set; start the processes with torchrun, or set "
+                "LOCAL_RANK to the number of each process on its machine, from 0"
+            )
+        return self.local_rank or 0
 
     @property
     def is_first(self) -> bool:

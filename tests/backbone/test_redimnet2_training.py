@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from mrl.training.stages import recomputed_stages
+from mrl.training.feeds import recomputed_stages
 from tests.backbone.networks import filled_network2, noise, relative_difference, small_model_config2
 
 KINDS: list[dict[str, Any]] = [{}, {"dual_agg": True, "agg_gnorm": 8}]

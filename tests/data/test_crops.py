@@ -10,7 +10,7 @@ import soundfile
 import torch
 
 from mrl.data import Corpus, CropDataset, Draw, Utterance, WholeUtterances, load_batches
-from mrl.data.crops import fit_length
+from mrl.data.crops import BatchLoader, Replacements, fit_length
 from mrl.errors import AudioLoadingError, InputError
 
 RATE = 16000
@@ -124,3 +124,47 @@ def test_errors_arrive_as_they_were_raised(tmp_path: Path, num_workers: int) -> 
     with pytest.raises(AudioLoadingError, match=r"bad\.wav") as caught:
         list(load_batches(source, [[0]], num_workers=num_workers))
     assert "Traceback" not in str(caught.value)
+
+
+@pytest.fixture
+def with_bad_ones(tmp_path: Path) -> Corpus:
+    """Three speakers with three utterances each, of which one is not audio and another silent."""
+    utterances = []
+    for index in range(9):
+        path = tmp_path / f"{index}.wav"
+        sound = np.zeros(4000, dtype=np.float32) if index == 4 else np.full(4000, (index + 1) / 10, dtype=np.float32)
+        soundfile.write(path, sound, RATE, subtype="FLOAT")
+        utterances.append(Utterance(path, f"s{index // 3}"))
+    utterances[1].path.write_bytes(b"nothing")
+    return Corpus.of(utterances)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_bad_draws_are_replaced_by_the_same_speaker_and_named(with_bad_ones: Corpus, num_workers: int) -> None:
+    corpus = with_bad_ones
+    draws = [[Draw(index, epoch, index) for index in range(9)] for epoch in range(3)]
+    loader = BatchLoader(CropDataset(corpus, 0.1, seed=3, replacements=Replacements(corpus, seed=3)), num_workers=num_workers)
+    batches = [batch for _ in range(2) for batch in loader.read(draws)]  # two epochs of the same workers
+    loader.close()
+    assert all(torch.equal(first.audio, again.audio) for first, again in zip(batches[:3], batches[3:], strict=True))
+    clean = CropDataset(corpus, 0.1, seed=3)
+    for batch, keys in zip(batches, draws * 2, strict=True):
+        assert batch.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]  # pairs and balance stay
+        for index in (0, 2, 3, 5, 6, 7, 8):
+            assert np.array_equal(batch.audio[index].numpy(), clean[keys[index]][0])
+        named = [problem.partition(": ")[0] for problem in batch.problems]
+        assert named == [str(corpus.utterances[index].path) for index in (1, 4)]
+    replaced = {round(float(batch.audio[index, 0]), 2) for batch in batches for index in (1, 4)}
+    assert replaced <= {0.1, 0.3, 0.4, 0.6} and len(replaced) > 1
+
+    excluded = CropDataset(corpus, 0.1, seed=3, replacements=Replacements(corpus, seed=3, excluded={1, 4}))
+    for batch, expected in zip(load_batches(excluded, draws), batches, strict=False):
+        assert batch.problems == () and torch.equal(batch.audio, expected.audio)  # excluded or bad: the same draws
+
+
+def test_without_replacements_a_bad_draw_is_an_error(with_bad_ones: Corpus) -> None:
+    with pytest.raises(AudioLoadingError, match=r"1\.wav"):
+        list(load_batches(CropDataset(with_bad_ones, 0.1), [[Draw(1, 0, 0)]]))
+    everything = Replacements(with_bad_ones, seed=0, excluded=range(9))
+    with pytest.raises(AudioLoadingError, match="is excluded"):
+        list(load_batches(CropDataset(with_bad_ones, 0.1, replacements=everything), [[Draw(0, 0, 0)]]))

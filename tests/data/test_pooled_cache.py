@@ -97,7 +97,8 @@ def test_values_that_are_not_finite_name_the_recording(tmp_path: Path, corpus: C
     def broken(audio: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
         return pooled(audio, lengths) / 0.0
 
-    with pytest.raises(DataError, match=r"not finite for .*\.wav \(view 0\)"):
+    message = r"3 of 7 utterances cannot be used: pooled statistics of .*\.wav \(view 0\) are not finite"
+    with pytest.raises(DataError, match=message):
         build_pooled_cache(tmp_path / "cache", corpus, SETTINGS, broken, 3)
     assert not list((tmp_path / "cache").glob("*.npy"))
 
@@ -145,3 +146,47 @@ def test_the_key_changes_with_what_matters(corpus: Corpus) -> None:
     assert len(whole) == 1 and cache_key("w", corpus, ViewSettings(1, 0.4, 0.1, 1), {}) not in whole  # no crops, no difference
     with pytest.raises(InputError, match="at least one view"):
         ViewSettings(0, 1.0, 1.0, 0)
+
+
+def test_an_unreadable_recording_is_left_out_and_listed(tmp_path: Path, corpus: Corpus) -> None:
+    whole = _build(tmp_path / "whole", corpus)
+    broken = corpus.utterances[4].path
+    broken.write_bytes(b"not audio")
+    with pytest.raises(DataError, match=rf"1 of 7 utterances cannot be used: {broken}"):
+        _build(tmp_path / "strict", corpus)
+    build_pooled_cache(tmp_path / "cache", corpus, SETTINGS, pooled, 3, batch_seconds=0.5, max_bad_share=0.2)
+    cache = finish_pooled_cache(tmp_path / "cache", corpus, SETTINGS, 3, max_bad_share=0.2)
+    assert set(cache.bad) == {View(4, view) for view in range(3)} and str(broken) in cache.bad[View(4, 0)]
+    good = [View(index, view) for index in range(7) for view in range(3) if index != 4]
+    assert np.allclose(cache.read(good), whole.read(good), atol=1e-6)  # padded to other lengths
+    assert np.isnan(cache.read([View(4, 1)])).all()
+    assert PooledCache.load(tmp_path / "cache").bad == cache.bad
+    excluded = finish_pooled_cache(tmp_path / "cache", corpus, SETTINGS, 3, excluded={4})  # counts for nothing once excluded
+    assert set(excluded.bad) == set(cache.bad)
+
+
+def test_half_precision_takes_half_the_space(tmp_path: Path, corpus: Corpus) -> None:
+    whole = _build(tmp_path / "whole", corpus)
+    build_pooled_cache(tmp_path / "half", corpus, SETTINGS, pooled, 3, storage="float16")
+    half = finish_pooled_cache(tmp_path / "half", corpus, SETTINGS, 3, storage="float16")
+    everything = [View(index, view) for index in range(7) for view in range(3)]
+    assert np.allclose(half.read(everything), whole.read(everything), rtol=1e-3)
+    assert half.read(everything).dtype == np.float32
+    sizes = [sum(np.load(path).nbytes for path in folder.folder.glob("*.npy")) for folder in (half, whole)]
+    assert 2 * sizes[0] == sizes[1]
+    assert cache_key("w", corpus, SETTINGS, {}, storage="float16") != cache_key("w", corpus, SETTINGS, {})
+
+
+def test_reading_maps_no_file_and_keeps_few_open(tmp_path: Path, corpus: Corpus) -> None:
+    """Every file was mapped: resident memory grew with the cache, and past a limit each read mapped a file again."""
+    cache = _build(tmp_path / "cache", corpus)
+    everything = [View(index, view) for index in (6, 0, 3, 5, 1) for view in (2, 0)]
+    expected = cache.read(everything)
+    if Path("/proc/self/maps").is_file():
+        assert str(tmp_path) not in Path("/proc/self/maps").read_text()
+        opened = [str(link.readlink()) for link in Path("/proc/self/fd").iterdir() if link.exists()]
+        assert sum(str(tmp_path) in target for target in opened) <= 2
+    with pytest.raises(IndexError, match="not in a cache of 7 utterances"):
+        cache.read([View(7, 0)])
+    cache.close()
+    assert np.array_equal(cache.read(everything), expected)

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mrl.data import Corpus, SpeakerBalancedSampler, Utterance, UtteranceSampler, split_updates
+from mrl.data.samplers import smallest_batch, updates_left
 from mrl.errors import InputError
 
 counts_of_speakers = st.lists(st.integers(1, 9), min_size=1, max_size=7)
@@ -59,29 +60,46 @@ def test_every_utterance_once() -> None:
     assert sorted(one.utterance for one in sampler.epoch(2)) == list(range(9)) == list(range(len(sampler)))
 
 
-@settings(max_examples=60, deadline=None)
-@given(count=st.integers(1, 60), batch=st.integers(1, 7), accumulation=st.integers(1, 3), world=st.integers(1, 5), data=st.data())
-def test_processes_share_without_overlap_or_loss(
-    count: int, batch: int, accumulation: int, world: int, data: st.DataObject
-) -> None:
+@settings(max_examples=100, deadline=None)
+@given(
+    count=st.integers(1, 60),
+    batch=st.integers(1, 7),
+    accumulation=st.integers(1, 3),
+    world=st.integers(1, 5),
+    done=st.integers(0, 60),
+)
+def test_processes_share_without_overlap_or_loss(count: int, batch: int, accumulation: int, world: int, done: int) -> None:
     draws = UtteranceSampler(_corpus([count])).epoch(0)
-    together = batch * accumulation * world
-    start = data.draw(st.integers(0, count // together)) * together
-    per_rank = [
-        split_updates(draws, batch_size=batch, accumulation_steps=accumulation, rank=rank, world_size=world, start=start)
-        for rank in range(world)
-    ]
+    sizes = {"batch_size": batch, "accumulation_steps": accumulation, "world_size": world}
+    position = start = sum(total for total, _ in split_updates(draws, **sizes)[:done])
+    per_rank = [split_updates(draws, **sizes, rank=rank, start=start) for rank in range(world)]
     assert len({len(updates) for updates in per_rank}) == 1
-    position = start
+    full = batch * accumulation * world
+    assert len(per_rank[0]) == updates_left(count - start, full) == -(-(count - start) // full)
+    lengths = []
     for of_all in zip(*per_rank, strict=True):
         taken = [one for _, batches in of_all for group in batches for one in group]
-        expected = draws[position : position + together]
+        (total,) = {total for total, _ in of_all}
+        expected = draws[position : position + total]
         assert sorted(one.position for one in taken) == [one.position for one in expected]
-        assert {total for total, _ in of_all} == {len(expected)}
-        assert all(0 < len(group) <= batch for _, batches in of_all for group in batches)
         assert max(len(batches) for _, batches in of_all) <= accumulation
-        position += len(expected)
+        assert total == full or position + total + full > count  # only the last two updates are smaller
+        lengths += [len(group) for _, batches in of_all for group in batches]
+        position += total
     assert position == count
+    assert all(0 < length <= batch for length in lengths)
+    assert smallest_batch(count, **sizes, start=start) == min(lengths, default=batch)
+    if count >= full:  # no batch is tiny unless the whole epoch is
+        assert min(lengths, default=batch) >= batch // 2
+
+
+def test_the_last_two_updates_share_a_small_remainder() -> None:
+    draws = UtteranceSampler(_corpus([17])).epoch(0)
+    assert [[len(group) for group in batches] for _, batches in split_updates(draws, batch_size=8)] == [[8], [5], [4]]
+    two = split_updates(draws, batch_size=4, accumulation_steps=2)
+    assert [[len(group) for group in batches] for _, batches in two] == [[4, 4], [2, 3], [4]]
+    four = split_updates(draws[:16] + draws[:4], batch_size=8)
+    assert [total for total, _ in four] == [8, 8, 4]  # half a batch stands alone
 
 
 @settings(max_examples=30, deadline=None)

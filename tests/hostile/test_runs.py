@@ -18,7 +18,7 @@ from mrl.files import sha256_of, write_safetensors
 from mrl.matryoshka import ReDimNetMRL
 from mrl.training.checkpoints import CheckpointFolder, Progress, TrainingState, load_state
 from mrl.training.folders import RunFolder, replace_folder
-from mrl.training.run import find_state
+from mrl.training.resuming import find_state
 from tests.hostile import corpus
 
 STATE = TrainingState(
@@ -193,8 +193,7 @@ def test_a_signal_before_anything_was_trained(tmp_path: Path) -> None:
 
 
 def test_a_finished_run_whose_model_is_gone(tmp_path: Path) -> None:
-    from mrl.training.distribution import Processes
-
+    from mrl.distribution import Processes
     from mrl.training import load_config
     from mrl.training.trainer import StopRequest, Trainer
 

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from mrl.errors import InputError
 from mrl.matryoshka import MatryoshkaLoss
+from mrl.matryoshka.class_objectives import MarginSoftmax, ObjectiveValue
 
 
 def test_class_matrices_learn() -> None:
@@ -205,3 +206,70 @@ def test_any_type_survives_autocast_and_a_scaled_backward() -> None:
         loss(exact, labels).total.backward()
         assert raw.grad is not None and raw.grad.dtype == torch.bfloat16 and exact.grad is not None
         torch.testing.assert_close(raw.grad.float() / 65536.0, exact.grad, rtol=0.01, atol=1e-4)
+
+
+class _Halves:
+    """An objective of somebody else: the mean of ``(1 - cosine to the own class) / 2``, with nothing but the two methods."""
+
+    def evaluate(self, cosines: torch.Tensor, labels: torch.Tensor, margin: float, bias: torch.Tensor | None) -> ObjectiveValue:
+        index = labels.unsqueeze(1)
+        own = cosines.gather(1, index)
+        gradient = torch.zeros_like(cosines).scatter_(1, index, -0.5)
+        return ObjectiveValue(((1 - own) / 2).mean(), own.mean(), gradient, torch.full_like(own, 1 / len(labels)))
+
+    def uninformed_loss(self, num_classes: int, margin: float) -> float:
+        return 0.5
+
+
+def test_any_object_with_two_methods_is_an_objective() -> None:
+    torch.manual_seed(0)
+    loss = MatryoshkaLoss([2, 4], 3, _Halves())
+    raw = torch.randn(6, 4, requires_grad=True)
+    labels = torch.arange(6) % 3
+    output = loss(raw, labels)
+    expected = sum(
+        (1 - functional.cosine_similarity(raw[:, :dim], matrix[labels])).mean() / 4
+        for dim, matrix in zip((2, 4), loss.class_matrices, strict=True)
+    )
+    assert output.total.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert loss.chance_level() == 0.5 and loss.biases is None
+    (gradient,) = torch.autograd.grad(output.total, raw)
+    (by_autograd,) = torch.autograd.grad(expected, raw)
+    assert torch.allclose(gradient, by_autograd, atol=1e-6)
+    with pytest.raises(InputError, match="scale belong to objectives given by name"):
+        MatryoshkaLoss([2], 3, _Halves(), scale=3.0)
+    assert MatryoshkaLoss([2], 3, MarginSoftmax(margin=0.3, scale=20.0)).margins == {2: 0.3}
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("loss_type", ["sphereface2", "aam", "subcenter_aam"])
+def test_sampled_classes_equal_all_classes_in_expectation(loss_type: str, shared: bool) -> None:
+    """SphereFace2 sums over classes, so that a sample with weights is without bias; a softmax is so in its denominator."""
+    torch.manual_seed(0)
+    arguments = {"loss_type": loss_type, "shared_classes": shared, "scale": 4.0, "margin": 0.1}
+    full = MatryoshkaLoss([4, 6], 40, **arguments)  # type: ignore[arg-type]
+    sampled = MatryoshkaLoss([4, 6], 40, **arguments, sampled_classes=0.5, seed=3)  # type: ignore[arg-type]
+    sampled.load_state_dict(full.state_dict())
+    raw, labels = torch.randn(5, 6, requires_grad=True), torch.tensor([3, 9, 9, 20, 39])
+    with pytest.raises(InputError, match="sampled_classes needs start_step"):
+        sampled(raw, labels)
+    total = full(raw, labels).total
+    parameters = [raw, *full.class_matrices]
+    expected = torch.autograd.grad(total, parameters)
+    mean, gradients, times = 0.0, [torch.zeros_like(one) for one in parameters], 400
+    for step in range(times):
+        sampled.start_step(step)
+        value = sampled(raw, labels).total
+        mean += value.item() / times
+        found = torch.autograd.grad(value, [raw, *sampled.class_matrices])
+        assert (found[1].abs().sum(dim=1) > 0).float().mean() < 0.75  # a step looks at a part of the classes
+        for gradient, part in zip(gradients, found, strict=True):
+            gradient += part / times
+    tolerance = 0.03 if loss_type == "sphereface2" else 0.05
+    assert mean == pytest.approx(total.item(), rel=tolerance)
+    for gradient, whole in zip(gradients, expected, strict=True):
+        assert (gradient - whole).norm() < 4 * tolerance * whole.norm()
+    sampled.start_step(7)
+    assert sampled(raw, labels).total == sampled(raw, labels).total  # the step's number decides
+    sampled.eval()
+    assert sampled(raw, labels).total.item() == pytest.approx(total.item(), rel=1e-6)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mrl.errors import InputError
 from mrl.matryoshka import MatryoshkaLoss
-from mrl.matryoshka.losses import PAIR_LOSSES, LossType
+from mrl.matryoshka.objectives import PAIR_LOSSES
 
 
 def cosine(one: Tensor, other: Tensor) -> Tensor:
@@ -65,9 +65,7 @@ REFERENCES = {"angular_prototypical": angular_prototypical, "supervised_contrast
     labels=st.lists(st.integers(0, 3), min_size=3, max_size=8).filter(lambda one: len(set(one)) < len(one)),
 )
 @settings(max_examples=15, deadline=None)
-def test_equals_the_reference_at_every_dim_with_gradients(
-    loss_type: LossType, seed: int, margin: float, labels: list[int]
-) -> None:
+def test_equals_the_reference_at_every_dim_with_gradients(loss_type: str, seed: int, margin: float, labels: list[int]) -> None:
     torch.manual_seed(seed)
     loss = MatryoshkaLoss([3, 8], 4, loss_type=loss_type, margin=margin, scale=6.0, dim_weights=[1.0, 3.0]).double()
     raw = torch.randn(len(labels), 9, dtype=torch.float64, requires_grad=True)
@@ -82,7 +80,7 @@ def test_equals_the_reference_at_every_dim_with_gradients(
 
 
 @pytest.mark.parametrize("loss_type", PAIR_LOSSES)
-def test_gradients_by_finite_differences(loss_type: LossType) -> None:
+def test_gradients_by_finite_differences(loss_type: str) -> None:
     torch.manual_seed(0)
     loss = MatryoshkaLoss([2, 4], 4, loss_type=loss_type, margin=0.2, scale=5.0).double()
     raw = torch.randn(5, 4, dtype=torch.float64, requires_grad=True)
@@ -92,7 +90,7 @@ def test_gradients_by_finite_differences(loss_type: LossType) -> None:
 
 @pytest.mark.parametrize("loss_type", PAIR_LOSSES)
 @pytest.mark.parametrize("crops", [2, 3])
-def test_chance_level_is_the_loss_of_crops_orthogonal_to_each_other(loss_type: LossType, crops: int) -> None:
+def test_chance_level_is_the_loss_of_crops_orthogonal_to_each_other(loss_type: str, crops: int) -> None:
     loss = MatryoshkaLoss([12], 99, loss_type=loss_type, speakers_per_batch=4, crops_per_speaker=crops)
     output = loss(torch.eye(4 * crops, 12), torch.arange(4).repeat_interleave(crops))
     assert output.total.item() == pytest.approx(loss.chance_level(), rel=1e-5)
@@ -100,7 +98,7 @@ def test_chance_level_is_the_loss_of_crops_orthogonal_to_each_other(loss_type: L
 
 
 @pytest.mark.parametrize("loss_type", PAIR_LOSSES)
-def test_separated_speakers_are_found(loss_type: LossType) -> None:
+def test_separated_speakers_are_found(loss_type: str) -> None:
     torch.manual_seed(0)
     labels = torch.arange(6).repeat(3)
     raw = torch.randn(6, 16)[labels] + 0.1 * torch.randn(18, 16)
@@ -114,7 +112,7 @@ def test_separated_speakers_are_found(loss_type: LossType) -> None:
 
 @pytest.mark.parametrize("loss_type", PAIR_LOSSES)
 @pytest.mark.parametrize("margin", [0.0, 0.5])
-def test_extreme_logits_stay_finite(loss_type: LossType, margin: float) -> None:
+def test_extreme_logits_stay_finite(loss_type: str, margin: float) -> None:
     loss = MatryoshkaLoss([4], 3, loss_type=loss_type, margin=margin, scale=64.0)
     raw = torch.cat([torch.eye(4)[:2], -torch.eye(4)[:1], torch.eye(4)[1:2], torch.full((1, 4), 1e-20)]).requires_grad_()
     output = loss(raw, torch.tensor([0, 1, 0, 2, 2]))
@@ -134,7 +132,7 @@ def test_the_scale_learns_in_the_prototypical_loss_only() -> None:
 
 
 @pytest.mark.parametrize("loss_type", PAIR_LOSSES)
-def test_a_batch_without_pairs_is_refused(loss_type: LossType) -> None:
+def test_a_batch_without_pairs_is_refused(loss_type: str) -> None:
     loss = MatryoshkaLoss([4], 5, loss_type=loss_type)
     with pytest.raises(InputError, match=r"no speaker stands twice in this batch of 3.*data\.crops_per_speaker"):
         loss(torch.randn(3, 4), torch.tensor([0, 1, 2]))

@@ -104,7 +104,7 @@ def write_config(voices: Path, path: Path, changes: dict[str, Any]) -> Path:
         place = tree
         for section in sections:
             place = place.setdefault(section, {})
-        place[key] = value
+        place[key] = copy.deepcopy(value)
     path.write_text(yaml.safe_dump(tree))
     return path
 

@@ -19,8 +19,8 @@ from mrl.training import load_config
 from mrl.training.checkpoints import CheckpointFolder
 from mrl.training.config import AugmentationConfig, SimulatedRoomsConfig, SpecAugmentConfig, TrainConfig, TrainDataConfig
 from mrl.training.data import build_augmenter, read_corpus
+from mrl.training.feeds import draw_masks, masked_by, set_spec_augment
 from mrl.training.logs import MetricsFile
-from mrl.training.stages import draw_masks, masked_by, set_spec_augment
 from mrl.training.trainer import run_training
 from tests.training.conftest import ConfigFactory
 

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from mrl.errors import ConfigError, DataError
+from mrl.errors import ConfigError, DataError, ProcessError
+from mrl.processes import ProcessPlace
 from mrl.training import load_config
 from mrl.training.building import choose_device
 from mrl.training.config import AugmentationConfig, TrainDataConfig
@@ -47,6 +48,17 @@ def test_devices() -> None:
     assert choose_device("auto").type in ("cpu", "cuda")
     with pytest.raises(ConfigError, match=r"training\.device: 'quantum' cannot be used here"):
         choose_device("quantum")
+
+
+def test_several_processes_never_guess_their_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ProcessError, match="LOCAL_RANK is not set"):
+        choose_device("cuda", ProcessPlace(rank=1, world_size=2))
+    with pytest.raises(ConfigError, match=r"process 5 of 8 is number 2 on its machine, which has 2 GPUs"):
+        choose_device("auto", ProcessPlace(rank=5, world_size=8, local_rank=2))
+    with pytest.raises(ConfigError, match="cuda:1 would be shared by 2 processes"):
+        choose_device("cuda:1", ProcessPlace(rank=0, world_size=2, local_rank=0))
 
 
 @pytest.mark.shared

@@ -86,6 +86,7 @@ def test_a_later_source_replaces_the_earlier_one(tmp_path: Path) -> None:
         "shards": None,
         "root": None,
         "where": {},
+        "exclude": None,
         "unlabelled": False,
     }
     assert load_config([file], ["data.train.where={part: dev}"]).data.train.where == {"part": "dev"}
@@ -210,11 +211,12 @@ def test_ready_configs_load_alone_and_over_the_root(path: Path) -> None:
 def test_every_key_has_a_description_and_is_read_by_code() -> None:
     folder = Path(mrl.training.__file__).parent
     code = "\n".join(path.read_text() for path in folder.glob("*.py") if not path.name.startswith("config"))
+    code += "\n".join(path.read_text() for path in (folder.parent / "matryoshka").glob("*.py"))  # by their names
     code += (folder / "config.py").read_text().split("class TrainConfig", 1)[1]
     for key, field in leaves(TrainConfig).items():
         assert field.description, key
         name = key.rsplit(".", 1)[1]
-        assert re.search(rf"\.{name}\b", code), f"{key} is never read"
+        assert re.search(rf"[.\"]{name}\b", code), f"{key} is never read"
 
 
 def test_path_keys_exist() -> None:

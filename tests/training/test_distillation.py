@@ -20,7 +20,7 @@ from mrl.errors import CheckpointError, ConfigError, DataError, InputError
 from mrl.matryoshka import ReDimNetMRL
 from mrl.training import TrainConfig, plan_run, run_training
 from mrl.training.checkpoints import CheckpointFolder
-from mrl.training.distillation import ClassPosteriorLoss, TeacherSpace, regression_head
+from mrl.training.distillation import ClassPosteriorLoss, RegressionFit, TeacherSpace
 from mrl.training.logs import MetricsFile
 from mrl.training.teachers import OnnxTeacher, read_teacher_embeddings
 from tests.training.conftest import ConfigFactory, dying_after
@@ -124,11 +124,16 @@ def test_the_regression_head_finds_a_linear_teacher() -> None:
     random = torch.Generator().manual_seed(0)
     features = torch.randn(300, 10, generator=random)
     weight, bias = torch.randn(4, 10, generator=random), torch.randn(4, generator=random)
-    head = regression_head(features, features @ weight.T + bias, 6, shrinkage=1e-6)
+    fit = RegressionFit(shrinkage=1e-6)
+    for part in torch.arange(300).split(70):
+        fit.add(features[part], features[part] @ weight.T + bias)
+    head = fit.result(6)
     assert torch.allclose(head.weight[:4], weight.double(), atol=1e-3) and torch.allclose(head.bias[:4], bias.double(), atol=1e-3)
     assert not head.weight[4:].any() and head.outputs == 6
     with pytest.raises(DataError, match="300 statistics and 299 teacher embeddings"):
-        regression_head(features, torch.zeros(299, 4), 6)
+        fit.add(features, torch.zeros(299, 4))
+    with pytest.raises(DataError, match="embeddings of 0 utterances; expected 2"):
+        RegressionFit().result(6)
 
 
 # --- teachers

@@ -13,12 +13,12 @@ from safetensors.torch import load_file
 from mrl.backbone import scratch_backbone
 from mrl.errors import ConfigError
 from mrl.matryoshka import ReDimNetMRL
+from mrl.training import feeds as compilation
 from mrl.training import run_training
-from mrl.training import stages as compilation
 from mrl.training.checkpoints import CheckpointFolder
+from mrl.training.feeds import check_compiler, embed_waveforms, recomputed_stages
 from mrl.training.logs import MetricsFile
 from mrl.training.plan import PeakMemory
-from mrl.training.stages import check_compiler, embed_waveforms, recomputed_stages
 from tests.training.conftest import ConfigFactory
 
 Statistics = Any

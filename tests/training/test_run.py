@@ -396,3 +396,113 @@ def test_best_comes_back_after_a_kill_between_two_renames(make_config: ConfigFac
     assert (folder / "best" / "model.safetensors").read_bytes() == weights
     assert "was being replaced when the run was killed" in caplog.text
     assert not list(folder.glob(".best.*"))
+
+
+def _with_seventeen_utterances(voices: Path, folder: Path) -> Path:
+    shutil.copytree(voices / "train", folder)
+    for path in sorted(folder.rglob("*.flac"))[:3]:
+        path.unlink()
+    return folder
+
+
+@pytest.mark.parametrize("batch_size", [8, 4])
+def test_a_last_batch_of_one_crop_does_not_end_a_run_that_moves_statistics(
+    make_config: ConfigFactory, voices: Path, tmp_path: Path, batch_size: int
+) -> None:
+    """17 utterances in batches of 8 or 4 would leave one; BatchNorm cannot normalise one pooled vector by itself."""
+    config = make_config(
+        **{
+            "data.train.folder": str(_with_seventeen_utterances(voices, tmp_path / "seventeen")),
+            "data.balance": "utterances",
+            "training.num_epochs": 2,
+            "training.batch_size": batch_size,
+            "training.checkpoint_every_steps": 1,
+            "training.keep_checkpoints": 99,
+            "advanced.freeze_backbone_epochs": 0,
+            "advanced.batch_norm_statistics": "update",
+        }
+    )
+    result = run_training(config)
+    assert result.steps == 2 * -(-17 // batch_size)  # as many steps as before, the last two of them smaller
+    rates = [record["learning_rate"] for record in _records(result.run_folder) if record["kind"] == "step"]
+    assert len(set(rates)) == len(rates)  # each step has its own place in the schedule
+    records, tensors = _records(result.run_folder), _last_tensors(result.run_folder)
+    resumed = run_training(config, resume=str(result.run_folder / "checkpoints" / f"step-{result.steps - 1:08d}"))
+    assert _records(resumed.run_folder) == records
+    assert all(torch.equal(value, tensors[name]) for name, value in _last_tensors(resumed.run_folder).items())
+
+
+def test_an_epoch_too_small_for_statistics_is_refused_in_one_line(make_config: ConfigFactory) -> None:
+    config = make_config(
+        **{
+            "training.batch_size": 1,
+            "advanced.freeze_backbone_epochs": 0,
+            "advanced.batch_norm_statistics": "update",
+            "data.validation": {},
+        }
+    )
+    with pytest.raises(TrainingError, match=r"an epoch of 20 crops leaves a process a batch of one crop.*training\.batch_size"):
+        run_training(config)
+
+
+@pytest.mark.parametrize("stage_1", [2, 0])
+def test_a_bad_recording_does_not_end_a_run_and_may_be_excluded_on_resume(
+    make_config: ConfigFactory, voices: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, stage_1: int
+) -> None:
+    """From the cache and from waveforms: counted, named once, replaced the same way whether it is bad or excluded."""
+    shutil.copytree(voices / "train", tmp_path / "speech")
+    broken = sorted((tmp_path / "speech").rglob("*.flac"))[3]
+    broken.write_bytes(b"not audio")
+    rows = [f"{path},{path.parent.name}\n" for path in sorted((tmp_path / "speech").rglob("*.flac"))]
+    (tmp_path / "speech.csv").write_text("".join(["path,speaker\n", *rows]))
+    base: dict[str, Any] = {
+        "data.train": {"manifest": str(tmp_path / "speech.csv")},
+        "training.num_epochs": 2,
+        "advanced.freeze_backbone_epochs": stage_1,
+        "training.keep_checkpoints": 9,
+        "data.augmentation.babble_probability": 0.0,
+    }
+    config = make_config(**base)
+    result = run_training(config)
+    listed = result.run_folder / "bad-utterances.txt"
+    assert listed.read_text().startswith(f"{broken}\t") and listed.read_text().count("\n") == 1
+    assert sum("another one takes its place" in record.getMessage() for record in caplog.records) == 1
+    records, tensors = _records(result.run_folder), _last_tensors(result.run_folder)
+
+    broken.unlink()  # nor need it be there any longer
+    excluding = make_config(**base, **{"data.train.exclude": str(listed)})
+    shutil.rmtree(result.run_folder / "cache", ignore_errors=True)
+    run_training(excluding, resume=str(result.run_folder / "checkpoints" / "step-00000003"))
+    assert _records(result.run_folder) == records
+    assert all(torch.equal(value, tensors[name]) for name, value in _last_tensors(result.run_folder).items())
+
+    strict = make_config(**base, **{"data.max_bad_share": 0.04, "training.output_dir": str(tmp_path / "strict")})
+    broken.write_bytes(b"not audio")
+    message = r"1 of 20 utterances cannot be used" if stage_1 else r"1 of the 20 draws of epoch 0 cannot be used"
+    with pytest.raises((DataError, TrainingError), match=message):
+        run_training(strict)
+
+
+def test_patience_belongs_to_a_stage(make_config: ConfigFactory, caplog: pytest.LogCaptureFixture) -> None:
+    """A head that does not get better must not keep the backbone from being trained."""
+    config = make_config(
+        **{
+            "training.num_epochs": 9,
+            "advanced.freeze_backbone_epochs": 6,
+            "training.learning_rate": 3.0,  # spoils the head
+            "training.finetune_learning_rate": 1e-4,
+            "advanced.ema_decay": 0.0,
+            "training.early_stopping_validations": 2,
+        }
+    )
+    with caplog.at_level(logging.INFO, logger="mrl"):
+        result = run_training(config)
+    steps = [record for record in _records(result.run_folder) if record["kind"] == "step"]
+    epochs = {stage: {record["epoch"] for record in steps if record["stage"] == stage} for stage in (1, 2)}
+    assert max(epochs[1]) < 5 and min(epochs[2]) == 6  # stage 1 ended early, stage 2 began at its own epoch
+    assert len(epochs[2]) >= 2  # with patience of its own
+    assert "Stage 1 ends after" in caplog.text
+    records = _records(result.run_folder)
+    last_of_1 = max(record["step"] for record in steps if record["stage"] == 1)
+    again = run_training(config, resume="auto")  # nothing is left to do, and the ended stage does not begin again
+    assert _records(again.run_folder) == records and again.steps > last_of_1

@@ -10,7 +10,8 @@ import torch
 from mrl.data import Corpus, Draw, Utterance, ViewSettings, build_pooled_cache, finish_pooled_cache
 from mrl.matryoshka import ReDimNetMRL
 from mrl.training import load_config
-from mrl.training.stages import CachedFeed, plan_stages
+from mrl.training.feeds import CachedFeed
+from mrl.training.stages import plan_stages
 
 
 def test_two_stages() -> None:

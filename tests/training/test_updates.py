@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
 
+from mrl.distribution import Processes
 from mrl.errors import ConfigError, TrainingError
 from mrl.matryoshka import MatryoshkaLoss, ReDimNetMRL
+from mrl.training.gradients import GradientExchange, average_running_statistics
 from mrl.training.system import StepLoss, TrainingSystem
 from mrl.training.updates import Updater, WeightAverage, build_optimizer, check_precision, parameter_groups
 
@@ -124,7 +127,8 @@ def test_bf16_trains_and_fp16_needs_a_gpu(tiny_model: ReDimNetMRL) -> None:
     pooled, labels = _data(8)
     with updater.autocast():
         raw = tiny_model.project(pooled)
-    assert raw.dtype == torch.bfloat16
+        assert tiny_model.backbone.embedding(pooled).dtype == torch.bfloat16  # all but the head and the loss
+    assert raw.dtype == torch.float32
     loss = updater.system(raw.float(), labels)
     assert not updater.update(iter([(loss, 8)]), total_crops=8, rate_factor=1.0).skipped
     with pytest.raises(ConfigError, match="fp16 needs a CUDA GPU"):
@@ -150,3 +154,88 @@ def test_average_of_weights(tiny_model: ReDimNetMRL) -> None:
     assert all(
         torch.equal(average.state[f"backbone.{name}"], value) for name, value in backbone.items() if value.is_floating_point()
     )
+
+
+@dataclasses.dataclass(frozen=True)
+class _ThreeAlike(Processes):
+    """Three processes with the same numbers, which count their exchanges."""
+
+    world_size: int = 3
+    sizes: list[int] = dataclasses.field(default_factory=list)
+
+    def sum_(self, tensor: torch.Tensor) -> torch.Tensor:
+        self.sizes.append(tensor.numel())
+        return tensor.mul_(3.0)
+
+
+def test_only_running_statistics_are_averaged_and_in_one_exchange(tiny_model: ReDimNetMRL) -> None:
+    """Constants of the front end were averaged too, which changes them by rounding, in an exchange for each buffer."""
+    processes = _ThreeAlike()
+    before = {name: value.clone() for name, value in tiny_model.named_buffers()}
+    moving = [name for name in before if "running_" in name]
+    assert len(before) > len(moving) > 4
+    thirds = sum(not torch.equal((value * 3.0) / 3.0, value) for value in before.values() if value.is_floating_point())
+    assert thirds > 0  # so the test can fail
+    average_running_statistics(processes, tiny_model)
+    assert processes.sizes == [sum(before[name].numel() for name in moving)]
+    for name, value in tiny_model.named_buffers():
+        if name in moving:
+            assert torch.allclose(value, before[name], rtol=1e-6)
+        else:
+            assert torch.equal(value, before[name]), name
+
+
+def test_under_autocast_the_head_computes_in_float32(tiny_model: ReDimNetMRL) -> None:
+    pooled, _ = _data(6)
+    exact = tiny_model.project(pooled)
+    for given in (pooled, pooled.bfloat16()):
+        with torch.autocast("cpu", torch.bfloat16):
+            found = tiny_model.project(given)
+        assert found.dtype == torch.float32
+        assert torch.equal(found, tiny_model.project(given.float()))
+    assert torch.equal(tiny_model.project(pooled), exact)
+
+
+def test_a_gpu_is_bound_before_the_processes_meet(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[tuple[str, object]] = []
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: calls.append(("set_device", device)))
+    monkeypatch.setattr(
+        torch.distributed, "init_process_group", lambda backend, **more: calls.append((backend, more.get("device_id")))
+    )
+    device = torch.device("cuda", 1)
+    Processes(1, 2, 1).connect(device)
+    assert calls == [("set_device", device), ("nccl", device)]
+    calls.clear()
+    Processes(1, 2).connect(torch.device("cpu"))
+    assert calls == [("gloo", None)]
+
+
+def test_gradients_leave_during_the_backward_pass_in_one_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The bucket of the last layers is on its way before the gradients of the first layers are there."""
+    first, last = torch.nn.Linear(8, 8, bias=False), torch.nn.Linear(8, 8, bias=False)
+    unused = torch.nn.Parameter(torch.ones(3))
+    sent: list[tuple[int, bool]] = []
+
+    class Done:
+        def wait(self) -> None: ...
+
+    def all_reduce(tensor: torch.Tensor, *, async_op: bool) -> Done:
+        assert async_op
+        sent.append((tensor.numel(), first.weight.grad is None))
+        tensor.mul_(2.0)
+        return Done()
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+    exchange = GradientExchange(Processes(0, 2), [unused, first.weight, last.weight], bucket_bytes=1)
+    inputs = torch.randn(4, 8, generator=torch.Generator().manual_seed(0))
+    expected = torch.autograd.grad(last(first(inputs)).square().sum(), [first.weight, last.weight])
+    for overlap in (True, False):
+        first.weight.grad = last.weight.grad = unused.grad = None
+        sent.clear()
+        with exchange.overlapping(enabled=overlap):
+            last(first(inputs)).square().sum().backward()
+        assert [early for _, early in sent] == ([True, False] if overlap else [])
+        exchange.finish()
+        assert [size for size, _ in sent] == [64, 64, 3]
+        assert torch.allclose(first.weight.grad, 2 * expected[0]) and torch.allclose(last.weight.grad, 2 * expected[1])
+        assert torch.equal(unused.grad, torch.zeros(3))  # a process without a gradient counts as zero

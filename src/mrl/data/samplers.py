@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -36,13 +36,9 @@ class ShardSampler:
     def __init__(self, corpus: Corpus, *, seed: int = 0, shuffle_buffer: int = 4096) -> None:
         if shuffle_buffer < 1:
             raise InputError(f"shuffle_buffer must be 1 or more (found {shuffle_buffer})")
-        numbers: dict[Path, int] = {}
-        for one in sorted({one.file for one in corpus.utterances}):
-            numbers[one] = len(numbers)
-        self._shards = np.array([numbers[one.file] for one in corpus.utterances])
-        offsets = np.array([0 if one.slice is None else one.slice.offset for one in corpus.utterances])
+        self._shards, offsets = corpus.places_on_disk()
         self._by_place = np.lexsort((offsets, self._shards))
-        self._num_shards = len(numbers)
+        self._num_shards = int(self._shards.max()) + 1
         self._seed = seed
         self.shuffle_buffer = shuffle_buffer
 
@@ -312,18 +308,23 @@ def split_updates(
 ) -> list[tuple[int, list[list[Draw]]]]:
     """Cut an epoch's draws into optimizer updates, and this process's part of each into batches.
 
-    An update takes ``batch_size * accumulation_steps * world_size`` draws; the last one takes what is left. Within an update the
-    processes take every ``world_size``-th group of draws, so that together they take each draw exactly once, in whatever number
-    they are.
+    An update takes ``batch_size * accumulation_steps * world_size`` draws. If less than half of that would be left for the last
+    one, the last two share what is left evenly, so that no update is tiny (:func:`update_size`). Within an update the processes
+    take every ``world_size``-th group of draws, so that together they take each draw exactly once, in whatever number they are;
+    each process cuts its part into as few batches as possible, whose sizes differ by one group at most. So no batch has less
+    than half of ``batch_size`` unless the whole epoch is smaller than one update.
 
     Args:
         draws: the epoch in global order.
         start: how many draws of it are already done (resume).
-        group_size: so many consecutive draws stay together in one batch (the crops of one speaker); divides ``batch_size``.
+        group_size: this many consecutive draws stay together in one batch (the crops of one speaker); divides ``batch_size``.
 
     Returns:
         For each update the number of draws that all processes take together, and this process's batches (none, if
         fewer groups than processes are left).
+
+    Raises:
+        InputError: sizes that do not fit each other.
     """
     if not (0 <= rank < world_size and batch_size >= 1 and accumulation_steps >= 1 and 0 <= start <= len(draws)):
         raise InputError(
@@ -335,11 +336,51 @@ def split_updates(
             f"groups of {group_size} draws must divide the batch size, the draws and those done "
             f"(found {batch_size}, {len(draws)} and {start})"
         )
-    together = batch_size * accumulation_steps * world_size
+    full = batch_size * accumulation_steps * world_size
     updates = []
-    for first in range(start, len(draws), together):
-        taken = draws[first : first + together]
-        groups = range(rank * group_size, len(taken), world_size * group_size)
-        mine = [draw for at in groups for draw in taken[at : at + group_size]]
-        updates.append((len(taken), [mine[at : at + batch_size] for at in range(0, len(mine), batch_size)]))
+    while start < len(draws):
+        size = update_size(len(draws) - start, full, group_size)
+        taken = draws[start : start + size]
+        groups = [taken[at : at + group_size] for at in range(rank * group_size, size, world_size * group_size)]
+        updates.append((size, _even_batches(groups, batch_size // group_size)))
+        start += size
     return updates
+
+
+def update_size(left: int, full: int, group_size: int = 1) -> int:
+    """Return how many of the ``left`` draws of an epoch the next update takes, ``full`` being its ordinary size.
+
+    It depends on nothing but what is left, so a resumed epoch is cut like an undisturbed one.
+    """
+    if left <= full:
+        return left
+    if 2 * (left - full) < full:
+        return -(-left // (2 * group_size)) * group_size
+    return full
+
+
+def updates_left(left: int, full: int) -> int:
+    """Return how many updates :func:`update_size` makes of ``left`` draws."""
+    return -(-left // full)
+
+
+def smallest_batch(
+    draws: int, *, batch_size: int, accumulation_steps: int = 1, world_size: int = 1, start: int = 0, group_size: int = 1
+) -> int:
+    """Return the size of the smallest batch that :func:`split_updates` gives any process, of what is left of an epoch."""
+    full = batch_size * accumulation_steps * world_size
+    sizes = []
+    while start < draws:
+        size = update_size(draws - start, full, group_size)
+        groups = size // group_size
+        for share in {-(-groups // world_size), groups // world_size} - {0}:
+            sizes.append(share // -(-share * group_size // batch_size) * group_size)
+        start += size
+    return min(sizes, default=batch_size)
+
+
+def _even_batches(groups: Sequence[Sequence[Draw]], most: int) -> list[list[Draw]]:
+    """Put groups into as few batches of at most ``most`` groups as possible, of sizes that differ by one group at most."""
+    count = -(-len(groups) // most)
+    borders = [(number * len(groups)) // count for number in range(count + 1)] if count else []
+    return [[draw for group in groups[first:end] for draw in group] for first, end in itertools.pairwise(borders)]

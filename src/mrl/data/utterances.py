@@ -1,52 +1,22 @@
-"""What is trained on: utterances, each by one speaker, and the corpus that numbers the speakers."""
+"""The corpus that is trained on: utterances in a fixed order, and their speakers by number."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+import os
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any
 
-from mrl.audio import FileSlice
+import numpy as np
+import numpy.typing as npt
+
+from mrl.data.columns import Labels, Utterance, UtteranceColumns
 from mrl.errors import DataError, InputError
 
+__all__ = ["UNKNOWN_SPEAKER", "Corpus", "Utterance"]
+
 UNKNOWN_SPEAKER = ""  # of all utterances of a corpus without labels
-
-
-@dataclasses.dataclass(frozen=True, order=True, slots=True)
-class Utterance:
-    """One stretch of speech by one speaker in one file.
-
-    Attributes:
-        path: the recording; of one inside a shard, the shard's path with the recording's name behind it.
-        speaker: name of the speaker, unique over the whole corpus.
-        start: where the stretch begins in the file, seconds.
-        seconds: its length in seconds; None means to the end of the file (the header is asked when it matters).
-        session: name of the recording session, where known.
-        speed: playback speed; a copy at 0.9 or 1.1 has another pitch and vocal-tract length, hence counts as another speaker.
-        slice: where in the shard its bytes are; None for a file of its own.
-        corpus: name of the corpus, where a manifest gives one; for mixing corpora.
-    """
-
-    path: Path
-    speaker: str
-    start: float = 0.0
-    seconds: float | None = None
-    session: str | None = None
-    speed: float = 1.0
-    slice: FileSlice | None = dataclasses.field(default=None, compare=False)
-    corpus: str | None = dataclasses.field(default=None, compare=False)
-
-    @property
-    def source(self) -> Path | FileSlice:
-        """What :func:`mrl.audio.load_audio` reads it from."""
-        return self.path if self.slice is None else self.slice
-
-    @property
-    def file(self) -> Path:
-        """The file that holds it: the recording's own, or the shard."""
-        return self.path if self.slice is None else self.slice.path
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,12 +24,12 @@ class Corpus:
     """Utterances in a fixed order, and their speakers numbered from 0 in sorted order.
 
     Build one with :meth:`of`: the same utterances give the same corpus in whatever order they were found. Shards come in their
-    own order (:meth:`in_order`).
+    own order (:meth:`in_order`). Both hold the utterances as columns, which worker processes share.
     """
 
-    utterances: tuple[Utterance, ...]
+    utterances: Sequence[Utterance]
     speakers: tuple[str, ...]
-    labels: tuple[int, ...]
+    labels: Sequence[int]
 
     @classmethod
     def of(cls, utterances: Iterable[Utterance]) -> Corpus:
@@ -68,9 +38,7 @@ class Corpus:
         Raises:
             DataError: there are no utterances, or the same stretch of the same file is listed twice.
         """
-        return cls.in_order(
-            sorted(utterances, key=lambda one: (one.speaker, str(one.path), one.start, one.seconds or 0.0, one.speed))
-        )
+        return cls._of_columns(UtteranceColumns(utterances, in_order=False))
 
     @classmethod
     def in_order(cls, utterances: Iterable[Utterance]) -> Corpus:
@@ -79,31 +47,21 @@ class Corpus:
         Raises:
             DataError: there are no utterances, or the same stretch of the same file is listed twice.
         """
-        ordered = tuple(utterances)
-        if not ordered:
-            raise DataError("the corpus has no utterances")
-        places: dict[tuple[Path, float, float | None, float], str] = {}
-        for one in ordered:
-            place = (one.path, one.start, one.seconds, one.speed)
-            if place in places:
-                raise DataError(
-                    f"{one.path} is listed twice (speakers {places[place]!r} and {one.speaker!r}, start {one.start} s); "
-                    "list each stretch once"
-                )
-            places[place] = one.speaker
-        speakers = tuple(sorted({one.speaker for one in ordered}))
-        number = {speaker: index for index, speaker in enumerate(speakers)}
-        return cls(ordered, speakers, tuple(number[one.speaker] for one in ordered))
+        return cls._of_columns(UtteranceColumns(utterances, in_order=True))
+
+    @classmethod
+    def _of_columns(cls, columns: UtteranceColumns) -> Corpus:
+        return cls(columns, columns.speakers, Labels(columns))
 
     def __len__(self) -> int:
         return len(self.utterances)
 
     def indices_by_speaker(self) -> list[list[int]]:
         """Return for each class index the positions of its utterances."""
-        members: list[list[int]] = [[] for _ in self.speakers]
-        for index, label in enumerate(self.labels):
-            members[label].append(index)
-        return members
+        labels = np.asarray(self.labels)
+        order = np.argsort(labels, kind="stable")
+        borders = np.searchsorted(labels[order], np.arange(1, len(self.speakers)))
+        return [members.tolist() for members in np.split(order, borders)]
 
     def subset(self, max_per_speaker: int) -> list[int]:
         """Return positions of at most ``max_per_speaker`` utterances of each speaker, evenly spaced over that speaker's list."""
@@ -135,38 +93,80 @@ class Corpus:
         in_shards = all(one.slice is not None for one in self.utterances)
         return Corpus.in_order(every) if in_shards else Corpus.of(every)
 
-    def check_files(self) -> None:
-        """Ask the file system for every recording.
+    def check_files(self, excluded: Collection[int] = ()) -> None:
+        """Ask the file system for every recording but those of the utterances at the ``excluded`` positions.
 
         Raises:
             DataError: some are missing; says how many and names the first.
         """
-        paths = sorted({one.file for one in self.utterances})
-        missing = [path for path in paths if not path.is_file()]
+        files = {file for index, file in enumerate(self.files()) if index not in excluded}
+        missing = sorted(file for file in files if not os.path.isfile(file))  # noqa: PTH113 - a million of them
         if missing:
             raise DataError(
-                f"{len(missing)} of {len(paths)} recordings are missing, the first is {missing[0]}; "
+                f"{len(missing)} of {len(files)} recordings are missing, the first is {missing[0]}; "
                 "check the root folder of the manifest or make the manifest again"
             )
 
     def outline(self) -> dict[str, Any]:
         """Return counts and a hash of which speakers have which files (by name), for noticing that a corpus has changed."""
         digest = hashlib.sha256()
-        for one in self.utterances:
-            digest.update(repr((one.speaker, one.path.name, one.start, one.seconds, one.speed)).encode() + b"\n")
+        for path, (speaker, start, seconds, speed) in self._described():
+            digest.update(repr((speaker, os.path.basename(path), start, seconds, speed)).encode() + b"\n")  # noqa: PTH119
         return {"utterances": len(self.utterances), "speakers": len(self.speakers), "sha256": digest.hexdigest()}
 
-    def fingerprint(self) -> str:
-        """Return a SHA-256 over what the utterances are: file (path, size, time of change), stretch, speed, speaker."""
+    def fingerprint(self, excluded: Collection[int] = ()) -> str:
+        """Return a SHA-256 over what the utterances are: file (path, size, time of change), stretch, speed, speaker.
+
+        Files of the utterances at the ``excluded`` positions may be missing.
+
+        Raises:
+            DataError: another file is missing.
+        """
         digest = hashlib.sha256()
-        states: dict[Path, tuple[int, int]] = {}
-        for one in self.utterances:
-            if one.file not in states:
+        states: dict[str, tuple[int, int]] = {}
+        for index, (file, (path, (speaker, start, seconds, speed))) in enumerate(
+            zip(self.files(), self._described(), strict=True)
+        ):
+            if file not in states:
                 try:
-                    status = one.file.stat()
+                    status = os.stat(file)  # noqa: PTH116 - a million of them
+                    states[file] = (status.st_size, status.st_mtime_ns)
                 except OSError as error:
-                    raise DataError(f"cannot read {one.file}: {error.strerror}; check the root folder of the manifest") from error
-                states[one.file] = (status.st_size, status.st_mtime_ns)
-            described = (str(one.path), *states[one.file], one.start, one.seconds, one.speed, one.speaker)
-            digest.update(repr(described).encode() + b"\n")
+                    if index not in excluded:
+                        message = f"cannot read {file}: {error.strerror}; check the root folder of the manifest"
+                        raise DataError(message) from error
+                    states[file] = (-1, -1)
+            digest.update(repr((path, *states[file], start, seconds, speed, speaker)).encode() + b"\n")
         return digest.hexdigest()
+
+    def files(self) -> Iterable[str]:
+        """Return for each utterance the file that holds it: the recording's own, or the shard."""
+        if not isinstance(self.utterances, UtteranceColumns):
+            return (str(utterance.file) for utterance in self.utterances)
+        shards = self.utterances.shards()
+        if shards is None and self.utterances.has_slices:
+            return (str(utterance.file) for utterance in self.utterances)
+        return self.utterances.paths() if shards is None else (shards[2][number] for number in shards[0].tolist())
+
+    def places_on_disk(self) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Return for each utterance the number of its file in sorted order, and its offset in that file in bytes."""
+        files = list(self.files())
+        numbers = {file: number for number, file in enumerate(sorted(set(files)))}
+        columns = self.utterances if isinstance(self.utterances, UtteranceColumns) else None
+        shards = None if columns is None else columns.shards()
+        if shards is not None:
+            offsets = shards[1]
+        elif columns is not None and not columns.has_slices:
+            offsets = np.zeros(len(self), dtype=np.int64)
+        else:
+            offsets = np.array([0 if one.slice is None else one.slice.offset for one in self.utterances], dtype=np.int64)
+        return np.array([numbers[file] for file in files], dtype=np.int64), offsets
+
+    def _described(self) -> Iterable[tuple[str, tuple[str, float, float | None, float]]]:
+        if not isinstance(self.utterances, UtteranceColumns):
+            return ((str(one.path), (one.speaker, one.start, one.seconds, one.speed)) for one in self.utterances)
+        stretches = self.utterances.stretches()
+        return (
+            (path, (self.speakers[speaker], start, seconds, speed))
+            for path, (speaker, start, seconds, speed) in zip(self.utterances.paths(), stretches, strict=True)
+        )

@@ -7,18 +7,21 @@ length), and so each length takes a handful of passes over them instead of a doz
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from mrl.errors import InputError
+from mrl.matryoshka.objectives import chosen
 
-# Angular margins: how far a speaker's embedding must lie inside its own class before the loss is satisfied.
-#
-# Each function takes cosines and returns the moved cosines together with their slopes (the derivative of the one by the
-# other), for losses that write down their own gradient. Margins are angles in radians.
+# Angular margins, in radians: how far an embedding must lie inside its own class before the loss is satisfied. Each function
+# returns the moved cosines with their slopes (the derivative by the cosines), for losses that give their own gradient.
+
+
+DEFAULT_MARGIN = 0.2
 
 
 _COSINE_LIMIT = 1.0 - 1e-7
@@ -87,14 +90,10 @@ class ObjectiveValue:
 
 
 class ClassObjective(Protocol):
-    """A loss on cosines to classes."""
+    """A loss on cosines to classes; see :mod:`mrl.matryoshka.objectives` for what it may have besides these two methods."""
 
     def evaluate(self, cosines: Tensor, labels: Tensor, margin: float, bias: Tensor | None) -> ObjectiveValue:
         """Return value and gradient for cosines ``(batch, classes)``, which are left as they were, and labels ``(batch,)``."""
-        ...
-
-    def initial_bias(self, num_classes: int, margin: float) -> float | None:
-        """Return where the learnable bias starts, or None for an objective without one."""
         ...
 
     def uninformed_loss(self, num_classes: int, margin: float) -> float:
@@ -111,11 +110,33 @@ class MarginSoftmax:
         topk_penalty: additional margin, radians, of the most similar classes of other speakers: their angles count as smaller by
             it. 0 is plain AAM-Softmax; the paper uses 0.06.
         topk: how many such classes each utterance has; the paper uses 5.
+        margin: where a schedule starts from, radians; the margin of an evaluation is given with it.
+
+    Raises:
+        InputError: an attribute outside its range.
     """
 
-    scale: float
+    scale: float = 30.0
     topk_penalty: float = 0.0
     topk: int = 5
+    margin: float = 0.2
+
+    def __post_init__(self) -> None:
+        check_scale(self.scale)
+        if not 0.0 <= self.topk_penalty < 1.0 or self.topk < 1:
+            raise InputError(
+                f"topk_penalty={self.topk_penalty}, topk={self.topk} cannot be used; expected an angle from 0 to 1 radian and a "
+                "number above 0"
+            )
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> MarginSoftmax:
+        """Take what concerns this objective from the section ``loss``."""
+        return cls(**chosen(settings, scale="scale", topk_penalty="topk_penalty", topk="topk", margin="margin"))
+
+    def with_weighted_negatives(self, weights: Tensor) -> ClassObjective:
+        """Return the objective with the exponentials of other speakers' classes times ``weights`` in the softmax."""
+        return ShiftedNegatives(self, weights.log() / self.scale)
 
     def evaluate(self, cosines: Tensor, labels: Tensor, margin: float, bias: Tensor | None = None) -> ObjectiveValue:
         """See :meth:`ClassObjective.evaluate`."""
@@ -147,9 +168,6 @@ class MarginSoftmax:
         accuracy = (target > nearest).float().mean()
         return ObjectiveValue(losses.mean(), accuracy, powers, self.scale / (len(labels) * total))
 
-    def initial_bias(self, num_classes: int, margin: float) -> None:
-        """There is no bias."""
-
     def uninformed_loss(self, num_classes: int, margin: float) -> float:
         """See :meth:`ClassObjective.uninformed_loss`."""
         hard = min(self.topk, num_classes - 1) if self.topk_penalty > 0.0 else 0
@@ -172,14 +190,38 @@ class SphereFace2:
         positive_share: ``lambda``, weight of the own class against all others together.
         exponent: ``t``; above 1 it spreads the similarities of other speakers' classes.
         margin_type: ``"C"`` or ``"A"``.
+        margin: where a schedule starts from, radians (type C: a similarity).
+
+    Raises:
+        InputError: an attribute outside its range.
     """
 
-    scale: float
+    scale: float = 32.0
     positive_share: float = 0.7
     exponent: float = 3.0
     margin_type: str = "C"
+    margin: float = 0.2
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> SphereFace2:
+        """Take what concerns this objective from the section ``loss``."""
+        return cls(
+            **chosen(
+                settings,
+                scale="scale",
+                positive_share="sphereface2_lambda",
+                exponent="sphereface2_t",
+                margin_type="sphereface2_margin_type",
+                margin="margin",
+            )
+        )
+
+    def with_weighted_negatives(self, weights: Tensor) -> ClassObjective:
+        """Return the objective with the questions about other speakers' classes counted ``weights`` times."""
+        return RepeatedNegatives(self, weights)
 
     def __post_init__(self) -> None:
+        check_scale(self.scale)
         if not 0.0 < self.positive_share < 1.0:
             raise InputError(f"sphereface2_lambda={self.positive_share} cannot be used; expected a share between 0 and 1")
         if not 1.0 <= self.exponent < math.inf:
@@ -261,10 +303,36 @@ class NearestSubcenter:
     Attributes:
         objective: what is asked of the cosine to the nearest centre.
         num_subcenters: centres per class; those of a class are neighbouring rows of the class matrix.
+
+    Raises:
+        InputError: there are no centres.
     """
 
-    objective: ClassObjective
-    num_subcenters: int
+    objective: ClassObjective = field(default_factory=MarginSoftmax)
+    num_subcenters: int = 3
+
+    def __post_init__(self) -> None:
+        if self.num_subcenters < 1:
+            raise InputError(f"num_subcenters={self.num_subcenters} must be positive")
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> NearestSubcenter:
+        """Take what concerns this objective from the section ``loss``."""
+        return cls(MarginSoftmax.from_settings(settings), **chosen(settings, num_subcenters="num_subcenters"))
+
+    def with_weighted_negatives(self, weights: Tensor) -> ClassObjective:
+        """Return the same with the inner objective's negatives weighted."""
+        return replace(self, objective=weighted_negatives(self.objective, weights))
+
+    @property
+    def margin(self) -> float:
+        """That of the objective."""
+        return float(getattr(self.objective, "margin", DEFAULT_MARGIN))
+
+    @property
+    def scale(self) -> float | None:
+        """That of the objective."""
+        return getattr(self.objective, "scale", None)
 
     def evaluate(self, cosines: Tensor, labels: Tensor, margin: float, bias: Tensor | None) -> ObjectiveValue:
         """See :meth:`ClassObjective.evaluate`, with cosines ``(batch, classes * num_subcenters)``."""
@@ -276,11 +344,82 @@ class NearestSubcenter:
 
     def initial_bias(self, num_classes: int, margin: float) -> float | None:
         """That of the objective."""
-        return self.objective.initial_bias(num_classes, margin)
+        return initial_bias(self.objective, num_classes, margin)
 
     def uninformed_loss(self, num_classes: int, margin: float) -> float:
         """That of the objective: embeddings orthogonal to all centres are so to the nearest."""
         return self.objective.uninformed_loss(num_classes, margin)
+
+
+# Objectives on a sample of the classes (partial FC, arXiv 2203.15565): each sampled class counts for those that were left out.
+
+
+@dataclass(frozen=True, eq=False)
+class ShiftedNegatives:
+    """Adds ``shifts (classes,)`` to the cosines of other speakers' classes: factors of their exponentials in a softmax."""
+
+    objective: ClassObjective
+    shifts: Tensor
+
+    def evaluate(self, cosines: Tensor, labels: Tensor, margin: float, bias: Tensor | None) -> ObjectiveValue:
+        """See :meth:`ClassObjective.evaluate`; the accuracy is that of cosines without the constants."""
+        index = labels.unsqueeze(1)
+        target = cosines.gather(1, index)
+        accuracy = (target > cosines.scatter(1, index, -math.inf).amax(dim=1, keepdim=True)).float().mean()
+        shifted = (cosines + self.shifts.to(cosines)).scatter_(1, index, target)
+        return replace(self.objective.evaluate(shifted, labels, margin, bias), accuracy=accuracy)
+
+    def uninformed_loss(self, num_classes: int, margin: float) -> float:
+        """See :meth:`ClassObjective.uninformed_loss`; without the constants."""
+        return self.objective.uninformed_loss(num_classes, margin)
+
+
+@dataclass(frozen=True, eq=False)
+class RepeatedNegatives:
+    """Counts other speakers' classes several times in an objective that sums over classes.
+
+    Attributes:
+        objective: its loss is a sum with one term for each class.
+        weights: ``(classes,)``, of two values, one of them 1 for the classes of the batch.
+    """
+
+    objective: ClassObjective
+    weights: Tensor
+
+    def evaluate(self, cosines: Tensor, labels: Tensor, margin: float, bias: Tensor | None) -> ObjectiveValue:
+        """See :meth:`ClassObjective.evaluate`."""
+        once = self.weights == 1.0
+        weight = self.weights.max().to(cosines)
+        every = self.objective.evaluate(cosines, labels, margin, bias)
+        part = self.objective.evaluate(cosines[:, once], once.cumsum(0)[labels] - 1, margin, bias)
+        by_bias = None
+        if every.bias_gradient is not None and part.bias_gradient is not None:
+            by_bias = part.bias_gradient + weight * (every.bias_gradient - part.bias_gradient)
+        gradient = every.gradient.mul_(self.weights.to(cosines))
+        loss = part.loss + weight * (every.loss - part.loss)
+        return ObjectiveValue(loss, every.accuracy, gradient, every.row_factor, by_bias)
+
+    def uninformed_loss(self, num_classes: int, margin: float) -> float:
+        """See :meth:`ClassObjective.uninformed_loss`."""
+        return self.objective.uninformed_loss(num_classes, margin)
+
+
+def weighted_negatives(objective: ClassObjective, weights: Tensor) -> ClassObjective:
+    """Return the objective with other speakers' classes counted ``weights (classes,)`` times; as it is if it does not say how."""
+    weighted = getattr(objective, "with_weighted_negatives", None)
+    return objective if weighted is None else weighted(weights)
+
+
+def initial_bias(objective: ClassObjective, num_classes: int, margin: float) -> float | None:
+    """Return where the objective's learnable bias starts, or None for one without."""
+    start = getattr(objective, "initial_bias", None)
+    return None if start is None else start(num_classes, margin)
+
+
+def check_scale(scale: float) -> None:
+    """Raise an InputError unless cosines can be multiplied by this."""
+    if not 0.0 < scale < math.inf:
+        raise InputError(f"scale={scale} must be positive")
 
 
 def _softplus(value: float) -> float:

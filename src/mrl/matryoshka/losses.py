@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,11 +17,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mrl.errors import InputError
-from mrl.matryoshka.class_objectives import ClassObjective, MarginSoftmax, NearestSubcenter, SphereFace2
-from mrl.matryoshka.pair_objectives import AngularPrototypical, PairObjective, SupervisedContrastive
+from mrl.matryoshka.class_objectives import DEFAULT_MARGIN, ClassObjective, initial_bias, weighted_negatives
+from mrl.matryoshka.objectives import make_objective
+from mrl.matryoshka.pair_objectives import PairObjective
 from mrl.matryoshka.prefix_gradients import PrefixTerm, prefix_class_loss
 
-# One number for each prefix length, however the user gave them.
+# A value for each prefix length, however the user gave them.
 
 
 PerDim = Mapping[int, float] | Sequence[float]
@@ -112,83 +113,7 @@ def _pair_cosines(vectors: Tensor) -> Tensor:
     return cosines[rows, columns]
 
 
-# The losses by their names in the configuration.
-
-
-LossType = Literal["aam", "subcenter_aam", "sphereface2", "angular_prototypical", "supervised_contrastive"]
-
-
-SphereFace2Margin = Literal["C", "A"]
-
-
-DEFAULT_SCALES: dict[LossType, float] = {
-    "aam": 30.0,
-    "subcenter_aam": 30.0,
-    "sphereface2": 32.0,
-    "angular_prototypical": 10.0,
-    "supervised_contrastive": 1.0 / 0.07,
-}
-
-
-PAIR_LOSSES: tuple[LossType, ...] = ("angular_prototypical", "supervised_contrastive")
-
-
-AAM_LOSSES: tuple[LossType, ...] = ("aam", "subcenter_aam")
-
-
-def chosen_scale(loss_type: LossType, scale: float | None) -> float:
-    """Return the scale, or the loss's own default for None.
-
-    Raises:
-        InputError: there is no such loss, or the scale is not positive.
-    """
-    if loss_type not in DEFAULT_SCALES:
-        raise InputError(f"loss_type={loss_type!r} is unknown; expected {', '.join(map(repr, get_args(LossType)))}")
-    chosen = DEFAULT_SCALES[loss_type] if scale is None else scale
-    if not 0.0 < chosen < math.inf:
-        raise InputError(f"scale={chosen} must be positive")
-    return chosen
-
-
-def pair_objective(loss_type: LossType) -> PairObjective | None:
-    """Return the objective of a loss that compares crops with each other, None for the others."""
-    if loss_type == "angular_prototypical":
-        return AngularPrototypical()
-    return SupervisedContrastive() if loss_type == "supervised_contrastive" else None
-
-
-def class_objective(
-    loss_type: LossType,
-    scale: float,
-    *,
-    num_subcenters: int = 3,
-    topk_penalty: float = 0.0,
-    topk: int = 5,
-    sphereface2_lambda: float = 0.7,
-    sphereface2_t: float = 3.0,
-    sphereface2_margin_type: SphereFace2Margin = "C",
-) -> ClassObjective | None:
-    """Return the objective of a loss with a class matrix, None for the others.
-
-    Raises:
-        InputError: a setting cannot be used, or has no meaning for this loss.
-    """
-    if topk_penalty and loss_type not in AAM_LOSSES:
-        raise InputError(f"topk_penalty={topk_penalty} belongs to {' and '.join(AAM_LOSSES)}; it has no meaning for {loss_type}")
-    if not 0.0 <= topk_penalty < 1.0 or topk < 1:
-        raise InputError(
-            f"topk_penalty={topk_penalty}, topk={topk} cannot be used; expected an angle from 0 to 1 radian and a number above 0"
-        )
-    if loss_type == "sphereface2":
-        return SphereFace2(scale, sphereface2_lambda, sphereface2_t, sphereface2_margin_type)
-    softmax = MarginSoftmax(scale, topk_penalty, topk)
-    if loss_type == "aam":
-        return softmax
-    if loss_type == "subcenter_aam":
-        if num_subcenters < 1:
-            raise InputError(f"num_subcenters={num_subcenters} must be positive")
-        return NearestSubcenter(softmax, num_subcenters)
-    return None
+# Losses with labels: an objective at every prefix length.
 
 
 _UNUSED_COLUMN = 0.01
@@ -197,7 +122,7 @@ _UNUSED_COLUMN = 0.01
 LARGEST_MARGIN = 1.5  # radians
 
 
-_DROPOUT = 3  # keeps its random numbers apart from those of the data
+_DROPOUT, _SAMPLED = 3, 10  # keep their random numbers apart from each other and from those of the data
 
 
 @dataclass(frozen=True)
@@ -210,57 +135,55 @@ class MatryoshkaLossOutput:
 
 
 class MatryoshkaLoss(nn.Module):
-    """A loss of the field at every prefix length, averaged (MRL: https://arxiv.org/abs/2205.13147). See docs/losses.md.
+    """An objective at every prefix length, averaged (MRL: https://arxiv.org/abs/2205.13147). See docs/reference/losses.md.
+
+    ``MatryoshkaLoss([64, 256], 5994, MarginSoftmax(margin=0.2, scale=30))``, or by name and settings, as in a configuration:
+    ``MatryoshkaLoss([64, 256], 5994, loss_type="sphereface2", sphereface2_t=3.0)``.
 
     Args:
         dims: prefix lengths, any order.
         num_classes: training speakers.
-        loss_type: ``"aam"``; ``"subcenter_aam"``; ``"sphereface2"``; or, for batches with several crops of each speaker,
-            ``"angular_prototypical"`` and ``"supervised_contrastive"``, which have no class matrix.
-        margin: angle in radians, for every length without one in ``margins``. (Type C of SphereFace2: a similarity.)
-        scale: what cosines are multiplied by; None: 30, SphereFace2 32, angular prototypical 10 (where its learning starts),
-            supervised contrastive 1 / 0.07.
-        num_subcenters: centres per speaker for ``"subcenter_aam"``.
-        topk_penalty: additional margin of the ``topk`` most similar classes of others, radians, for both AAM losses; 0: none.
-        topk: how many those are.
-        sphereface2_lambda: weight of the own class against all others together.
-        sphereface2_t: exponent of its similarity.
-        sphereface2_margin_type: ``"C"`` (additive) or ``"A"`` (angular).
+        objective: what is minimised: any object with the two methods that :mod:`mrl.matryoshka.objectives` describes, or a name
+            from there.
+        loss_type: the name, where no objective is given.
+        margin: angle in radians, for every length without one in ``margins``; None: that of the objective. (Type C of
+            SphereFace2: a similarity.)
         dim_weights: weight of each length, a mapping or a sequence in the order of ``dims``; normalised to sum to one.
         margins: margin of each length, a mapping or a sequence in the order of ``dims``; :meth:`set_margin` keeps their ratio to
             ``margin``.
         dim_dropout: probability that a length sits out a step, in training mode; the longest never does. The others weigh the
             more, so that the expected gradient stays as it is. Call :meth:`start_step` before each step.
-        seed: of that draw.
+        sampled_classes: share of the classes, 0 to 1, that an embedding is compared with in a training step: those of the batch
+            and others drawn at random (partial FC, arXiv 2203.15565), each of which counts for those that were left out. Call
+            :meth:`start_step` before each step.
+        seed: of those draws.
         shared_classes: one class matrix whose prefixes serve all lengths (all lengths then cost about one), instead of one each.
         speakers_per_batch: how many speakers a batch has, which the chance level of the losses without classes depends on.
         crops_per_speaker: and how many crops of each.
+        **settings: for an objective given by name, the keys of the section ``loss`` that concern it, such as ``scale``,
+            ``num_subcenters``, ``topk_penalty`` and ``topk``, ``sphereface2_lambda``.
 
     Raises:
-        InputError: unusable lengths, weights, margins or counts.
+        InputError: unusable lengths, weights, margins, counts or settings.
     """
 
     def __init__(
         self,
         dims: Iterable[int],
         num_classes: int,
+        objective: ClassObjective | PairObjective | str | None = None,
         *,
-        loss_type: LossType = "aam",
-        margin: float = 0.2,
-        scale: float | None = None,
-        num_subcenters: int = 3,
-        topk_penalty: float = 0.0,
-        topk: int = 5,
-        sphereface2_lambda: float = 0.7,
-        sphereface2_t: float = 3.0,
-        sphereface2_margin_type: SphereFace2Margin = "C",
+        loss_type: str = "aam",
+        margin: float | None = None,
         dim_weights: PerDim | None = None,
         margins: PerDim | None = None,
         dim_dropout: float = 0.0,
+        sampled_classes: float = 1.0,
         seed: int = 0,
         shared_classes: bool = False,
         speakers_per_batch: int = 32,
         crops_per_speaker: int = 2,
+        **settings: Any,
     ) -> None:
         super().__init__()
         given = checked_loss_dims(dims)
@@ -268,29 +191,31 @@ class MatryoshkaLoss(nn.Module):
             raise InputError(f"{num_classes} training speakers cannot be told apart; expected at least 2")
         if not 0.0 <= dim_dropout < 1.0:
             raise InputError(f"dim_dropout={dim_dropout} cannot be used; expected a probability from 0 to below 1")
-        self.scale = chosen_scale(loss_type, scale)
-        self.pair_objective = pair_objective(loss_type)
-        self.class_objective = class_objective(
-            loss_type,
-            self.scale,
-            num_subcenters=num_subcenters,
-            topk_penalty=topk_penalty,
-            topk=topk,
-            sphereface2_lambda=sphereface2_lambda,
-            sphereface2_t=sphereface2_t,
-            sphereface2_margin_type=sphereface2_margin_type,
-        )
+        if not 0.0 < sampled_classes <= 1.0:
+            raise InputError(f"sampled_classes={sampled_classes} cannot be used; expected a share above 0, up to 1")
+        if objective is None or isinstance(objective, str):
+            objective = make_objective(objective or loss_type, settings, strict=True)
+        elif settings:
+            raise InputError(f"{', '.join(settings)} belong to objectives given by name; set them on the objective")
+        compares_crops = bool(getattr(objective, "compares_crops", False))
+        self.objective = cast(ClassObjective | PairObjective, objective)
+        self.class_objective = None if compares_crops else cast(ClassObjective, objective)
+        self.pair_objective = cast(PairObjective, objective) if compares_crops else None
+        if compares_crops and sampled_classes < 1.0:
+            raise InputError("sampled_classes has no meaning for an objective that compares crops; expected 1.0")
+        self.scale = float(getattr(objective, "scale", None) or 1.0)
         self.dims = tuple(sorted(given))
         self.num_classes = num_classes
-        self.loss_type = loss_type
-        self.num_subcenters = num_subcenters if loss_type == "subcenter_aam" else 1
+        self.num_subcenters = int(getattr(objective, "num_subcenters", 1))
         self.shared_classes = shared_classes
         self.dim_dropout = dim_dropout
+        self.sampled_classes = sampled_classes
         self.dim_weights = normalised_weights(dim_weights, given)
+        margin = float(getattr(objective, "margin", DEFAULT_MARGIN)) if margin is None else margin
         if margins is not None and margin <= 0:
             raise InputError(f"margins per length need a margin above 0, to which set_margin keeps their ratio (found {margin})")
         self._margin_ratios = (
-            {dim: one / margin for dim, one in per_dim(margins, given, margin, "margins").items()} if margins else {}
+            {dim: own / margin for dim, own in per_dim(margins, given, margin, "margins").items()} if margins else {}
         )
         self.margins: dict[int, float] = {}
         self.set_margin(margin)
@@ -302,7 +227,7 @@ class MatryoshkaLoss(nn.Module):
         self.class_matrices = nn.ParameterList(nn.Parameter(functional.normalize(torch.randn(rows, width))) for width in widths)
         starts = [] if self.class_objective is None else [self._initial_bias(dim) for dim in self.dims]
         self.biases = nn.Parameter(torch.tensor(starts)) if None not in starts and starts else None
-        learns_scale = self.pair_objective is not None and self.pair_objective.learns_scale
+        learns_scale = compares_crops and bool(getattr(objective, "learns_scale", False))
         self.scales = nn.Parameter(torch.full((len(self.dims),), self.scale)) if learns_scale else None
 
     def set_margin(self, margin: float) -> None:
@@ -313,9 +238,9 @@ class MatryoshkaLoss(nn.Module):
                 raise InputError(f"margin={one} at {dim} dimensions cannot be used; expected an angle from 0 to 1.5 radians")
 
     def start_step(self, step: int) -> None:
-        """Draw which lengths take part in the optimizer step of this number.
+        """Draw which lengths, and which classes besides those of a batch, take part in the optimizer step of this number.
 
-        The draw depends on seed and number only: it is the same in all processes, and after a resume.
+        The draws depend on seed and number only: they are the same in all processes, and after a resume.
         """
         self._step = step
 
@@ -372,6 +297,11 @@ class MatryoshkaLoss(nn.Module):
             groups = [(self.class_matrices[0], places, terms)]
         else:
             groups = [(self.class_matrices[place], [place], [term]) for place, term in zip(places, terms, strict=True)]
+        sampled = self._sample(labels) if self.training and self.sampled_classes < 1.0 else None
+        if sampled is not None:
+            rows, labels, weights = sampled
+            objective = weighted_negatives(objective, weights)
+            groups = [(classes[rows], of_group, group_terms) for classes, of_group, group_terms in groups]
         total = raw.new_zeros(())
         losses: list[Tensor] = []
         accuracies: list[Tensor] = []
@@ -387,6 +317,30 @@ class MatryoshkaLoss(nn.Module):
                 total = total + 0.0 * self.class_matrices[place][0, 0]
         return _output(total, terms, losses, accuracies)
 
+    def _sample(self, labels: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Return rows of the class matrices, the labels among their classes, and how many classes each of these stands for.
+
+        The classes of the batch are always there and stand for themselves. None where all classes are drawn.
+
+        Raises:
+            InputError: :meth:`start_step` was never called.
+        """
+        if self._step is None:
+            raise InputError("sampled_classes needs start_step(number) before each optimizer step")
+        size = max(1, round(self.sampled_classes * self.num_classes))
+        drawn = np.random.default_rng((self._seed, self._step, _SAMPLED)).choice(self.num_classes, size, replace=False)
+        own = torch.unique(labels)
+        others = torch.from_numpy(drawn).to(labels.device)
+        others = others[~torch.isin(others, own)]
+        if len(own) + len(others) == self.num_classes or not len(others):
+            return None
+        classes, order = torch.cat([own, others]).sort()
+        weights = torch.ones(len(classes), device=labels.device)
+        weights[len(own) :] = (self.num_classes - len(own)) / len(others)
+        centres = torch.arange(self.num_subcenters, device=labels.device)
+        rows = (classes.unsqueeze(1) * self.num_subcenters + centres).reshape(-1)
+        return rows, torch.searchsorted(classes, labels), weights[order]
+
     def _compare_pairs(self, raw: Tensor, labels: Tensor, terms: list[PrefixTerm]) -> MatryoshkaLossOutput:
         assert self.pair_objective is not None
         total = raw.new_zeros(())
@@ -400,7 +354,6 @@ class MatryoshkaLoss(nn.Module):
             accuracies.append(accuracy)
         return _output(total, terms, losses, accuracies)
 
-    @torch.no_grad()
     def initialise_from_class_means(self, raw_embeddings: Tensor, labels: Tensor) -> None:
         """Start every class at the mean direction of its utterances; classes without one keep their random direction.
 
@@ -408,31 +361,51 @@ class MatryoshkaLoss(nn.Module):
 
         Args:
             raw_embeddings: ``(utterances, embed_dim)``, not normalised.
-            labels: ``(utterances,)`` class indices. Further sub-centres start at single utterances of the class, so that they
+            labels: ``(utterances,)`` class indices. Further sub-centres start near single utterances of the class, so that they
                 can part.
         """
-        present = torch.bincount(labels.cpu(), minlength=self.num_classes).nonzero().squeeze(1)
-        for matrix in self.class_matrices:
-            width = matrix.shape[1]
-            unit = functional.normalize(raw_embeddings[:, :width].to(matrix), dim=1)
-            sums = torch.zeros(self.num_classes, width, dtype=matrix.dtype, device=matrix.device)
-            sums.index_add_(0, labels.to(matrix.device), unit)
-            # Where all embeddings are zero (rows of the head that wait for training) so are the means, and a product of two
-            # zeros has no gradient: such columns start random and small.
-            unused = (unit == 0).all(dim=0)
-            sums[:, unused] = _UNUSED_COLUMN * torch.randn(self.num_classes, int(unused.sum()), dtype=matrix.dtype).to(
-                matrix.device
-            )
-            centers = matrix.view(self.num_classes, self.num_subcenters, width)
-            means = functional.normalize(sums, dim=1)
-            centers[present, 0] = means[present]
-            for label in map(int, present) if self.num_subcenters > 1 else ():
-                members = unit[(labels == label).nonzero().squeeze(1)]
-                for center in range(1, self.num_subcenters):
-                    centers[label, center] = functional.normalize(means[label] + members[(center - 1) % len(members)], dim=0)
+        self.initialise_from_blocks([(raw_embeddings, labels)])
+
+    @torch.no_grad()
+    def initialise_from_blocks(self, blocks: Iterable[tuple[Tensor, Tensor]]) -> None:
+        """Do the same with embeddings and labels that come block by block, each with all utterances of its classes.
+
+        Nothing is held but the class matrices themselves.
+        """
+        if not len(self.class_matrices):
+            return
+        counts = torch.zeros(self.num_classes, dtype=torch.int64)
+        centres = [matrix.view(self.num_classes, self.num_subcenters, matrix.shape[1]) for matrix in self.class_matrices]
+        unused = [torch.ones(matrix.shape[1], dtype=torch.bool, device=matrix.device) for matrix in self.class_matrices]
+        for raw_embeddings, labels in blocks:
+            present, index, counted = torch.unique(labels.cpu(), return_inverse=True, return_counts=True)
+            counts[present] = counted
+            order = torch.argsort(index, stable=True)
+            first = counted.cumsum(0) - counted
+            for of_classes, columns in zip(centres, unused, strict=True):
+                unit = functional.normalize(raw_embeddings[:, : of_classes.shape[2]].to(of_classes), dim=1)
+                columns &= (unit == 0).all(dim=0)
+                sums = unit.new_zeros(len(present), unit.shape[1]).index_add_(0, index.to(unit.device), unit)
+                rows = present.to(unit.device)
+                of_classes[rows, 0] = sums
+                for centre in range(1, self.num_subcenters):
+                    of_classes[rows, centre] = unit[order[first + (centre - 1) % counted].to(unit.device)]
+        rows = counts.nonzero().squeeze(1)
+        for of_classes, columns in zip(centres, unused, strict=True):
+            present = rows.to(of_classes.device)
+            means = of_classes[present, 0]
+            if len(present) and columns.any():
+                # Where all embeddings are zero (rows of the head that wait for training) so are the means, and a product of two
+                # zeros has no gradient: such columns start random and small.
+                random = torch.randn(self.num_classes, int(columns.sum()), dtype=means.dtype)
+                means[:, columns] = _UNUSED_COLUMN * random[rows].to(means.device)
+            means = functional.normalize(means, dim=1)
+            of_classes[present, 0] = means
+            for centre in range(1, self.num_subcenters):
+                of_classes[present, centre] = functional.normalize(means + of_classes[present, centre], dim=1)
 
     def _initial_bias(self, dim: int) -> float | None:
-        return None if self.class_objective is None else self.class_objective.initial_bias(self.num_classes, self.margins[dim])
+        return None if self.class_objective is None else initial_bias(self.class_objective, self.num_classes, self.margins[dim])
 
     def _uninformed_loss(self, dim: int) -> float:
         margin = self.margins[dim]
@@ -443,7 +416,7 @@ class MatryoshkaLoss(nn.Module):
         return self.pair_objective.uninformed_loss(self._batch_speakers, self._batch_crops, margin, scale)
 
     def extra_repr(self) -> str:
-        kind = f"loss_type={self.loss_type!r}, shared_classes={self.shared_classes}"
+        kind = f"objective={self.objective}, shared_classes={self.shared_classes}"
         return f"dims={self.dims}, num_classes={self.num_classes}, {kind}"
 
 
@@ -452,7 +425,7 @@ def _output(total: Tensor, terms: list[PrefixTerm], losses: list[Tensor], accura
     return MatryoshkaLossOutput(total, dict(zip(dims, losses, strict=True)), dict(zip(dims, accuracies, strict=True)))
 
 
-# The place of a classification loss in a training without labels, where other terms do the teaching.
+# In training without labels, where other terms do the teaching, this stands in the place of a MatryoshkaLoss.
 
 
 class NoClassLoss(nn.Module):
@@ -471,6 +444,9 @@ class NoClassLoss(nn.Module):
         return math.nan
 
     def initialise_from_class_means(self, raw_embeddings: Tensor, labels: Tensor) -> None:
+        """There is no class matrix to start."""
+
+    def initialise_from_blocks(self, blocks: Iterable[tuple[Tensor, Tensor]]) -> None:
         """There is no class matrix to start."""
 
     def forward(self, raw_embeddings: Tensor, labels: Tensor) -> MatryoshkaLossOutput:

@@ -155,7 +155,14 @@ class ReDimNetMRL(nn.Module):
         return self.backbone.pooled_statistics(audio, lengths)
 
     def project(self, pooled: Tensor, target_dim: int | None = None) -> Tensor:
-        """Map pooled statistics ``(batch, pooled_dim)`` to raw embeddings ``(batch, target_dim)``, not of unit length."""
+        """Map pooled statistics ``(batch, pooled_dim)`` to raw embeddings ``(batch, target_dim)``, not of unit length.
+
+        Under autocast too, the head computes in the precision of its weights: it is small, and angles near zero lose their
+        meaning in half precision.
+        """
+        if torch.is_autocast_enabled(pooled.device.type):
+            with torch.autocast(pooled.device.type, enabled=False):
+                return self.project(pooled.to(self.projection.weight.dtype), target_dim)
         raw: Tensor = self.projection(self.backbone.normalise_pooled(pooled), target_dim)
         return raw
 
@@ -231,6 +238,11 @@ class ReDimNetMRL(nn.Module):
         self.batch_norm_statistics = batch_norm_statistics
         self._let_backbone_train()
         self.train(self.training)
+
+    @property
+    def updates_statistics(self) -> bool:
+        """Whether training moves the running statistics of the backbone's BatchNorms."""
+        return not self.backbone_frozen and self.batch_norm_statistics == "update"
 
     def train(self, mode: bool = True) -> ReDimNetMRL:
         """Switch between training and evaluation; what is frozen stays in evaluation mode."""

@@ -6,25 +6,23 @@ They need no class matrix, so their cost does not grow with the number of speake
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from mrl.errors import InputError
-from mrl.matryoshka.class_objectives import lowered
+from mrl.matryoshka.class_objectives import check_scale, lowered
+from mrl.matryoshka.objectives import chosen
 
 _SMALLEST_SCALE = 1e-6
 
 
 class PairObjective(Protocol):
-    """A loss on the embeddings of a batch."""
-
-    @property
-    def learns_scale(self) -> bool:
-        """Whether the scale is a parameter."""
-        ...
+    """A loss on the embeddings of a batch; ``compares_crops`` is true, see :mod:`mrl.matryoshka.objectives`."""
 
     def evaluate(self, vectors: Tensor, labels: Tensor, margin: float, scale: Tensor) -> tuple[Tensor, Tensor]:
         """Return the loss with its gradient, and the accuracy.
@@ -45,15 +43,31 @@ class PairObjective(Protocol):
         ...
 
 
+@dataclass(frozen=True)
 class AngularPrototypical:
     """Angular prototypical loss (Chung et al., arXiv 2003.11982).
 
     The last crop of each speaker is the query, the mean of the others the prototype; each query must find its prototype among
     those of all speakers in the batch, by a softmax over cosines with a learnable scale. A speaker with one crop only is a
     prototype for others. The published loss has a learnable bias too, which is the same for all logits of a softmax and cancels.
+
+    Attributes:
+        scale: where the learnable scale starts.
+        margin: where a schedule starts from, radians.
     """
 
-    learns_scale = True
+    scale: float = 10.0
+    margin: float = 0.2
+    compares_crops: ClassVar[bool] = True
+    learns_scale: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        check_scale(self.scale)
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> AngularPrototypical:
+        """Take what concerns this objective from the section ``loss``."""
+        return cls(**chosen(settings, scale="scale", margin="margin"))
 
     def evaluate(self, vectors: Tensor, labels: Tensor, margin: float, scale: Tensor) -> tuple[Tensor, Tensor]:
         """See :meth:`PairObjective.evaluate`."""
@@ -81,14 +95,30 @@ class AngularPrototypical:
         return math.log(math.exp(own) + speakers - 1) - own
 
 
+@dataclass(frozen=True)
 class SupervisedContrastive:
     """Supervised contrastive loss, the mean over positives outside the logarithm (Khosla et al., arXiv 2004.11362, L_out).
 
     Each crop must find every other crop of its speaker among all other crops of the batch. The scale is one over the paper's
     temperature. A margin is added to the angles of all positives (as arXiv 2404.14913 does for its contrastive loss).
+
+    Attributes:
+        scale: what cosines are multiplied by.
+        margin: where a schedule starts from, radians.
     """
 
-    learns_scale = False
+    scale: float = 1.0 / 0.07
+    margin: float = 0.2
+    compares_crops: ClassVar[bool] = True
+    learns_scale: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        check_scale(self.scale)
+
+    @classmethod
+    def from_settings(cls, settings: Mapping[str, Any]) -> SupervisedContrastive:
+        """Take what concerns this objective from the section ``loss``."""
+        return cls(**chosen(settings, scale="scale", margin="margin"))
 
     def evaluate(self, vectors: Tensor, labels: Tensor, margin: float, scale: Tensor) -> tuple[Tensor, Tensor]:
         """See :meth:`PairObjective.evaluate`."""

@@ -11,23 +11,33 @@ from mrl.data import Corpus, CorpusSampler, ShardSampler, SpeakerBalancedSampler
 from mrl.data.samplers import Sampler
 from mrl.errors import ConfigError
 from mrl.matryoshka import MatryoshkaLoss, NoClassLoss, ReDimNetMRL, SimilarityPreservationLoss, create_mrl_from_pretrained
+from mrl.matryoshka.objectives import make_objective
+from mrl.processes import ProcessPlace
 from mrl.training.config import TrainConfig
 from mrl.training.distillation import ClassPosteriorLoss, TeacherSpace
-from mrl.training.stages import set_spec_augment
+from mrl.training.feeds import set_spec_augment
 from mrl.training.system import TrainingSystem
 from mrl.training.validation import Validator, read_validation
 
 
-def choose_device(name: str, local_rank: int = 0) -> torch.device:
+def choose_device(name: str, place: ProcessPlace = ProcessPlace()) -> torch.device:  # noqa: B008 - frozen
     """Return the device that ``training.device`` names; ``auto`` and ``cuda`` take the GPU of this process.
 
     Raises:
-        ConfigError: there is no such device here.
+        ConfigError: there is no such device, fewer GPUs than processes on this machine, or one GPU for several processes.
+        ProcessError: nothing says which GPU belongs to this process.
     """
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name.startswith("cuda:") and place.world_size > 1:
+        raise ConfigError(f"training.device: {name} would be shared by {place.world_size} processes; use cuda: one GPU for each")
+    if name == "cuda" and torch.cuda.is_available() and place.gpu_number >= torch.cuda.device_count():
+        raise ConfigError(
+            f"{place} is number {place.gpu_number} on its machine, which has {torch.cuda.device_count()} GPUs; "
+            "start one process per GPU (torchrun --nproc-per-node)"
+        )
     try:
-        device = torch.device("cuda", local_rank) if name == "cuda" else torch.device(name)
+        device = torch.device("cuda", place.gpu_number) if name == "cuda" else torch.device(name)
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(
@@ -117,18 +127,12 @@ def _build_loss(config: TrainConfig, encoder: ReDimNetMRL, num_classes: int) -> 
         return MatryoshkaLoss(
             encoder.mrl_dims,
             num_classes,
-            loss_type=loss.type,
+            make_objective(loss.type, loss.model_dump()),
             margin=loss.margin,
-            scale=loss.scale,
-            num_subcenters=loss.num_subcenters,
-            topk_penalty=loss.topk_penalty,
-            topk=loss.topk,
-            sphereface2_lambda=loss.sphereface2_lambda,
-            sphereface2_t=loss.sphereface2_t,
-            sphereface2_margin_type=loss.sphereface2_margin_type,
             dim_weights=_per_mrl_dim(config.model.mrl_weights, config),
             margins=_per_mrl_dim(loss.mrl_margins, config),
             dim_dropout=loss.dim_dropout,
+            sampled_classes=loss.sampled_classes,
             seed=config.training.seed,
             shared_classes=loss.shared_classes,
             speakers_per_batch=min(num_classes, config.training.batch_size // config.data.crops_per_speaker),

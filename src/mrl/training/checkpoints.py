@@ -39,7 +39,8 @@ class Progress:
         nonfinite_steps: skipped steps.
         start, best: error rates at step 0 and of the best model.
         best_epoch: epochs that were done when the best model was.
-        validations_without_best: since the best one.
+        validations_without_best: since the best one, or since the stage began.
+        bad_draws: draws of the epoch so far whose recording could not be used.
         interrupted: whether the run stopped before its end; not saved.
     """
 
@@ -53,6 +54,7 @@ class Progress:
     best: ValidationResult | None = None
     best_epoch: int = 0
     validations_without_best: int = 0
+    bad_draws: int = 0
     interrupted: bool = False
 
     @property
@@ -71,9 +73,14 @@ class Progress:
 
     def next_epoch(self) -> None:
         """Go to the beginning of the next epoch."""
-        self.epoch += 1
+        self.skip_to(self.epoch + 1)
+
+    def skip_to(self, epoch: int) -> None:
+        """Go to the beginning of a later epoch."""
+        self.epoch = epoch
         self.position = 0
         self.loss_sum, self.loss_crops = 0.0, 0
+        self.bad_draws = 0
 
     def relative_to_start(self, result: ValidationResult) -> float:
         """Return the mean over dims of the EER over that of the start (1 at the start)."""

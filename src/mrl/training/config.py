@@ -6,11 +6,12 @@ See :func:`mrl.training.load_config` for how files, overlays and overrides becom
 from __future__ import annotations
 
 import itertools
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from mrl.dims import default_dims
+from mrl.matryoshka.objectives import AAM_LOSSES, OBJECTIVES, PAIR_LOSSES
 from mrl.training.config_augmentation import AugmentationConfig as AugmentationConfig
 from mrl.training.config_augmentation import Section
 from mrl.training.config_augmentation import SimulatedRoomsConfig as SimulatedRoomsConfig
@@ -32,6 +33,11 @@ class TrainDataConfig(Section):
     )
     where: dict[str, Scalar | list[Scalar]] = Field(
         default_factory=dict, description="Keep only manifest rows whose column has this value, or one of these values."
+    )
+    exclude: str | None = Field(
+        default=None,
+        description="Text file with one recording per line that is never drawn, such as a run's bad-utterances.txt; may change "
+        "on resume, because all other draws stay as they are.",
     )
     unlabelled: bool = Field(
         default=False,
@@ -74,6 +80,13 @@ class DataConfig(Section):
     validation: ValidationConfig = Field(default=ValidationConfig(), description="The validation trials.")
     allow_overlap: bool = Field(
         default=False, description="Train even if speakers or recordings of the validation trials are in the training data."
+    )
+    max_bad_share: float = Field(
+        default=0.05,
+        ge=0,
+        le=1,
+        description="A run stops when more than this share of an epoch's draws, or of the utterances in the cache, cannot be "
+        "read; up to it, other utterances of the same speakers take their places.",
     )
     crop_seconds: float = Field(default=3.0, gt=0, description="Length of the training crops, seconds.")
     finetune_crop_seconds: float | None = Field(default=None, gt=0, description="The same in stage 2; default: crop_seconds.")
@@ -159,13 +172,20 @@ class ModelConfig(Section):
         return self
 
 
+def _known_loss(name: str) -> str:
+    if name not in OBJECTIVES and name != "none":
+        raise ValueError(f"expected {', '.join(map(repr, OBJECTIVES))} or 'none' (found {name!r})")
+    return name
+
+
 class LossConfig(Section):
     """What is minimised."""
 
-    type: Literal["aam", "subcenter_aam", "sphereface2", "angular_prototypical", "supervised_contrastive", "none"] = Field(
+    type: Annotated[str, AfterValidator(_known_loss)] = Field(
         default="aam",
-        description="aam, subcenter_aam, sphereface2: a vector for each speaker; angular_prototypical, supervised_contrastive: "
-        "crops compared with each other (data.crops_per_speaker of 2 or more); none: similarity_weight alone, no labels.",
+        description="aam, subcenter_aam, sphereface2, mv_softmax: a vector for each speaker; angular_prototypical, "
+        "supervised_contrastive: crops compared with each other (data.crops_per_speaker of 2 or more); none: similarity_weight "
+        "alone, no labels.",
     )
     margin: float = Field(default=0.2, ge=0, lt=1.5, description="Angular margin, radians.")
     mrl_margins: list[float] | None = Field(
@@ -191,8 +211,18 @@ class LossConfig(Section):
     )
     sphereface2_t: float = Field(default=3.0, ge=1, description="Exponent of its similarities.")
     sphereface2_margin_type: Literal["C", "A"] = Field(default="C", description="Its margin: C additive, A angular.")
+    mv_emphasis: float = Field(
+        default=0.12, ge=0, le=1, description="Additional weight of speakers that an embedding is mistaken for, for mv_softmax."
+    )
     dim_dropout: float = Field(
         default=0.0, ge=0, lt=1, description="Probability that a dim other than the full one sits out an optimizer step."
+    )
+    sampled_classes: float = Field(
+        default=1.0,
+        gt=0,
+        le=1,
+        description="Share of the speakers' vectors that a step compares embeddings with, drawn at random besides those of the "
+        "batch (partial FC); for very many speakers.",
     )
     shared_classes: bool = Field(
         default=False, description="One class matrix, of which each dim uses a prefix, instead of one per dim."
@@ -207,7 +237,9 @@ class LossConfig(Section):
     def _belongs_together(self) -> LossConfig:
         if self.type == "none" and (self.dim_dropout or self.mrl_margins is not None):
             raise ValueError("dim_dropout and mrl_margins have no meaning with type: none")
-        if self.topk_penalty and self.type not in ("aam", "subcenter_aam"):
+        if self.sampled_classes < 1 and (self.type == "none" or self.type in PAIR_LOSSES):
+            raise ValueError(f"sampled_classes has no meaning with type: {self.type}, which has no vectors of speakers")
+        if self.topk_penalty and self.type not in AAM_LOSSES:
             raise ValueError(f"topk_penalty belongs to aam and subcenter_aam (found type: {self.type})")
         if self.mrl_margins is not None:
             if self.margin <= 0:
@@ -292,7 +324,9 @@ class TrainingConfig(Section):
     output_dir: str = Field(default="runs/mrl", description="Run folder.")
     validate_every_epochs: int = Field(default=1, ge=1, description="Validation after every so many epochs, and after the last.")
     early_stopping_validations: int | None = Field(
-        default=None, ge=1, description="Stop after so many validations without a new best."
+        default=None,
+        ge=1,
+        description="A stage ends after this many validations without a new best; the last one ends the run.",
     )
     checkpoint_every_steps: int | None = Field(
         default=None, ge=1, description="Also save within an epoch, every so many optimizer steps."
@@ -337,6 +371,12 @@ class AdvancedConfig(Section):
     )
     cache_views: int = Field(
         default=4, ge=1, description="Views per utterance: the clean whole and so many less one augmented crops."
+    )
+    cache_storage: Literal["float32", "float16"] = Field(
+        default="float32", description="Type of the numbers in the cache; float16 takes half the space."
+    )
+    cache_read_ahead_megabytes: int = Field(
+        default=64, ge=1, description="How much of the cache is read ahead of training; the most that it holds in memory."
     )
     cache_max_seconds: float = Field(
         default=20.0, gt=0, description="Only the first seconds of longer utterances are used in the clean view."
@@ -388,7 +428,7 @@ class TrainConfig(Section):
             )
         if self.advanced.use_pretrained and self.advanced.freeze_backbone_epochs > self.training.num_epochs:
             raise ValueError("advanced.freeze_backbone_epochs is more than training.num_epochs, which counts both stages")
-        if self.loss.type in ("angular_prototypical", "supervised_contrastive") and self.data.crops_per_speaker < 2:
+        if self.loss.type in PAIR_LOSSES and self.data.crops_per_speaker < 2:
             raise ValueError(
                 f"loss.type: {self.loss.type} compares crops of one speaker; set data.crops_per_speaker to 2 or more "
                 f"(found {self.data.crops_per_speaker})"

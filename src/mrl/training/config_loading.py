@@ -25,6 +25,7 @@ PATH_KEYS = (
     "data.train.folder",
     "data.train.manifest",
     "data.train.root",
+    "data.train.exclude",
     "data.train.shards",
     "data.validation.trials",
     "data.validation.root",

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import fnmatch
 import logging
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -39,13 +41,38 @@ def read_corpus(config: TrainDataConfig) -> Corpus:
         raise ConfigError(
             "no training data: set data.train.folder (one subfolder per speaker) or data.train.manifest or data.train.shards"
         )
-    corpus.check_files()
+    corpus.check_files(excluded_utterances(config, corpus))
     if config.unlabelled:
         if len(corpus) < 2:
             raise DataError(f"training without labels compares utterances; found only {corpus.utterances[0].path}")
     elif len(corpus.speakers) < 2:
         raise DataError(f"training needs at least two speakers; found only {corpus.speakers[0]!r}")
     return corpus
+
+
+def excluded_utterances(config: TrainDataConfig, corpus: Corpus) -> frozenset[int]:
+    """Return the positions of the utterances that ``data.train.exclude`` names.
+
+    A line holds a path, absolute or from the folder that the corpus starts from; whatever follows a tab is ignored, and so are
+    empty lines and those that begin with ``#``.
+
+    Raises:
+        DataError: the list cannot be read, or names every utterance.
+    """
+    if config.exclude is None:
+        return frozenset()
+    try:
+        lines = Path(config.exclude).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"data.train.exclude: {config.exclude} cannot be read ({error})") from error
+    base = Path(config.root or config.folder or config.shards or Path(config.manifest or "").parent)
+    named = {line.partition("\t")[0].strip() for line in lines if line.strip() and not line.startswith("#")}
+    wanted = {os.path.normpath(base / name) for name in named}
+    found = frozenset(index for index, one in enumerate(corpus.utterances) if os.path.normpath(one.path) in wanted)
+    if len(found) == len(corpus):
+        raise DataError(f"data.train.exclude: {config.exclude} leaves no utterance of {len(corpus)}")
+    _LOG.info("%d utterances are excluded by %s (%d lines)", len(found), config.exclude, len(named))
+    return found
 
 
 def build_augmenter(config: AugmentationConfig, corpus: Corpus, *, simulate: bool = True) -> Augmenter | None:
@@ -125,11 +152,13 @@ class TrainingData:
         original: as configured.
         corpus: with the speed copies as further speakers; classes are numbered by this one.
         augmenter: of crops, if any.
+        excluded: positions in ``corpus`` that are never drawn.
     """
 
     original: Corpus
     corpus: Corpus
     augmenter: Augmenter | None
+    excluded: frozenset[int] = frozenset()
 
 
 def read_training_data(config: TrainConfig, *, simulate_rooms: bool = True) -> TrainingData:
@@ -143,10 +172,12 @@ def read_training_data(config: TrainConfig, *, simulate_rooms: bool = True) -> T
         ConfigError, DataError, InputError: see :func:`read_corpus` and :func:`build_augmenter`.
     """
     original = read_corpus(config.data.train)
+    corpus = original.with_speed_copies(config.data.speeds)
     return TrainingData(
         original,
-        original.with_speed_copies(config.data.speeds),
+        corpus,
         build_augmenter(config.data.augmentation, original, simulate=simulate_rooms),
+        excluded_utterances(config.data.train, corpus),
     )
 
 
@@ -163,8 +194,7 @@ def check_separate(data: TrainingData, validator: Validator | None, *, allow_ove
     """
     if validator is None:
         return
-    training = {one.path.resolve() for one in data.original.utterances}
-    both = sorted(path for path in validator.paths if path.resolve() in training)
+    both = _also_in_training(validator.paths, data.original)
     if both:
         _refuse_overlap(
             f"{len(both)} validation recordings are also in the training data, the first is {both[0]}; "
@@ -179,6 +209,21 @@ def check_separate(data: TrainingData, validator: Validator | None, *, allow_ove
             "%s, by the names of their folders: if these are the same people, the validation's error rates are too good",
             overlap.describe(overlap.by_name),
         )
+
+
+def _also_in_training(paths: Sequence[Path], corpus: Corpus) -> list[Path]:
+    """Return the recordings that the corpus has too, under whatever name: the same file by its number on the disk."""
+    ours: dict[tuple[int, int], Path] = {}
+    for path in paths:
+        status = path.stat()
+        ours[status.st_dev, status.st_ino] = path
+    found = set()
+    for file in set(corpus.files()):
+        with contextlib.suppress(OSError):  # a missing one that is excluded
+            status = os.stat(file)  # noqa: PTH116 - a million of them
+            if (status.st_dev, status.st_ino) in ours:
+                found.add(ours[status.st_dev, status.st_ino])
+    return sorted(found)
 
 
 def _refuse_overlap(message: str, allowed: bool) -> None:

@@ -115,27 +115,45 @@ class ClassPosteriorLoss(nn.Module):
         return total
 
 
-def regression_head(features: Tensor, targets: Tensor, embed_dim: int, *, shrinkage: float = 0.05) -> AffineMap:
-    """Return the head that comes nearest to the teacher: ridge regression of its embeddings on normalised pooled statistics.
+class RegressionFit:
+    """Ridge regression of a teacher's embeddings on normalised pooled statistics, from blocks: the head that comes nearest to it.
 
     Args:
-        features: ``(utterances, feature_dim)``.
-        targets: ``(utterances, teacher_dim)`` in the teacher's space.
-        embed_dim: outputs; beyond the teacher's dim they are zero until trained.
         shrinkage: ridge, as a share of the mean variance of the features times their number.
-
-    Raises:
-        DataError: counts that do not fit, or fewer than two utterances.
     """
-    if features.shape[0] != targets.shape[0] or features.shape[0] < _FEWEST:
-        raise DataError(
-            f"{features.shape[0]} statistics and {targets.shape[0]} teacher embeddings cannot be fitted to each other; "
-            f"expected the same {_FEWEST} or more utterances"
-        )
-    x, y = features.double().cpu(), targets.double().cpu()
-    mean, offset = x.mean(dim=0), y.mean(dim=0)
-    x = x - mean
-    ridge = shrinkage * x.square().sum() / x.shape[1]
-    gram = x.T @ x + ridge.clamp(min=1e-12) * torch.eye(x.shape[1], dtype=x.dtype)
-    weight = torch.linalg.solve(gram, x.T @ (y - offset)).T
-    return AffineMap(weight, offset - weight @ mean).first(embed_dim)
+
+    def __init__(self, *, shrinkage: float = 0.05) -> None:
+        self._shrinkage = shrinkage
+        self._count = 0
+        self._sums: list[Tensor] = []
+
+    def add(self, features: Tensor, targets: Tensor) -> None:
+        """Take utterances: features ``(utterances, feature_dim)``, and targets in the teacher's space ``(utterances, dim)``.
+
+        Raises:
+            DataError: counts that do not fit.
+        """
+        if features.shape[0] != targets.shape[0]:
+            raise DataError(f"{features.shape[0]} statistics and {targets.shape[0]} teacher embeddings do not fit")
+        x, y = features.double().cpu(), targets.double().cpu()
+        sums = [x.sum(dim=0), y.sum(dim=0), x.T @ x, x.T @ y]
+        self._sums = [old + new for old, new in zip(self._sums, sums, strict=True)] if self._sums else sums
+        self._count += len(x)
+
+    def result(self, embed_dim: int) -> AffineMap:
+        """Return the head; outputs beyond the teacher's dim are zero until trained.
+
+        Raises:
+            DataError: fewer than two utterances.
+        """
+        if self._count < _FEWEST:
+            raise DataError(
+                f"a head cannot be fitted to the teacher's embeddings of {self._count} utterances; expected {_FEWEST}"
+            )
+        total_x, total_y, squares, products = self._sums
+        mean, offset = total_x / self._count, total_y / self._count
+        gram = squares - self._count * torch.outer(mean, mean)
+        ridge = (self._shrinkage * gram.diagonal().mean()).clamp(min=1e-12)
+        gram = gram + ridge * torch.eye(len(gram), dtype=gram.dtype)
+        weight = torch.linalg.solve(gram, products - self._count * torch.outer(mean, offset)).T
+        return AffineMap(weight, offset - weight @ mean).first(embed_dim)

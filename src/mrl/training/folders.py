@@ -147,6 +147,8 @@ _LOG = logging.getLogger(__name__)
 # Settings that do not change what is computed, so that a run may go on with others.
 _FREE_TO_CHANGE = frozenset(
     {
+        "data.train.exclude",
+        "data.max_bad_share",
         "training.num_workers",
         "training.device",
         "training.output_dir",
@@ -161,6 +163,7 @@ _FREE_TO_CHANGE = frozenset(
         "training.max_nonfinite_steps",
         "training.early_stopping_validations",
         "advanced.cache_dir",
+        "advanced.cache_read_ahead_megabytes",
         "advanced.weights",
     }
 )
@@ -186,6 +189,10 @@ class RunFolder:
     @property
     def metrics(self) -> Path:
         return self.root / "metrics.jsonl"
+
+    @property
+    def bad_utterances(self) -> Path:
+        return self.root / "bad-utterances.txt"
 
     @property
     def curves(self) -> Path:
@@ -268,6 +275,7 @@ class RunFolder:
         self.root.mkdir(parents=True, exist_ok=True)
         self.metrics.unlink(missing_ok=True)
         self.wandb_id.unlink(missing_ok=True)
+        self.bad_utterances.unlink(missing_ok=True)
         shutil.rmtree(self.tensorboard, ignore_errors=True)
         save_config(config, self.config)
 

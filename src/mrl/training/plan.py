@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import math
 import os
+import time
 import weakref
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,9 @@ from mrl.audio import SAMPLE_RATE
 from mrl.training.building import build_encoder, build_sampler, build_system, build_validator, choose_device
 from mrl.training.config import TrainConfig
 from mrl.training.data import check_separate, read_training_data
-from mrl.training.stages import Stage, check_compiler, embed_waveforms, plan_stages, uses_cache
+from mrl.training.feeds import check_compiler, embed_waveforms
+from mrl.training.stages import Stage, plan_stages, uses_cache
+from mrl.training.starting import start_figures
 from mrl.training.system import TrainingSystem, check_optimised
 from mrl.training.teachers import DistillationTeacher
 from mrl.training.trainer import out_of_memory_told
@@ -69,6 +72,12 @@ def _storages(tree: Any) -> list[torch.UntypedStorage]:
 _BYTES = 4  # of a float32
 
 
+_CACHE_BYTES = {"float32": 4, "float16": 2}
+
+
+_TIMED_SIZE = 512  # of the matrices whose product is timed
+
+
 _MEASURED_BATCHES = (2, 4)
 
 
@@ -112,6 +121,9 @@ class RunPlan:
         validation_trials: number of validation trials, 0 for none.
         chance_level: loss of a model that knows nothing, None where labels have no part in it.
         cache_bytes: size of the cache of pooled statistics, 0 for none.
+        start_utterances: that the head and the first class matrices are fitted to, 0 for a run from scratch.
+        start_seconds: about how long that takes once their pooled statistics are there, measured on this machine.
+        start_bytes: memory for it.
         program_bytes: main memory that the program itself will hold, libraries and lists of recordings included.
         stages: figures of each stage.
         output_dir: the run folder.
@@ -122,6 +134,9 @@ class RunPlan:
     validation_trials: int
     chance_level: float | None
     cache_bytes: int
+    start_utterances: int
+    start_seconds: float
+    start_bytes: int
     program_bytes: int
     stages: list[StageFigures]
     output_dir: str
@@ -139,6 +154,11 @@ class RunPlan:
             lines.append(f"Chance-level loss: {self.chance_level:.3f}")
         if self.cache_bytes:
             lines.append(f"Cache of pooled statistics: {_megabytes(self.cache_bytes)} on disk")
+        if self.start_utterances:
+            lines.append(
+                f"Start: head and classes from {self.start_utterances} utterances, about {self.start_seconds:.0f} s and "
+                f"{_megabytes(self.start_bytes)} of memory in the first process"
+            )
         for figures in self.stages:
             stage = figures.stage
             what = "backbone, head and classes" if stage.trains_backbone else "head and classes"
@@ -174,12 +194,18 @@ def plan_run(config: TrainConfig) -> RunPlan:
         reading_bytes = _reading_bytes(config, system)
         figures = [_figures(config, stage, system, steps, reading_bytes, _allocator_factor(config, device)) for stage in stages]
     vectors = len(data.corpus) * config.advanced.cache_views
+    start_utterances, operations, start_bytes = start_figures(config, data.corpus, system)
     return RunPlan(
         utterances=len(data.corpus),
         speakers=0 if config.data.train.unlabelled else len(data.corpus.speakers),
         validation_trials=0 if validator is None else len(validator.trials),
         chance_level=system.chance_level,
-        cache_bytes=vectors * system.encoder.pooled_dim * _BYTES if uses_cache(config, stages[0]) else 0,
+        cache_bytes=vectors * system.encoder.pooled_dim * _CACHE_BYTES[config.advanced.cache_storage]
+        if uses_cache(config, stages[0])
+        else 0,
+        start_utterances=start_utterances,
+        start_seconds=operations / _operations_per_second() if operations else 0.0,
+        start_bytes=start_bytes,
         program_bytes=program_bytes,
         stages=figures,
         output_dir=config.training.output_dir,
@@ -250,6 +276,15 @@ def _resident_bytes() -> int:
     """Return what this program holds in main memory now, libraries included; 0 where the system does not tell."""
     facts = Path("/proc/self/statm")
     return int(facts.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if facts.is_file() else 0
+
+
+def _operations_per_second() -> float:
+    """Return how many floating-point operations a product of float64 matrices makes in a second here."""
+    matrix = torch.ones(_TIMED_SIZE, _TIMED_SIZE, dtype=torch.float64)
+    matrix @ matrix  # the first product prepares libraries
+    start = time.perf_counter()
+    matrix @ matrix
+    return 2.0 * _TIMED_SIZE**3 / max(time.perf_counter() - start, 1e-9)
 
 
 def _megabytes(count: int) -> str:

@@ -15,7 +15,7 @@ import torch
 from mrl.errors import DataError, TrainingError
 from mrl.matryoshka import MatryoshkaLoss, ReDimNetMRL
 from mrl.progress import progress_bar
-from mrl.training.stages import embed_waveforms
+from mrl.training.feeds import embed_waveforms
 from mrl.training.starting import initialise_classes
 from mrl.training.system import StepLoss, TrainingSystem, check_optimised
 from mrl.training.updates import (
@@ -156,7 +156,7 @@ def _train(model: ReDimNetMRL, loader: Loader, num_epochs: int, recipe: _Recipe)
     num_classes = max(int(labels.max()) + 1, _declared_classes(loader))
     system = TrainingSystem(model, MatryoshkaLoss(model.mrl_dims, num_classes, margin=recipe.margin, scale=recipe.scale))
     system.to(model.device)
-    initialise_classes(system, pooled.to(model.device), labels.to(model.device))
+    initialise_classes(system, iter([(pooled, labels)]))
     optimizer = build_optimizer(
         parameter_groups(
             system,
@@ -168,9 +168,8 @@ def _train(model: ReDimNetMRL, loader: Loader, num_epochs: int, recipe: _Recipe)
     )
     check_optimised(system, optimizer)
     average = WeightAverage(model, recipe.ema_decay) if recipe.ema_decay else None
-    update_buffers = not model.backbone_frozen and model.batch_norm_statistics == "update"
     updater = Updater(
-        system, optimizer, precision=recipe.precision, clip_norm=5.0, average=average, update_buffers=update_buffers
+        system, optimizer, precision=recipe.precision, clip_norm=5.0, average=average, update_buffers=model.updates_statistics
     )
     history = History([], [], system.loss.chance_level(), num_classes)
     _LOG.info("%d classes; chance-level loss %.3f", num_classes, history.chance_level)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ import torch
 
 from mrl.audio import SAMPLE_RATE, Augmenter
 from mrl.backbone.state_hash import state_sha256
-from mrl.data import Batch, Corpus, CropDataset, Draw, PooledCache, View, ViewSettings, cache_key, load_batches
+from mrl.data import Batch, Corpus, CropDataset, Draw, PooledCache, View, ViewSettings, cache_key
 from mrl.data.crops import ChangesSpeed, Waveform
 from mrl.distribution import Processes
 from mrl.embeddings import load_embeddings
@@ -24,8 +25,7 @@ from mrl.files import sha256_of
 from mrl.runtime.session import open_session
 from mrl.training.config import TrainConfig
 from mrl.training.data import TrainingData
-from mrl.training.stages import FollowFunction
-from mrl.training.starting import fill_cache, first_members, of_whole_utterances
+from mrl.training.starting import cache_base, fill_cache, start_members
 from mrl.training.system import TrainingSystem
 
 _SHORTEST_SECONDS = 0.5
@@ -208,6 +208,29 @@ class SameSpeed(ChangesSpeed):
         return self._augmenter.draw_speed(rng)
 
 
+class _BothSides(SameSpeed):
+    """Augments, and puts the clean crop behind the result."""
+
+    def __call__(self, waveform: Waveform, seed: int, /) -> Waveform:
+        return np.concatenate([self._augmenter(waveform, seed), waveform])
+
+
+class TaughtCrops(CropDataset):
+    """Crops that tell which utterance they are of, in place of its speaker; one that cannot be read is replaced by another.
+
+    With ``both_sides`` a crop comes with its clean self behind it, twice as long.
+    """
+
+    def __init__(self, *settings: Any, both_sides: bool, **more: Any) -> None:
+        super().__init__(*settings, **more)
+        if both_sides:
+            assert isinstance(self.augment, Augmenter)
+            self.augment = _BothSides(self.augment)
+
+    def __getitem__(self, draw: Draw) -> tuple[Waveform, int]:
+        return super().__getitem__(draw)[0], draw.utterance
+
+
 class DistillationTeacher:
     """Gives the teacher's raw embedding for whatever the student is given: of whole utterances, clean crops, or the same audio.
 
@@ -233,64 +256,74 @@ class DistillationTeacher:
         self._table: npt.NDArray[np.float32] | None = None
         self._network: TeacherNetwork | None = None
         if holds_embeddings(spec):
+            if self._audio != "whole":
+                raise ConfigError(
+                    f"distillation.audio: {self._audio} needs a network to hear crops; {spec} has an embedding per recording"
+                )
             root = config.distillation.root or config.data.train.root
             self._table = read_teacher_embeddings(spec, data.corpus, root)
             self.dim = int(self._table.shape[1])
         else:
             self._network = open_teacher(spec, device)
             self.dim = self._network.dim
-        self._whole: PooledCache | None = None
-        self._views: PooledCache | None = None
+        self._cache: PooledCache | None = None
+        self._kept = data  # what the cache is of
+        self._places: dict[int, int] | None = None  # of utterances in it, where it is of some only
+        self._clean_side = self._audio == "crop" and data.augmenter is not None
+        self._labels = torch.as_tensor(np.asarray(data.corpus.labels, dtype=np.int64))
         self._device = device
 
     def prepare(self, run_folder: Path, processes: Processes, *, cached_views: bool) -> None:
-        """Compute what is kept: the whole utterances, and with ``cached_views`` those of stage 1."""
+        """Compute what is kept, all processes together.
+
+        With ``audio: whole`` that is all utterances; with ``cached_views`` all views of stage 1; otherwise the utterances that the
+        start is fitted to.
+        """
         if self._network is None:
             return
-        advanced = self._config.advanced
-        base = Path(advanced.cache_dir) if advanced.cache_dir is not None else run_folder / "cache"
-        if self._audio == "whole":
-            self._whole = self._cache(base, processes, views=1)
-        elif cached_views:
-            self._views = self._cache(base, processes, views=advanced.cache_views)
-
-    def of_utterances(self, members: Sequence[int]) -> torch.Tensor:
-        """Return raw embeddings ``(len(members), dim)`` of whole utterances, at most ``advanced.cache_max_seconds`` of each."""
-        if self._table is not None:
-            return torch.from_numpy(self._table[list(members)])
-        if self._whole is not None or self._views is not None:
-            cache = self._whole or self._views
-            assert cache is not None
-            return torch.from_numpy(cache.read([View(index, 0) for index in members]))
-        assert self._network is not None
-        return of_whole_utterances(
+        config, augmenter = self._config, self._data.augmenter
+        if self._audio != "whole" and not cached_views:
+            members = start_members(config, self._data.corpus)
+            self._places = {index: place for place, index in enumerate(members)}
+            excluded = frozenset(self._places[index] for index in members if index in self._data.excluded)
+            chosen = Corpus.in_order(self._data.corpus.utterances[index] for index in members)
+            self._kept = TrainingData(self._data.original, chosen, None, excluded)
+        views = config.advanced.cache_views if self._audio != "whole" and cached_views else 1
+        settings = ViewSettings(views, config.advanced.cache_max_seconds, config.data.crop_seconds, config.training.seed)
+        described = {"teacher_hears": self._audio, **(augmenter.settings() if augmenter else {})}
+        key = cache_key(
+            f"teacher {self._network.fingerprint}",
+            self._kept.corpus,
+            settings,
+            described,
+            storage=config.advanced.cache_storage,
+            excluded=self._kept.excluded,
+        )
+        self._cache = fill_cache(
+            config,
+            cache_base(config, run_folder) / key,
+            self._kept,
+            settings,
             self._network,
             self.dim,
-            self._data.corpus,
-            members,
-            max_seconds=self._config.advanced.cache_max_seconds,
-            num_workers=self._config.training.num_workers,
+            augment=SameSpeed(augmenter) if augmenter is not None and self._clean_side else augmenter,
+            processes=processes,
             what="the teacher's embeddings",
         )
-
-    def of_views(self, views: Sequence[View]) -> torch.Tensor:
-        """Return raw embeddings ``(len(views), dim)`` for the cached views of stage 1."""
-        if self._views is not None:
-            return torch.from_numpy(self._views.read(list(views)))
-        return self.of_utterances([view.utterance for view in views])
 
     @torch.no_grad()
     def fit(self, system: TrainingSystem) -> None:
         """Fit the space that embeddings are compared in, and the classes in it, to training utterances."""
         assert system.space is not None
-        corpus = self._data.corpus
-        members = first_members(self._config, corpus)
+        bad = set() if self._cache is None else {view.utterance for view in self._cache.bad if view.view == 0}
+        members = start_members(self._config, self._data.corpus)
+        places = self._places or {index: index for index in members}
+        members = [index for index in members if index not in self._data.excluded and places[index] not in bad]
         raw = self.of_utterances(members)
         system.space.fit(raw, centre=self._config.distillation.centre)
         if system.posteriors is not None:
             device = system.space.mean.device
-            labels = torch.tensor([corpus.labels[index] for index in members], device=device)
-            system.posteriors.fit(system.space(raw.to(device)), labels)
+            system.posteriors.fit(system.space(raw.to(device)), self._labels[members].to(device))
 
     def targets_in(self, system: TrainingSystem) -> Callable[[Sequence[int]], torch.Tensor]:
         """Return what gives the teacher's embeddings of utterances in its space."""
@@ -298,50 +331,46 @@ class DistillationTeacher:
         assert space is not None
         return lambda members: space(self.of_utterances(members).to(space.mean.device))
 
-    def following(self, crops: CropDataset) -> FollowFunction:
-        """Return what gives each batch of these crops with the teacher's raw embeddings ``(batch, dim)``."""
-        network, augmenter, workers = self._network, self._data.augmenter, self._config.training.num_workers
+    def of_utterances(self, members: Sequence[int]) -> torch.Tensor:
+        """Return raw embeddings ``(len(members), dim)`` of whole utterances, at most ``advanced.cache_max_seconds`` of each.
 
-        def of_whole(batches: Sequence[Sequence[Draw]], loaded: Iterator[Batch]) -> Iterator[tuple[Batch, torch.Tensor]]:
-            for draws, batch in zip(batches, loaded, strict=True):
-                yield batch, self.of_utterances([draw.utterance for draw in draws])
+        Raises:
+            DataError: the teacher has none of an utterance.
+        """
+        if self._table is not None:
+            return torch.from_numpy(self._table[list(members)])
+        return self._read([View(index, 0) for index in members])
 
-        def of_same(batches: Sequence[Sequence[Draw]], loaded: Iterator[Batch]) -> Iterator[tuple[Batch, torch.Tensor]]:
-            assert network is not None
-            for batch in loaded:
-                yield batch, network(batch.audio.to(self._device))
+    def of_views(self, views: Sequence[View]) -> torch.Tensor:
+        """Return raw embeddings ``(len(views), dim)`` for the cached views of stage 1."""
+        if self._audio == "whole":
+            return self.of_utterances([view.utterance for view in views])
+        return self._read(views)
 
-        def of_clean(batches: Sequence[Sequence[Draw]], loaded: Iterator[Batch]) -> Iterator[tuple[Batch, torch.Tensor]]:
-            assert network is not None and augmenter is not None
-            seconds = crops.crop_samples / SAMPLE_RATE
-            clean = CropDataset(self._data.corpus, seconds, seed=crops.seed, augment=SameSpeed(augmenter))
-            for batch, heard in zip(loaded, load_batches(clean, batches, num_workers=workers), strict=True):
-                yield batch, network(heard.audio.to(self._device))
+    def crops(self, corpus: Corpus, crop_seconds: float, **settings: Any) -> TaughtCrops:
+        """Return the crops of which :meth:`of_batch` knows the embeddings; settings are those of a CropDataset."""
+        return TaughtCrops(corpus, crop_seconds, both_sides=self._clean_side, **settings)
 
-        if self._audio == "whole" or network is None:
-            return of_whole
-        return of_same if self._audio == "augmented" or augmenter is None else of_clean
-
-    def _cache(self, base: Path, processes: Processes, *, views: int) -> PooledCache:
+    def of_batch(self, batch: Batch) -> tuple[Batch, torch.Tensor]:
+        """Return the batch to learn from, and raw embeddings ``(batch, dim)``, for a batch of :meth:`crops`."""
+        utterances = batch.labels
+        audio = heard = batch.audio
+        if self._clean_side:
+            audio, heard = batch.audio.chunk(2, dim=1)
+        learnt = dataclasses.replace(
+            batch, audio=audio, lengths=torch.full_like(batch.lengths, audio.shape[1]), labels=self._labels[utterances]
+        )
+        if self._audio == "whole":
+            return learnt, self.of_utterances(utterances.tolist())
         assert self._network is not None
-        config, augmenter = self._config, self._data.augmenter
-        settings = ViewSettings(
-            views=views,
-            max_seconds=config.advanced.cache_max_seconds,
-            crop_seconds=config.data.crop_seconds,
-            seed=config.training.seed,
-        )
-        heard = SameSpeed(augmenter) if augmenter is not None and self._audio == "crop" else augmenter
-        described = {"teacher_hears": self._audio, **(augmenter.settings() if augmenter else {})}
-        key = cache_key(f"teacher {self._network.fingerprint}", self._data.corpus, settings, described)
-        return fill_cache(
-            base / key,
-            self._data.corpus,
-            settings,
-            self._network,
-            self.dim,
-            augment=heard,
-            num_workers=config.training.num_workers,
-            processes=processes,
-            what="the teacher's embeddings",
-        )
+        return learnt, self._network(heard.to(self._device))
+
+    def _read(self, views: Sequence[View]) -> torch.Tensor:
+        assert self._cache is not None  # prepare() has been called
+        if self._places is not None:
+            views = [View(self._places[view.utterance], view.view) for view in views]
+        missing = next((view for view in views if view in self._cache.bad), None)
+        if missing is not None:
+            path = self._kept.corpus.utterances[missing.utterance].path
+            raise DataError(f"the teacher has no embedding of {path} ({self._cache.bad[missing]}); put it on data.train.exclude")
+        return torch.from_numpy(self._cache.read(list(views)))

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from mrl.data import CropDataset, PooledCache
+from mrl.data.crops import Replacements
 from mrl.distribution import Processes
 from mrl.errors import TrainingError
 from mrl.matryoshka import ReDimNetMRL
@@ -20,21 +21,14 @@ from mrl.training.checkpoints import CheckpointFolder, Progress, TrainingState
 from mrl.training.config import TrainConfig
 from mrl.training.config_loading import with_absolute_paths
 from mrl.training.data import check_separate, read_training_data
+from mrl.training.epochs import EpochLoop
+from mrl.training.feeds import CachedFeed, Feed, WaveformFeed, check_compiler
 from mrl.training.folders import RunFolder, replace_folder
 from mrl.training.logs import RunLog, write_environment
-from mrl.training.run import (
-    EpochLoop,
-    Run,
-    Selection,
-    StateKeeper,
-    Stopped,
-    StopRequest,
-    find_state,
-    restore_updater,
-    stop_on_sigterm,
-)
-from mrl.training.stages import CachedFeed, Feed, Stage, WaveformFeed, check_compiler, plan_stages, uses_cache
-from mrl.training.starting import initialise, open_cache
+from mrl.training.resuming import StateKeeper, find_state, restore_updater
+from mrl.training.run import Run, Selection, Stopped, StopRequest, stop_on_sigterm
+from mrl.training.stages import Stage, plan_stages, uses_cache
+from mrl.training.starting import clean_statistics, initialise, open_cache
 from mrl.training.system import check_optimised
 from mrl.training.teachers import DistillationTeacher
 from mrl.training.updates import Updater, WeightAverage, build_optimizer, check_precision, parameter_groups
@@ -114,7 +108,7 @@ def run_training(config: TrainConfig, *, resume: str | None = None) -> TrainingR
     """
     config = with_absolute_paths(config)
     processes = Processes.from_environment()
-    device = choose_device(config.training.device, processes.local_rank)
+    device = choose_device(config.training.device, processes)
     check_precision(config.training.precision, device)
     if config.training.compile:
         check_compiler(device)
@@ -206,11 +200,8 @@ class Trainer:
             keeper.restore(state)
         epochs = EpochLoop(run, sampler, self._teacher(run), keeper, selection.validate, self._stop)
         for stage in self.stages:
-            if self.progress.epoch < stage.end_epoch and not self._ended:
-                updater = self._begin_stage(run, stage, state)
-                feed = self._feed(run, stage)
-                while self.progress.epoch < stage.end_epoch and not self._ended:
-                    epochs.train_epoch(stage, updater, feed)
+            if self.progress.epoch < stage.end_epoch and not self.progress.interrupted:
+                self._train_stage(run, stage, epochs, state)
 
     # --- start
 
@@ -224,13 +215,16 @@ class Trainer:
         run.log.begin()
         self.processes.barrier()
         encoder = run.encoder
-        if self._distillation is not None:
-            self._distillation.fit(run.system)
+        if self._distillation is not None and self.processes.is_first:
+            self._distillation.fit(run.system)  # the others are given it with the state
         if self.config.advanced.use_pretrained:
             encoder.freeze_backbone()
             cache = self._cache(run) if uses_cache(self.config, self.stages[0]) else None
             targets = None if self._distillation is None else self._distillation.targets_in(run.system)
-            initialise(self.config, run.system, run.data.corpus, cache, self._keep_teacher, targets)
+            with clean_statistics(self.config, run.data, encoder, self.folder.root, self.processes, cache) as statistics:
+                if self.processes.is_first:
+                    initialise(self.config, run.system, statistics, self._keep_teacher, targets)
+                self.processes.barrier()
         self.processes.share_state(run.system)
         if run.average is not None:
             run.average = WeightAverage(encoder, run.average.decay)
@@ -238,8 +232,7 @@ class Trainer:
             replace_folder(self.folder.start, encoder.save_pretrained)
 
     def _keep_teacher(self, encoder: ReDimNetMRL) -> None:
-        if self.processes.is_first:
-            replace_folder(self.folder.teacher, encoder.save_pretrained)
+        replace_folder(self.folder.teacher, encoder.save_pretrained)
 
     def _teacher(self, run: Run) -> ReDimNetMRL | None:
         if not run.system.needs_teacher or self._distillation is not None:
@@ -251,6 +244,24 @@ class Trainer:
         return teacher.to(self.device).eval().requires_grad_(False)
 
     # --- stages
+
+    def _train_stage(self, run: Run, stage: Stage, epochs: EpochLoop, state: TrainingState | None) -> None:
+        """Train what is left of a stage; where its patience ends early, the next stage begins at once."""
+        progress, resumed = self.progress, state is not None and state.values["stage"] == stage.number
+        if not resumed:
+            progress.validations_without_best = 0  # patience belongs to a stage
+        if not self._out_of_patience:
+            updater = self._begin_stage(run, stage, state)
+            with contextlib.closing(self._feed(run, stage)) as feed:
+                while progress.epoch < stage.end_epoch and not (progress.interrupted or self._out_of_patience):
+                    epochs.train_epoch(stage, updater, feed)
+        if self._out_of_patience and not progress.interrupted and progress.epoch < stage.end_epoch:
+            what = f"{progress.validations_without_best} validations without a new best"
+            if stage is self.stages[-1]:
+                _LOG.info("The run ends after %d epochs: %s", progress.epoch, what)
+            else:
+                _LOG.info("Stage %d ends after %d epochs: %s", stage.number, progress.epoch, what)
+                progress.skip_to(stage.end_epoch)
 
     def _begin_stage(self, run: Run, stage: Stage, state: TrainingState | None) -> Updater:
         """Freeze or unfreeze the backbone, and return the optimizer's side of the stage, resumed where it was interrupted."""
@@ -284,7 +295,7 @@ class Trainer:
             clip_norm=training.clip_norm,
             max_nonfinite=training.max_nonfinite_steps,
             average=run.average,
-            update_buffers=stage.trains_backbone and encoder.batch_norm_statistics == "update",
+            update_buffers=encoder.updates_statistics,
         )
         updater.nonfinite_steps = self.progress.nonfinite_steps
         if state is not None and state.values["stage"] == stage.number and self.progress.epoch >= stage.first_epoch:
@@ -298,16 +309,25 @@ class Trainer:
 
     def _feed(self, run: Run, stage: Stage) -> Feed:
         seed = self.config.training.seed
+        replacements = Replacements(run.data.corpus, seed=seed, excluded=run.data.excluded)
         if uses_cache(self.config, stage):
-            views = None if self._distillation is None else self._distillation.of_views
-            return CachedFeed(run.encoder, self._cache(run), run.data.corpus.labels, seed=seed, teacher=views)
-        crops = CropDataset(run.data.corpus, stage.crop_seconds, seed=seed, augment=run.data.augmenter)
+            return CachedFeed(
+                run.encoder,
+                self._cache(run),
+                run.data.corpus.labels,
+                seed=seed,
+                replacements=replacements,
+                read_ahead_bytes=self.config.advanced.cache_read_ahead_megabytes * 1_000_000,
+                teacher=None if self._distillation is None else self._distillation.of_views,
+            )
+        make = CropDataset if self._distillation is None else self._distillation.crops
+        crops = make(run.data.corpus, stage.crop_seconds, seed=seed, augment=run.data.augmenter, replacements=replacements)
         training = self.config.training
         return WaveformFeed(
             run.encoder,
             crops,
             num_workers=training.num_workers,
-            teacher=None if self._distillation is None else self._distillation.following(crops),
+            teacher=None if self._distillation is None else self._distillation.of_batch,
             compile_network=training.compile,
             recompute=training.gradient_checkpointing,
         )
@@ -315,9 +335,9 @@ class Trainer:
     # --- end
 
     @property
-    def _ended(self) -> bool:
+    def _out_of_patience(self) -> bool:
         patience = self.config.training.early_stopping_validations
-        return self.progress.interrupted or (patience is not None and self.progress.validations_without_best >= patience)
+        return patience is not None and self.progress.validations_without_best >= patience
 
     def _finish(self) -> TrainingResult:
         progress = self.progress

@@ -13,6 +13,7 @@ from torch import nn
 
 from mrl.distribution import Processes
 from mrl.errors import ConfigError, TrainingError
+from mrl.training.gradients import GradientExchange, average_running_statistics
 from mrl.training.system import StepLoss, TrainingSystem
 
 # Parameter groups, optimizer, and the learning rate as a plain function of the step.
@@ -179,7 +180,12 @@ class Updater:
         self.device = next(system.parameters()).device
         self._precision = precision
         check_precision(precision, self.device)
+        self._exchange = GradientExchange(processes, self._trained)
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=precision == "fp16")
+
+    @property
+    def _trained(self) -> list[nn.Parameter]:
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def autocast(self) -> contextlib.AbstractContextManager[None]:
         """Return the context of forward passes."""
@@ -187,7 +193,9 @@ class Updater:
             return contextlib.nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16 if self._precision == "bf16" else torch.float16)
 
-    def update(self, losses: Iterable[tuple[StepLoss, int]], *, total_crops: int, rate_factor: float) -> UpdateReport:
+    def update(
+        self, losses: Iterable[tuple[StepLoss, int]], *, total_crops: int, rate_factor: float, batches: int | None = None
+    ) -> UpdateReport:
         """Make one step.
 
         Args:
@@ -195,6 +203,7 @@ class Updater:
                 each is used for a backward pass before the next is asked for. The loss of a batch is the mean over its crops.
             total_crops: crops of all batches of all processes in this update: the gradient is that of the mean over all of them.
             rate_factor: share of the peak learning rate.
+            batches: how many ``losses`` there are, where it is known: gradients are then exchanged during the last backward pass.
 
         Raises:
             TrainingError: more steps than allowed were skipped.
@@ -203,23 +212,23 @@ class Updater:
         buffers = [buffer.clone() for buffer in self.system.buffers()] if self._update_buffers else []
         sums: dict[str, torch.Tensor] = {}
         finite = torch.ones((), device=self.device)
-        for loss, crops in losses:
+        for number, (loss, crops) in enumerate(losses, start=1):
             share = crops / total_crops
             if bool(torch.isfinite(loss.total)):
-                self.scaler.scale(loss.total * share).backward()  # type: ignore[no-untyped-call]
+                with self._exchange.overlapping(enabled=number == batches):
+                    self.scaler.scale(loss.total * share).backward()  # type: ignore[no-untyped-call]
             else:
                 finite = torch.zeros((), device=self.device)
             for name, value in loss.parts.items():
                 sums[name] = sums.get(name, torch.zeros((), device=self.device)) + value.float() * share
-        trained = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        self._exchange.finish()
         all_finite = int(self._processes.sum_(finite).item()) == self._processes.world_size
         parts = self._summed(sums)
         norm = float("nan")
         if all_finite:
-            self._processes.sum_gradients(trained)
             self.scaler.unscale_(self.optimizer)
             longest = float("inf") if self._clip_norm is None else self._clip_norm
-            norm = float(torch.nn.utils.clip_grad_norm_(trained, longest))
+            norm = float(torch.nn.utils.clip_grad_norm_(self._trained, longest))
         skipped = not torch.isfinite(torch.tensor(norm)).item()
         if skipped:
             self.optimizer.zero_grad(set_to_none=True)
@@ -236,7 +245,7 @@ class Updater:
             self.optimizer.step()
         if not skipped:
             if self._update_buffers:
-                self._processes.average_buffers(self.system)
+                average_running_statistics(self._processes, self.system)
             if self.average is not None:
                 self.average.update(self.system.encoder)
         return UpdateReport(parts, norm, bool(skipped))
