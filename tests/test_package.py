@@ -32,6 +32,6 @@ def test_every_public_name_is_there_and_documented(name: str) -> None:
 
 
 def test_unknown_name() -> None:
-    with pytest.raises(AttributeError, match="no attribute 'load_pretrained'"):
+    with pytest.raises(AttributeError, match="No mrl attribute load_pretrained"):
         _ = mrl.load_pretrained
     assert set(mrl.__all__) == set(dir(mrl))

@@ -175,7 +175,7 @@ def test_a_killed_run_goes_on(speech: Path, finished: Path, tmp_path: Path, at: 
     program = (
         "import os, signal, sys\n"
         "from mrl.data import scan_speaker_folders, shard_writing, write_shards\n"
-        "from mrl.data.shard_tar import TarWriter\n"
+        "from mrl.data.shards import TarWriter\n"
         "add, left = TarWriter.add, [int(sys.argv[3])]\n"
         "def dying(self, name, data):\n"
         "    left[0] -= 1\n"

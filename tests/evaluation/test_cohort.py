@@ -34,7 +34,7 @@ def test_a_file_of_embeddings(tmp_path: Path) -> None:
     save_embeddings(tmp_path / "e.npz", ["a/1", "a/2", "u3"], matrix)
     cohort = open_cohort(tmp_path / "e.npz", speakers={"u3": "c"})
     assert cohort.speakers == ("a", "a", "c") and cohort.matrix is not None and np.array_equal(cohort.matrix, matrix)
-    with pytest.raises(DataError, match="no speaker can be told from 'u3'"):
+    with pytest.raises(DataError, match="cannot tell the speaker from 'u3'"):
         open_cohort(tmp_path / "e.npz")
 
 

@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 from mrl.audio import SAMPLE_RATE, load_audio
 from mrl.embeddings import Crops, Extraction, as_embedder, embed_files, extract
 from mrl.errors import DataError, InputError
-from mrl.evaluation.protocol import score_crops
-from mrl.scoring import score_prefixes
+from mrl.scoring import score_crops, score_prefixes
 from mrl.trials import TrialList
 from tests.embeddings.fakes import SpectrumMatryoshka, write_corpus, write_tone
 

@@ -20,7 +20,6 @@ from mrl.evaluation import (
     evaluate_systems,
     make_conditions,
     score_by_protocol,
-    score_crops,
 )
 from mrl.scoring import (
     actual_dcf,
@@ -29,6 +28,7 @@ from mrl.scoring import (
     equal_error_rate,
     held_out_ratios,
     minimum_cllr,
+    score_crops,
     score_prefixes,
     speaker_means,
 )
@@ -117,7 +117,7 @@ def test_a_file_of_embeddings_with_its_own_cohort_and_a_changed_test_side(place:
         assert one.equal_error_rate == pytest.approx(_rates(changed, "backbone")[one.dim], abs=0.01)
     with pytest.raises(InputError, match="2 systems are measured"):
         evaluate_specs([str(place / "tiny-mrl")], [trials], place / "voices", protocol=protocol)
-    with pytest.raises(InputError, match="has 192 numbers per embedding and matryoshka has 256"):
+    with pytest.raises(InputError, match="has 192 dimensions per embedding and matryoshka has 256"):
         evaluate_specs(
             [str(place / "tiny-mrl")],
             [trials],

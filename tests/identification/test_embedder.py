@@ -12,8 +12,8 @@ import pytest
 import soundfile
 
 from mrl.audio import load_audio
-from mrl.embeddings import embed_files, open_embedder, open_model, weights_sha256
-from mrl.embeddings.embedder import speech_seconds
+from mrl.embeddings import embed_files, embed_recording, open_embedder, open_model, weights_sha256
+from mrl.embeddings.recordings import speech_seconds
 from mrl.errors import AudioLoadingError, CheckpointError, DataError, InputError
 from mrl.identification import VoiceStore, enrol, identify, verify_voice, voice_score
 from tests.embeddings.fakes import FunctionEmbedder
@@ -39,7 +39,7 @@ def test_the_same_embedding_as_everywhere(model: str, place: Path, caplog: pytes
     network = open_model(place / model)
     expected = embed_files(network, [_file(place)]).matrix[0]
     with caplog.at_level(logging.WARNING, logger="mrl"):
-        found = embedder.embed_file(_file(place))
+        found = embed_recording(embedder, _file(place))
     assert found.embedding == pytest.approx(expected / np.linalg.norm(expected), abs=1e-5)
     assert np.linalg.norm(found.embedding) == pytest.approx(1.0, abs=1e-6)
     assert found.seconds == pytest.approx(soundfile.info(_file(place)).duration, abs=1e-3)
@@ -106,8 +106,8 @@ def test_embedded_already(place: Path, tmp_path: Path) -> None:
     embedder = open_embedder(EXPORTED, threads=1)
     assert embedder.mrl_dims == (8, 16, 24)
     file = _file(place)
-    heard = embedder.embed_waveform(load_audio(file), "a recording")
-    assert np.array_equal(heard.embedding, embedder.embed_file(file).embedding)
+    heard = embed_recording(embedder, load_audio(file))
+    assert np.array_equal(heard.embedding, embed_recording(embedder, file).embedding)
     voice = enrol(embedder, "x", [heard], tmp_path / "v.sqlite")
     assert voice.seconds == pytest.approx(heard.seconds)
     store = VoiceStore(tmp_path / "v.sqlite")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
 from mrl.errors import DataError, InputError
-from mrl.scoring.calibration import fit_logistic
+from mrl.scoring.logistic import fit_logistic
 
 
 def some_data(seed: int, count: int = 300, features: int = 3) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

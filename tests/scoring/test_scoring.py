@@ -73,7 +73,7 @@ def test_prefixes_without_length_and_values_that_are_not_finite_are_errors() -> 
     trials = TrialList.from_pairs([(True, "a", "b"), (False, "a", "c")])
     embeddings = np.ones((3, 4), dtype=np.float32)
     embeddings[1, :2] = 0
-    with pytest.raises(DataError, match=r"first 2 numbers of 1 of 3 embeddings are all zero.*'b'"):
+    with pytest.raises(DataError, match=r"first 2 dimensions of 1 of 3 embeddings are all zero.*'b'"):
         score_prefixes(embeddings, trials, [2, 4])
     assert score_prefixes(embeddings, trials, [4])[4][0] == pytest.approx(2**-0.5, abs=1e-6)
     for bad in (np.nan, np.inf):

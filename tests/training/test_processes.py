@@ -83,7 +83,7 @@ def test_killed_and_terminated_runs_end_like_an_undisturbed_one(voices: Path, tm
     asked.send_signal(signal.SIGTERM)
     output = asked.communicate(timeout=60)[0]
     assert asked.returncode == EXIT_INTERRUPTED == 75, output
-    assert "go on with --resume auto" in output
+    assert "resume with --resume auto" in output
 
     last = _start(config, "--resume", "auto")
     output = last.communicate(timeout=120)[0]
@@ -164,7 +164,7 @@ def test_a_killed_process_ends_the_job_and_one_alone_goes_on_with_it(voices: Pat
     assert first.returncode == 2, output
     (error,) = [line for line in output.splitlines() if "error:" in line]
     assert error.startswith("mrl train: error: process 0 of 2 has lost the others")
-    assert "start all again with --resume auto" in error
+    assert "start all of them again (a training with --resume auto)" in error
 
     done = CheckpointFolder(tmp_path / "run" / "checkpoints", 1).steps()[-1]
     alone = _start(config, "--resume", "auto")

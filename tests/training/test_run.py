@@ -177,7 +177,7 @@ def test_a_run_that_dies_anywhere_goes_on_bit_for_bit(make_config: ConfigFactory
 def test_resume_refuses_what_would_not_be_the_same_run(make_config: ConfigFactory, voices: Path, tmp_path: Path) -> None:
     config = make_config(**{"training.num_epochs": 2})
     folder = run_training(config).run_folder
-    with pytest.raises(TrainingError, match=r"already holds a run; go on with it by --resume auto"):
+    with pytest.raises(TrainingError, match=r"already holds a run; resume it with --resume auto"):
         run_training(config)
     with pytest.raises(TrainingError, match=r"other settings \(training\.batch_size was 8, is 4\)"):
         run_training(make_config(**{"training.num_epochs": 2, "training.batch_size": 4}), resume="auto")

@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     help="File to write (.npz, .parquet or .safetensors), or a folder of shards (a name without extension).",
 )
 @model_options(depth=True)
-@click.option("--dim", type=int, help="Length of the embeddings; all dimensions by default.")
+@click.option("--dim", type=int, help="Number of dimensions to keep; all by default.")
 @extraction_options()
 @click.option("--shard-size", type=int, help="Recordings per shard of a folder [default: 10000].")
-@click.option("--shard-format", type=click.Choice(["safetensors", "npz", "parquet"]), help="Of shards [default: safetensors].")
+@click.option(
+    "--shard-format", type=click.Choice(["safetensors", "npz", "parquet"]), help="Format of the shards [default: safetensors]."
+)
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -42,11 +44,11 @@ def command(
     """Turn recordings into embeddings, in one file or in a folder of shards.
 
     INPUTS are recordings, folders of them, or .txt lists with one path per line. Embeddings are raw for a plain ReDimNet and of
-    unit length for a Matryoshka model. Recordings that cannot be used are listed and counted, the others are still written,
-    and the exit status is then 1. Under torchrun the processes share the recordings.
+    unit length for a Matryoshka model. Recordings that cannot be used are listed, the rest is written, and the exit status is
+    1. Under torchrun the processes share the recordings.
 
-    A folder is for up to millions of recordings: they are written shard by shard, and the same command resumes an
-    interrupted one.
+    Use a folder for up to millions of recordings: they are written shard by shard, and an interrupted command resumes if you
+    run it again.
     """
     from mrl.embeddings import Processes, collect_recordings, embed_to_file, embed_to_folder, means_folder
 

@@ -56,7 +56,6 @@ class LazyGroup(click.Group):
 
     Args:
         table: each command with its line of help; it is ``command`` in a module of ``mrl.cli`` named after it.
-        prefix: what stands before the command in the names of these modules.
         heading: over the list of commands in the help.
         places: (module, name in it) of commands that stand elsewhere.
         aliases: other spellings of commands.
@@ -66,14 +65,13 @@ class LazyGroup(click.Group):
         self,
         *args: Any,
         table: Mapping[str, str],
-        prefix: str = "",
         heading: str = "Commands",
         places: Mapping[str, tuple[str, str]] | None = None,
         aliases: Mapping[str, str] | None = None,
         **settings: Any,
     ) -> None:
         super().__init__(*args, **settings)
-        self._table, self._prefix, self._heading = table, prefix, heading
+        self._table, self._heading = table, heading
         self._places, self._aliases = places or {}, aliases or {}
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -83,7 +81,7 @@ class LazyGroup(click.Group):
         verb = self._aliases.get(cmd_name, cmd_name)
         if verb not in self._table:
             return None
-        module, name = self._places.get(verb, (f"{self._prefix}{verb.replace('-', '_')}", "command"))
+        module, name = self._places.get(verb, (verb.replace("-", "_"), "command"))
         command: click.Command = getattr(importlib.import_module(f"mrl.cli.{module}"), name)
         return command
 

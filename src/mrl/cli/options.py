@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -70,6 +70,26 @@ class NameList(click.ParamType):  # type: ignore[type-arg]
         return value if isinstance(value, tuple) else tuple(part.strip() for part in str(value).split(",") if part.strip())
 
 
+class ColumnValue(click.ParamType):  # type: ignore[type-arg]
+    """``COLUMN=VALUE``."""
+
+    name = "column=value"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, str]:
+        column, equals, wanted = str(value).partition("=")
+        if not column or not equals:
+            self.fail(f"{value!r} is not of the form COLUMN=VALUE, such as part=eval", param, ctx)
+        return column, wanted
+
+
+def row_filter(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    """Return for each column the values that pass: those given for the same column are alternatives."""
+    wanted: dict[str, list[str]] = {}
+    for column, value in pairs:
+        wanted.setdefault(column, []).append(value)
+    return wanted
+
+
 model_option = click.option(
     "--model",
     default="b2-vox2-ft_lm",
@@ -81,9 +101,9 @@ weights_option = click.option(
 )
 device_option = click.option("--device", default="cpu", show_default=True, help="Device to run on, such as cpu, cuda or cuda:1.")
 depth_option = click.option(
-    "--depth", type=int, help="Stop after this many stages (early exit), for a model folder with exits (mrl fit-exits)."
+    "--depth", type=int, help="Stop after this many stages; needs a model folder with early exits (mrl fit-exits)."
 )
-dim_option = click.option("--dim", type=int, help="Use prefixes of this length; all dimensions by default.")
+dim_option = click.option("--dim", type=int, help="Number of dimensions to compare; all by default.")
 store_option = click.option(
     "--store",
     type=click.Path(path_type=Path),
@@ -116,11 +136,14 @@ speakers_option = click.option(
 )
 
 EXTRACTION_OPTIONS: dict[str, dict[str, Any]] = {
-    "batch_seconds": {"type": float, "default": 60.0, "help": "Most audio per forward pass, in seconds."},
-    "max_seconds": {"type": float, "default": None, "help": "Truncate every recording to this length, in seconds."},
-    "num_workers": {"type": int, "default": 2, "help": "Threads that decode ahead."},
+    "batch_seconds": {"type": float, "default": 60.0, "help": "Maximum audio per forward pass, in seconds."},
+    "max_seconds": {"type": float, "default": None, "help": "Truncate recordings to this many seconds."},
+    "num_workers": {"type": int, "default": 2, "help": "Number of decoding threads."},
 }
 """One for each setting of :class:`mrl.embeddings.Extraction` that users choose, by its name there."""
+
+FOR_MANY = ("batch_seconds", "num_workers")
+"""Settings that make no difference to single recordings."""
 
 
 def extraction_options(*, without: Collection[str] = (), **defaults: Any) -> Decorator:
@@ -166,17 +189,17 @@ def decision_options() -> Decorator:
         click.option(
             "--threshold",
             type=click.FloatRange(-1.0, 1.0),
-            help="Accept from this raw cosine on; without it, a decision needs a calibrated model (mrl calibrate).",
+            help="Accept if the cosine is at least this, for any number of voices; ignores a calibration.",
         ),
         click.option(
             "--prior",
             type=float,
-            help="Decide at this probability that the speaker is the one (or among those) compared with; needs a calibration.",
+            help="Prior probability that the speaker is the same, or is enrolled; needs a calibrated model (mrl calibrate).",
         ),
         click.option(
             "--max-far",
             type=float,
-            help="Decide at this false accept rate instead: how often a stranger may be taken for the speaker, or for any voice.",
+            help="Decide at this probability of accepting a stranger (as any voice) instead; needs a calibrated model.",
         ),
     ]
     return _bundle(options, fill)

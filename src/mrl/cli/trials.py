@@ -1,4 +1,4 @@
-"""``mrl trials``: trial lists, fetched, made and found."""
+"""``mrl trials``: trial lists, fetched, made and checked."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from mrl.cli.row_filter import ColumnValue, row_filter
+from mrl.cli.options import ColumnValue, row_filter
 
 
 @click.group()
@@ -30,7 +30,7 @@ def fetch(names: tuple[str, ...], output: Path, source: str | None, force_reload
     """
     from mrl.trials.voxceleb import OFFICIAL_LISTS, fetch_official_list, find_official_list
 
-    wanted = [one.name for one in OFFICIAL_LISTS] if names == ("all",) else list(names)
+    wanted = [official.name for official in OFFICIAL_LISTS] if names == ("all",) else list(names)
     for known in [find_official_list(name) for name in wanted]:
         path = fetch_official_list(known.name, output, source=source, force_reload=force_reload)
         click.echo(f"{path}: {known.trials:,} trials, {known.targets:,} of them of one speaker")
@@ -116,7 +116,7 @@ def check(
     from mrl.audio import audio_info, load_audio
     from mrl.trials import check_trials, read_enrolment_map, read_speakers, read_trials
 
-    found = check_trials(
+    report = check_trials(
         read_trials(trial_list),
         root,
         speakers=None if speakers is None else read_speakers(speakers),
@@ -124,15 +124,15 @@ def check(
         open_recording=load_audio if decode else audio_info,
     )
     click.echo(
-        f"{trial_list}: {found.trials:,} trials, {found.targets:,} same-speaker and {found.nontargets:,} different-speaker, "
-        f"of {found.utterances:,} utterances"
+        f"{trial_list}: {report.trials:,} trials, {report.targets:,} same-speaker and {report.nontargets:,} different-speaker, "
+        f"of {report.utterances:,} utterances"
     )
-    for finding in found.findings:
+    for finding in report.findings:
         click.echo(f"{'error' if finding.is_error else 'note'}: {finding.count:,} {finding.what}")
         for example in finding.examples:
             click.echo(f"  {example}")
-    for reason in found.unchecked:
+    for reason in report.unchecked:
         click.echo(f"not checked: {reason}")
-    if found.errors:
+    if report.errors:
         ctx.exit(2)
     click.echo("no errors")

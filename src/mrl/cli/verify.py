@@ -3,10 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
-from mrl.cli.options import Criterion, ModelChoice, decision_options, dim_option, model_options, store_option
+from mrl.cli.options import (
+    FOR_MANY,
+    Criterion,
+    ModelChoice,
+    decision_options,
+    dim_option,
+    extraction_options,
+    model_options,
+    store_option,
+)
+
+if TYPE_CHECKING:
+    from mrl.embeddings import Extraction
 
 
 @click.command()
@@ -14,28 +27,37 @@ from mrl.cli.options import Criterion, ModelChoice, decision_options, dim_option
 @click.argument("second", type=click.Path(path_type=Path))
 @model_options(depth=True)
 @dim_option
+@extraction_options(without=FOR_MANY)
 @decision_options()
 @store_option
-def command(first: str, second: Path, model: ModelChoice, dim: int | None, criterion: Criterion, store: Path | None) -> None:
-    """Say how alike the speakers of two recordings are.
+def command(
+    first: str,
+    second: Path,
+    model: ModelChoice,
+    dim: int | None,
+    how: Extraction,
+    criterion: Criterion,
+    store: Path | None,
+) -> None:
+    """Compare the speakers of two recordings.
 
     FIRST is a recording or the name of an enrolled voice (mrl enroll); SECOND is a recording. If a name is ambiguous, write
     voice:NAME for the voice and ./NAME for the recording.
 
-    The score is the raw cosine of the two embeddings, in [-1, 1]. A model that mrl calibrate has been run on gives a
-    log-likelihood ratio and a decision too.
+    The score is the cosine of the two embeddings, in [-1, 1]. A calibrated model (mrl calibrate) also gives a log-likelihood
+    ratio and a decision.
     """
     from mrl.identification import VoiceStore, default_store, verify_files, verify_voice
     from mrl.identification.recognise import enrolled_name
 
     name = enrolled_name(first, store)
     if name is None:
-        verified = verify_files(model.open(), first, second, dim=dim, **criterion)
+        verified = verify_files(model.open(), first, second, how, dim=dim, **criterion)
     elif model.depth is not None:
         raise click.UsageError("--depth is for two recordings; voices are enrolled and verified by the whole network")
     else:
         opened = VoiceStore(store or default_store())
-        verified = verify_voice(model.open(), name, second, opened, dim=dim, **criterion)
+        verified = verify_voice(model.open(), name, second, opened, how, dim=dim, **criterion)
     rule = verified.rule
     click.echo(f"score: {verified.score:.4f} (raw cosine, from -1 to 1)")
     if rule.threshold is None:

@@ -9,9 +9,19 @@ from typing import TYPE_CHECKING
 
 import click
 
-from mrl.cli.options import Criterion, ModelChoice, decision_options, dim_option, model_options, store_option
+from mrl.cli.options import (
+    FOR_MANY,
+    Criterion,
+    ModelChoice,
+    decision_options,
+    dim_option,
+    extraction_options,
+    model_options,
+    store_option,
+)
 
 if TYPE_CHECKING:
+    from mrl.embeddings import Extraction
     from mrl.identification import Voice
 
 
@@ -24,25 +34,34 @@ if TYPE_CHECKING:
     "--format",
     "form",
     type=click.Choice(["float32", "float16", "int8", "binary"]),
-    help="How a new store keeps embeddings: float32 by default; int8 takes a quarter, binary 1/32 of the space.",
+    help="Format of a new store, float32 by default; int8 takes a quarter of the space, binary 1/32.",
 )
-@click.option("--add", "extend", is_flag=True, help="Add the recordings to a voice that is enrolled already.")
-def enrol(name: str, files: tuple[Path, ...], model: ModelChoice, store: Path | None, form: str | None, extend: bool) -> None:
+@click.option("--add", "extend", is_flag=True, help="Add the recordings to an enrolled voice.")
+@extraction_options(without=FOR_MANY)
+def enrol(
+    name: str,
+    files: tuple[Path, ...],
+    model: ModelChoice,
+    store: Path | None,
+    form: str | None,
+    extend: bool,
+    how: Extraction,
+) -> None:
     """Enrol a voice.
 
-    FILES are recordings of one speaker; NAME is what the voice is called from now on. Longer recordings weigh more. Either all
-    recordings are enrolled or, where one cannot be used, none.
+    FILES are recordings of one speaker, NAME is the name of the voice. Longer recordings weigh more. If a recording cannot be
+    used, nothing is enrolled.
     """
     from mrl.identification import default_store, enrol
 
     place = store or default_store()
-    voice = enrol(model.open(), name, files, place, form=form, extend=extend)  # type: ignore[arg-type]
+    voice = enrol(model.open(), name, files, place, how, form=form, extend=extend)  # type: ignore[arg-type]
     click.echo(f"{voice.name}: {_recordings(voice)}, {voice.seconds:.1f} s in all, in {place}")
 
 
 @click.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="How many voices to show.")
+@click.option("--top", type=click.IntRange(min=1), default=5, show_default=True, help="Number of voices to show.")
 @model_options()
 @store_option
 @dim_option
@@ -52,20 +71,28 @@ def enrol(name: str, files: tuple[Path, ...], model: ModelChoice, store: Path | 
     type=click.Choice(["exact", "approximate"]),
     default="exact",
     show_default=True,
-    help="How to search: approximate is faster among very many voices and may miss one.",
+    help="Search method; approximate is faster with very many voices and may miss one.",
 )
+@extraction_options(without=FOR_MANY)
 @decision_options()
 def identify(
-    file: Path, top: int, model: ModelChoice, store: Path | None, dim: int | None, method: str, criterion: Criterion
+    file: Path,
+    top: int,
+    model: ModelChoice,
+    store: Path | None,
+    dim: int | None,
+    method: str,
+    how: Extraction,
+    criterion: Criterion,
 ) -> None:
-    """Say whose voice a recording is, among those enrolled, or that it is unknown.
+    """Identify the speaker of a recording among the enrolled voices, or answer unknown.
 
-    Scores are raw cosines in [-1, 1]. A decision needs a model that mrl calibrate has been run on, or --threshold.
+    Scores are cosines in [-1, 1]. A decision needs a calibrated model (mrl calibrate) or --threshold.
     """
     from mrl.identification import VoiceStore, default_store, identify
 
     opened = VoiceStore(store or default_store())
-    identified = identify(model.open(), file, opened, dim=dim, top=top, method=method, **criterion)  # type: ignore[arg-type]
+    identified = identify(model.open(), file, opened, how, dim=dim, top=top, method=method, **criterion)  # type: ignore[arg-type]
     for voice in identified.candidates:
         ratio = "" if voice.log_likelihood_ratio is None else f"  log-likelihood ratio {voice.log_likelihood_ratio:8.3f}"
         click.echo(f"{voice.score:7.4f}{ratio}  {voice.name}")

@@ -156,7 +156,7 @@ def find_recordings(
         root: folder that a manifest's relative paths start from; by default its own.
         where: keep only rows of a manifest, as in :func:`read_manifest`.
         trust_lengths: take a manifest's column ``seconds`` for the length of the utterance, as training does. Otherwise a
-            recording without ``start`` and ``duration`` is meant whole, and its length is found anew.
+            recording without ``start`` and ``duration`` is meant whole, and its length is measured.
 
     Raises:
         InputError: no such layout, or options that do not fit it.

@@ -192,7 +192,7 @@ def read_whole(utterance: Utterance, max_seconds: float) -> Waveform:
 def random_crop(utterance: Utterance, samples: int, random: np.random.Generator) -> Waveform:
     """Return ``samples`` samples from a random place of the utterance; a shorter one is repeated from its beginning.
 
-    A place that is digital silence is drawn anew.
+    A place that is digital silence is drawn again.
 
     Raises:
         AudioLoadingError: the recording cannot be read, or many places in it were all silent.

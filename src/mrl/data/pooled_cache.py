@@ -105,7 +105,7 @@ class PooledCache:
     Attributes:
         folder: where its shards lie.
         utterances, views, pooled_dim: the sizes of the whole.
-        storage: type of the numbers on disk.
+        storage: data type on disk.
         bad: why some vectors are missing: unreadable recordings, values that are not finite.
     """
 
@@ -221,7 +221,7 @@ def cache_key(
         corpus: the utterances.
         settings: the views.
         augmentation: settings of the augmentation, as JSON-able values (empty for none).
-        storage: type of the numbers on disk.
+        storage: data type on disk.
         excluded: positions of utterances whose files may be missing.
     """
     described = {
@@ -264,7 +264,7 @@ def build_pooled_cache(
         pooled_statistics: the frozen backbone, in eval mode.
         pooled_dim: length of its pooled vector.
         batch_seconds: the most audio per forward pass, seconds.
-        storage: type of the numbers on disk; float16 takes half the space.
+        storage: data type on disk; float16 takes half the space.
         max_bad_share: share of the utterances, 0 to 1, that may be unusable; their vectors are left out and listed.
         excluded: positions of utterances that do not count towards that share.
         what: name of what is computed, for messages.
@@ -409,7 +409,7 @@ def _shard_shape(shard: int, utterances: int, views: int, pooled_dim: int) -> tu
 
 
 def _start_of_shard(path: Path, shape: tuple[int, int, int], storage: Storage) -> int:
-    """Check a shard and return where its numbers begin in the file, in bytes."""
+    """Check a shard and return where its data begin in the file, in bytes."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:

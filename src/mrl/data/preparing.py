@@ -270,7 +270,7 @@ def prepare_manifest(
 ) -> Preparation:
     """Examine recordings, leave out the faulty ones, and write a manifest and beside it ``NAME.faults.tsv``.
 
-    An interrupted call goes on where it stopped when it is made again: finished work is noted in a hidden file beside the
+    An interrupted call resumes where it stopped when it is made again: finished work is noted in a hidden file beside the
     output. Both files are written atomically.
 
     Args:

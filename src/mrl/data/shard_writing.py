@@ -1,4 +1,4 @@
-"""Writing shards: in parallel, shard by shard, so that a run that was killed goes on where it was."""
+"""Writing shards: in parallel, shard by shard, so that a killed run resumes where it was."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def write_shards(
     if not shard_megabytes > 0 or num_workers < 1:
         raise InputError(f"shard_megabytes must be above 0 and num_workers 1 or more (found {shard_megabytes}, {num_workers})")
     if any(one.speed != 1.0 for one in corpus.utterances):
-        raise InputError("shards hold recordings at their own speed; write them without copies (data.speeds makes those anew)")
+        raise InputError("shards hold recordings at their own speed; write them without copies (data.speeds makes those)")
     _refuse_undecodable_names(corpus)
     place = Path(folder)
     place.mkdir(parents=True, exist_ok=True)
@@ -236,7 +236,7 @@ class _Writer:
         if differing:
             raise DataError(
                 f"{self.folder} holds shards of other settings or utterances (different: {', '.join(differing)}); "
-                "choose another folder, or delete this one to write it anew"
+                "choose another folder, or delete this one to write it again"
             )
 
     def _finished(self, number: int, first: int, key: int) -> _Record | None:

@@ -273,7 +273,7 @@ ROW = np.dtype(
 _BLOCK_ROWS = 10_000
 
 
-_MEND = "copy it again, or write the shards anew into an empty folder (mrl data shard)"
+_MEND = "copy it again, or write the shards again into an empty folder (mrl data shard)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -331,7 +331,7 @@ class ShardIndex:
             hashes = {name: str(described[name]) for name in (ROWS, NAMES)}
         except FileNotFoundError as error:
             raise DataError(
-                f"{place} holds unfinished shards; run the same mrl data shard again to go on"
+                f"{place} holds unfinished shards; run the same mrl data shard again to resume"
                 if holds_shards(place)
                 else f"{place} holds no shards ({DESCRIPTION} is not there); write them by mrl data shard"
             ) from error

@@ -78,7 +78,7 @@ def read_journal(path: Path, *, decode: bool) -> dict[StretchKey, StretchFacts]:
     except FileNotFoundError:
         return known
     except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror}); delete it to examine everything anew") from error
+        raise DataError(f"{path} cannot be read ({error.strerror}); delete it to examine everything again") from error
     return known
 
 
@@ -199,7 +199,7 @@ def _until_a_crash(
 
 
 def _one_by_one(stretches: Sequence[Stretch], suspects: _Batch, decode: bool) -> Generator[_Finished, None, None]:
-    """Examine recordings in a process of their own, which is started anew when one crashes it."""
+    """Examine recordings in a process of their own, which is restarted when a recording crashes it."""
     pool: ProcessPoolExecutor | None = None
     try:
         for index in suspects:

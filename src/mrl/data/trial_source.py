@@ -60,7 +60,7 @@ def open_trial_source(
     else:
         corpus, base = read_manifest(place, root=root, where=where), Path(root) if root is not None else place.parent
     genders = None if gender_column is None else _genders(place, base, corpus, gender_column)
-    sessions = {_relative(one.path, base): one.session for one in corpus.utterances if one.session}
+    sessions = {_relative(utterance.path, base): utterance.session for utterance in corpus.utterances if utterance.session}
     return TrialSource(_by_speaker(corpus, base), genders, sessions, base)
 
 
@@ -89,14 +89,14 @@ def make_trials_from(
         DataError, InputError: as both of these.
     """
     column = None if same_gender_share is None else gender_column
-    found = open_trial_source(source, root=root, where=where, gender_column=column)
+    opened = open_trial_source(source, root=root, where=where, gender_column=column)
     return make_balanced_trials(
-        found.utterances,
+        opened.utterances,
         max_targets=max_targets,
         max_nontargets=max_nontargets,
-        genders=found.genders,
+        genders=opened.genders,
         same_gender_share=same_gender_share,
-        sessions=found.sessions if different_sessions else None,
+        sessions=opened.sessions if different_sessions else None,
         seed=seed,
     )
 

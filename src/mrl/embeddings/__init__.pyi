@@ -1,6 +1,5 @@
 from .cache import EmbeddingCache as EmbeddingCache
 from .calibrated import load_calibration as load_calibration
-from .embedder import EmbeddedRecording as EmbeddedRecording
 from .embedder import Embedder as Embedder
 from .extraction import Crops as Crops
 from .extraction import EmbeddedFiles as EmbeddedFiles
@@ -35,6 +34,8 @@ from .networks import weights_sha256 as weights_sha256
 from .opening import as_embedder as as_embedder
 from .opening import open_embedder as open_embedder
 from .opening import open_model as open_model
+from .recordings import EmbeddedRecording as EmbeddedRecording
+from .recordings import embed_recording as embed_recording
 from .writing import EmbeddedFolder as EmbeddedFolder
 from .writing import embed_to_file as embed_to_file
 from .writing import embed_to_folder as embed_to_folder

@@ -68,8 +68,8 @@ def cosine_error_bound(form: EmbeddingFormat, dim: int) -> float:
         "float16": 2.0**-11 + 2.0**-25 * math.sqrt(dim),
         "int8": math.sqrt(dim) / (2 * _LARGEST_CODE) * (1 + 2.0**-20),
     }[form]
-    # Scaling to unit length before, and the sums of the cosine itself, are done in float32 at best.
-    return min(2.0, 2 * math.asin(min(1.0, moved)) + 2.0**-23)
+    # Scaling to unit length rounds once; the cosine is a float32 sum of ``dim`` products, in an order of the processor's.
+    return min(2.0, 2 * math.asin(min(1.0, moved)) + (dim + 1) * 2.0**-24)
 
 
 def encode_embeddings(matrix: npt.ArrayLike, form: EmbeddingFormat) -> Encoded:

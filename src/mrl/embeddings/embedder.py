@@ -13,16 +13,14 @@ import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
 
-from mrl.audio import SAMPLE_RATE, load_audio
 from mrl.dims import default_dims
 from mrl.embeddings.calibrated import ModelCalibration, calibration_of_export
-from mrl.errors import CheckpointError, InputError
+from mrl.errors import InputError
 from mrl.runtime.embedder import OnnxEmbedder, unit_prefix
 from mrl.scoring.calibration import Calibration
 
@@ -31,33 +29,12 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-SHORT_SECONDS = 1.0
-"""Recordings with less speech than this are warned about: their scores are much less certain."""
-
-_FRAME = SAMPLE_RATE // 50
-_QUIET_DB = 35.0
-
 Waveform: TypeAlias = "npt.NDArray[np.float32]"
 Matrix: TypeAlias = "npt.NDArray[np.float32]"
 
 Output: TypeAlias = Literal["embedding", "raw", "backbone"]
 """What an embedder gives for a recording: its embedding (a prefix, of unit length where the model is meant for prefixes), the
 whole embedding as the network has it, or that of the backbone inside a Matryoshka model."""
-
-
-@dataclass(frozen=True, eq=False)
-class EmbeddedRecording:
-    """A recording's embedding.
-
-    Attributes:
-        embedding: (embed_dim,) float32 of unit length.
-        seconds: duration of the recording.
-        speech_seconds: of it, not quiet; see :func:`speech_seconds`.
-    """
-
-    embedding: npt.NDArray[np.float32]
-    seconds: float
-    speech_seconds: float
 
 
 class Embedder(ABC):
@@ -224,32 +201,6 @@ class Embedder(ABC):
     def _no_backbone(self) -> InputError:
         return InputError(f"{self.name} has no backbone with an embedding of its own")
 
-    def embed_file(self, path: str | os.PathLike[str]) -> EmbeddedRecording:
-        """Embed a recording; a warning is logged where it holds little speech.
-
-        Raises:
-            AudioLoadingError: it cannot be decoded, or is silent.
-            InputError: it is too short for the network.
-            CheckpointError: the model gave NaN, infinity or zeros.
-        """
-        return self.embed_waveform(load_audio(path), os.fspath(path))
-
-    def embed_waveform(self, waveform: Waveform, recording: str) -> EmbeddedRecording:
-        """Embed a waveform (samples,) float32 at 16 kHz; ``recording`` names it in messages.
-
-        Raises:
-            InputError, CheckpointError: as :meth:`embed_file`.
-        """
-        seconds, speech = len(waveform) / SAMPLE_RATE, speech_seconds(waveform)
-        if speech < SHORT_SECONDS:
-            logger.warning("%s has %.2f s of speech; below %g s scores are uncertain", recording, speech, SHORT_SECONDS)
-        with self.ready():
-            raw = self.raw([waveform])[0]
-        length = float(np.linalg.norm(raw.astype(np.float64)))
-        if not (np.isfinite(length) and length > 0):
-            raise CheckpointError(f"{self.name} gave NaN, infinity or only zeros for {recording}; check the model")
-        return EmbeddedRecording((raw / length).astype(np.float32), seconds, speech)
-
 
 class ExportedEmbedder(Embedder):
     """A file that ``mrl export`` wrote for ONNX Runtime, on the CPU.
@@ -282,21 +233,3 @@ class ExportedEmbedder(Embedder):
 
     def raw(self, waveforms: Sequence[Waveform]) -> Matrix:
         return self.runtime.raw(waveforms)
-
-
-def speech_seconds(waveform: Waveform) -> float:
-    """Return how long a waveform (samples,) at 16 kHz is not quiet: frames of 20 ms within 35 dB of the loud ones.
-
-    The loud ones are those at the 95th percentile of power. This tells pauses from speech in a clean recording; it takes steady
-    noise for speech.
-    """
-    whole = len(waveform) // _FRAME
-    if not whole:
-        return len(waveform) / SAMPLE_RATE
-    frames = waveform[: whole * _FRAME].reshape(whole, _FRAME).astype(np.float64)
-    power = np.einsum("nf,nf->n", frames, frames)
-    loud = power > 0
-    if not loud.any():
-        return 0.0
-    limit = np.quantile(power[loud], 0.95) * 10 ** (-_QUIET_DB / 10)
-    return float(np.count_nonzero(power >= limit) * _FRAME / SAMPLE_RATE)

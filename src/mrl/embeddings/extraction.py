@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from mrl.audio import SAMPLE_RATE, find_audio_files
+from mrl.audio import SAMPLE_RATE, find_audio_files, load_audio
 from mrl.distribution import Processes as Processes
 from mrl.embeddings.cache import EmbeddingCache, Shelf
 from mrl.embeddings.embedder import Embedder, Matrix, Output, Waveform
@@ -69,6 +69,16 @@ class Extraction:
             on_error=on_error,
             processes=processes,
         )
+
+    def read(self, recording: PathLike | bytes | Waveform) -> Waveform:
+        """Return the waveform (samples,) of one recording, given by its file, its bytes or its waveform, under these settings.
+
+        Raises:
+            AudioLoadingError: it cannot be decoded, or is silent.
+        """
+        if isinstance(recording, np.ndarray):
+            return recording if self.max_seconds is None else recording[: round(self.max_seconds * SAMPLE_RATE)]
+        return load_audio(recording, duration=self.max_seconds)
 
     def used_seconds(self, seconds: float) -> float:
         """Return how much of a recording of this length is embedded, in seconds."""

@@ -17,7 +17,6 @@ from .protocol import Protocol as Protocol
 from .protocol import make_protocol as make_protocol
 from .protocol import open_cohort as open_cohort
 from .protocol import score_by_protocol as score_by_protocol
-from .protocol import score_crops as score_crops
 from .report import html_report as html_report
 from .report import markdown_report as markdown_report
 from .report import write_report as write_report

@@ -59,7 +59,7 @@ def calibrate_model(
         dims: prefix lengths; the model's own by default.
         prior, false_accept_rates: as for :func:`fit_calibration`.
         quality: "duration" makes the durations quality measures, "none" leaves the cosine alone.
-        speakers: utterance -> speaker, for the cost on held-out speakers, where paths do not tell.
+        speakers: utterance -> speaker, for the cost on held-out speakers, if paths do not name them.
         device: where a model folder's network goes.
         changes: settings of :class:`mrl.embeddings.Extraction` by keyword.
 

@@ -211,16 +211,16 @@ def strata_figure(result: EvaluationResult, group: str) -> Any | None:
     """
     first = result.system()
     dims = _spread(first.dims, 3)
-    found = [one for one in result.strata if one.group == group and one.system == first.name and one.dim in dims]
-    names = list(dict.fromkeys(one.name for one in found if one.equal_error_rate is not None))
+    strata = [part for part in result.strata if part.group == group and part.system == first.name and part.dim in dims]
+    names = list(dict.fromkeys(part.name for part in strata if part.equal_error_rate is not None))
     if not names:
         return None
     rows: dict[tuple[str, int], tuple[float, Any]] = {
         ("whole list", dim): (first.at(dim).equal_error_rate, first.at(dim).equal_error_rate_interval) for dim in dims
     }
-    for one in found:
-        if one.equal_error_rate is not None:
-            rows[one.name, one.dim] = (one.equal_error_rate, one.equal_error_rate_interval)
+    for part in strata:
+        if part.equal_error_rate is not None:
+            rows[part.name, part.dim] = (part.equal_error_rate, part.equal_error_rate_interval)
     places = ["whole list", *names]
     figure, axes = figure_and_axes(width=max(5.6, 1.15 * len(places) + 2.2), height=3.6)
     width = 0.8 / len(dims)

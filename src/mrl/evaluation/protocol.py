@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,69 +16,19 @@ from mrl.data.manifest import MANIFEST_SUFFIXES, read_manifest
 from mrl.embeddings.formats import READABLE_SUFFIXES, holds_embeddings, load_embeddings
 from mrl.errors import DataError, InputError
 from mrl.evaluation.result import ProtocolFacts
-from mrl.scoring.cosine import check_dims, prefix_norms, score_changed_test_side, score_prefixes
+from mrl.scoring.cosine import prefix_norms, score_changed_test_side, score_crops, score_prefixes
 from mrl.scoring.enrolled import enrolled_pairs, enrolled_prefixes
 from mrl.scoring.normalisation import adaptive_symmetric_norm, centre
 from mrl.trials.enrolment import EnrolledTrials, EnrolmentMap, read_enrolment_map
 from mrl.trials.lists import TrialList
 from mrl.trials.speakers import speaker_of
 
-# The N-crop protocol: several crops of every recording, and the mean cosine over all pairs of crops.
-#
-# Source: J. S. Chung et al., "In defence of metric learning for speaker recognition", Interspeech 2020 (ten 4 s crops; the
-# mean of the 100 scores of a trial).
-
-
-_BLOCK_NUMBERS = 1 << 18
-
-
-def score_crops(embeddings: npt.ArrayLike, trials: TrialList, dims: Iterable[int]) -> dict[int, npt.NDArray[np.float32]]:
-    """Return, at every prefix length, the mean cosine over all pairs of crops of the two recordings of each trial.
-
-    The mean over pairs of cosines is the dot product of the two recordings' mean unit-length crops, so no pair is visited.
-
-    Args:
-        embeddings: (utterances, crops, dim), row i belongs to ``trials.utterances[i]``; any scale.
-        trials: the list.
-        dims: prefix lengths.
-
-    Returns:
-        ``{dim: (trials,) float32}`` in [-1, 1], in ascending order of dim.
-
-    Raises:
-        DataError: an embedding is not finite, or a prefix of one has no length (all-zero).
-        InputError: wrong shape or dims.
-    """
-    array = np.asarray(embeddings, dtype=np.float32)
-    if array.ndim != 3 or len(array) != len(trials.utterances) or not array.shape[1]:
-        raise InputError(
-            f"embeddings must be (utterances, crops, dim) with one row for each of the {len(trials.utterances)} utterances of "
-            f"the trial list; found shape {array.shape}"
-        )
-    num_crops = array.shape[1]
-    ordered = check_dims(dims, array.shape[2])
-    flat = array[:, :, : ordered[-1]].reshape(len(array) * num_crops, ordered[-1])
-    unit, inverse = prefix_norms(flat, ordered, [name for name in trials.utterances for _ in range(num_crops)])
-    scores: dict[int, npt.NDArray[np.float32]] = {}
-    for dim in ordered:
-        prefixes = unit[:, :dim] * inverse[dim][:, None]
-        means = prefixes.reshape(len(array), num_crops, dim).mean(axis=1)
-        values = np.empty(len(trials), dtype=np.float32)
-        block = max(256, _BLOCK_NUMBERS // dim)
-        for start in range(0, len(trials), block):
-            here = slice(start, start + block)
-            dot = np.einsum("ij,ij->i", means[trials.enrol[here]], means[trials.test[here]])
-            np.clip(dot, -1.0, 1.0, out=values[here])
-        scores[dim] = values
-    return scores
-
-
-# The cohort of a score normalisation: which recordings or embeddings, and whose.
+FloatArray = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
 class Cohort:
-    """A cohort as it was named.
+    """The cohort of a centring or score normalisation: which recordings or embeddings, and whose.
 
     Attributes:
         source: what the user named.
@@ -130,7 +80,7 @@ def open_cohort(place: str | os.PathLike[str], *, speakers: Mapping[str, str] | 
         speakers: id -> speaker for such a file.
 
     Raises:
-        DataError: the place is missing or unusable, speakers cannot be told, or recordings begin later than at 0 s.
+        DataError: the place is missing or unusable, speakers are not known, or recordings begin later than at 0 s.
         InputError: a file of another kind.
     """
     path = Path(place)
@@ -150,15 +100,16 @@ def open_cohort(place: str | os.PathLike[str], *, speakers: Mapping[str, str] | 
         )
     else:
         raise DataError(f"the cohort {path} does not exist")
-    stretches = sum(one.start > 0 for one in corpus.utterances)
+    stretches = sum(utterance.start > 0 for utterance in corpus.utterances)
     if stretches:
         raise DataError(
             f"{stretches} rows of {path} begin later than at 0 s; a cohort needs recordings that are files of their own"
         )
-    return Cohort(str(path), tuple(one.speaker for one in corpus.utterances), tuple(one.path for one in corpus.utterances))
-
-
-FloatArray = npt.NDArray[np.float32]
+    return Cohort(
+        str(path),
+        tuple(utterance.speaker for utterance in corpus.utterances),
+        tuple(utterance.path for utterance in corpus.utterances),
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -167,9 +118,9 @@ class Protocol:
 
     Attributes:
         centre: subtract the mean of the cohort's speakers from every embedding (at unit length).
-        as_norm_top: AS-Norm with so many cohort speakers per side; None for none.
+        as_norm_top: AS-Norm with this many cohort speakers per side; None for none.
         cohort: folder of speakers, manifest or file of embeddings; goes with ``centre`` or ``as_norm_top``.
-        num_crops: so many crops of every recording; None for whole recordings.
+        num_crops: score this many crops of every recording; None for whole recordings.
         crop_seconds: length of a crop in seconds.
         enrolment: the recordings behind the names of enrolment models; None where the list names recordings.
 
@@ -340,14 +291,14 @@ def _score_enrolled(
     protocol: Protocol, embeddings: FloatArray, enrolled: EnrolledTrials, dims: Sequence[int], cohort: FloatArray | None
 ) -> dict[int, FloatArray]:
     pairs = enrolled_pairs(enrolled)
-    found: dict[int, FloatArray] = {}
+    by_dim: dict[int, FloatArray] = {}
     for dim, rows in enrolled_prefixes(embeddings, enrolled, dims):
         scores: Mapping[int, FloatArray] = score_prefixes(rows, pairs, [dim])
         if protocol.as_norm_top is not None:
             assert cohort is not None
             scores = adaptive_symmetric_norm(scores, rows, rows, cohort[:, :dim], pairs, [dim], top=protocol.as_norm_top)
-        found[dim] = scores[dim]
-    return found
+        by_dim[dim] = scores[dim]
+    return by_dim
 
 
 def _centred(embeddings: FloatArray, cohort: FloatArray) -> FloatArray:

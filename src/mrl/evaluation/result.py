@@ -21,7 +21,7 @@ class ProtocolFacts:
     Attributes:
         name: in words, for tables.
         score: what one score is: "cosine", "mean cosine", "centred cosine" or "AS-Norm score".
-        settings: numbers and files, as JSON values.
+        settings: values and files, as JSON values.
         notes: what a reader should know besides.
     """
 
@@ -67,7 +67,7 @@ class StratumFigures:
         equal_error_rate: None where one kind of trial is absent.
         equal_error_rate_interval: None where not asked for or where too few speakers are in it.
         false_accept_rate: at the threshold of the whole, unchanged list's equal error rate; None without different-speaker
-            trials. This is what somebody gets who sets one threshold for everything.
+            trials. This is what a single threshold for everything gives.
         false_reject_rate: likewise; None without same-speaker trials.
         note: what a reader should know, such as how many recordings were shorter than a cut.
     """
@@ -92,7 +92,7 @@ class ListFacts:
     Attributes:
         source: its file.
         sha256: of its uncompressed bytes.
-        trials, targets, nontargets, utterances: numbers.
+        trials, targets, nontargets, utterances: how many.
         speakers: number of speakers, None where they were not needed.
     """
 

@@ -151,7 +151,7 @@ def evaluate_model(
     embedder = as_embedder(model)
     chosen = check_dims(embedder.default_dims if dims is None else dims, embedder.embed_dim)
     trials.require_both_classes()
-    intervals.draw(trials)  # speakers that cannot be told should show before hours of work
+    intervals.draw(trials)  # unknown speakers should show before hours of work
     trials.require_files(root)
     embed, names, paths = EmbeddingSettings(how).embed, trials.utterances, trials.paths(root)
     own = baseline == "own" and embedder.backbone is not None

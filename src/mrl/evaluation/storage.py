@@ -63,9 +63,9 @@ def score_encoded(encoded: Encoded, form: EmbeddingFormat, dim: int, trials: Tri
     words = np.ascontiguousarray(encoded).view("<u8")
     scores = np.empty(len(trials), dtype=np.float32)
     for start in range(0, len(trials), _BLOCK):
-        here = slice(start, start + _BLOCK)
-        differing = count_bits(words[trials.enrol[here]] ^ words[trials.test[here]]).sum(axis=1, dtype=np.int64)
-        scores[here] = 1.0 - 2.0 * differing / dim
+        rows = slice(start, start + _BLOCK)
+        differing = count_bits(words[trials.enrol[rows]] ^ words[trials.test[rows]]).sum(axis=1, dtype=np.int64)
+        scores[rows] = 1.0 - 2.0 * differing / dim
     return scores
 
 
@@ -159,11 +159,11 @@ def _places(
     tied = np.empty_like(above)
     block = max(1, _BLOCK_PAIRS // len(gallery))
     for start in range(0, len(above), block):
-        here = slice(start, start + block)
-        scores = encoded_cosines(encoded[closed_set.queries[here]], gallery, form, dim)
-        right = np.take_along_axis(scores, closed_set.speaker[here, None], axis=1)
-        above[here] = np.count_nonzero(scores > right, axis=1)
-        tied[here] = np.count_nonzero(scores == right, axis=1)
+        rows = slice(start, start + block)
+        scores = encoded_cosines(encoded[closed_set.queries[rows]], gallery, form, dim)
+        right = np.take_along_axis(scores, closed_set.speaker[rows, None], axis=1)
+        above[rows] = np.count_nonzero(scores > right, axis=1)
+        tied[rows] = np.count_nonzero(scores == right, axis=1)
     return above, tied
 
 

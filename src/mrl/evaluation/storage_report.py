@@ -41,8 +41,8 @@ def storage_formats_figure(result: QuantisationResult) -> Any:
         intervals = [row.figures.equal_error_rate_interval for row in rows]
         # A percentile interval need not contain the figure itself; the bar then ends at the figure on that side.
         errors = [
-            [0.0 if one is None else max(0.0, rate - 100 * one.low) for rate, one in zip(rates, intervals, strict=True)],
-            [0.0 if one is None else max(0.0, 100 * one.high - rate) for rate, one in zip(rates, intervals, strict=True)],
+            [0.0 if bars is None else max(0.0, rate - 100 * bars.low) for rate, bars in zip(rates, intervals, strict=True)],
+            [0.0 if bars is None else max(0.0, 100 * bars.high - rate) for rate, bars in zip(rates, intervals, strict=True)],
         ]
         shift = _SHIFT ** (place - (len(forms) - 1) / 2)
         axes.errorbar(

@@ -19,13 +19,10 @@ from mrl.trials.lists import TrialList
 
 _ScoreKey = tuple[str, int]
 
-
 _Scores = Mapping[_ScoreKey, npt.NDArray[np.float32]]
-
 
 # A column of numbers with more different values than this is divided into quarters.
 _MOST_VALUES = 12
-
 
 _DASH = "–"
 
@@ -104,8 +101,8 @@ def read_column(
         raise DataError(f"{manifest} has no column {column!r}; its columns are {', '.join(sorted(columns))}")
     by_file = {os.path.normpath(base / name): value for name, value in by_name.items()}
     top = Path(root).absolute()
-    found = {name: by_name.get(name, by_file.get(os.path.normpath(top / name))) for name in names}
-    return {name: value for name, value in found.items() if value is not None}
+    known = {name: by_name.get(name, by_file.get(os.path.normpath(top / name))) for name in names}
+    return {name: value for name, value in known.items() if value is not None}
 
 
 def figures_of_strata(
@@ -120,11 +117,11 @@ def figures_of_strata(
         speakers: utterance -> speaker, as for the whole list.
     """
     resamples = _resamples(result, trials, speakers)
-    found: list[StratumFigures] = []
+    figures: list[StratumFigures] = []
     for stratum in strata:
         scores = {key: values[stratum.members] for key, values in result.scores.items()}
-        found += _measure(result, stratum.group, stratum.name, scores, trials.labels, stratum.members, resamples, note="")
-    return tuple(found)
+        figures += _measure(result, stratum.group, stratum.name, scores, trials.labels, stratum.members, resamples, note="")
+    return tuple(figures)
 
 
 def figures_of_condition(
@@ -221,9 +218,9 @@ def _rates(scores: _Scores, same: npt.NDArray[np.bool_]) -> dict[_ScoreKey, floa
 def _intervals(
     scores: _Scores, members: npt.NDArray[np.bool_], resamples: SpeakerResamples | None
 ) -> dict[_ScoreKey, Interval | None]:
-    none: dict[_ScoreKey, Interval | None] = dict.fromkeys(scores)
+    intervals: dict[_ScoreKey, Interval | None] = dict.fromkeys(scores)
     if resamples is None:
-        return none
+        return intervals
     part = SpeakerResamples(
         resamples.speakers,
         resamples.multiplicities,
@@ -232,13 +229,13 @@ def _intervals(
         resamples.labels[members],
     )
     if len(np.union1d(part.enrol, part.test)) < MINIMUM_SPEAKERS:
-        return none
+        return intervals
     replicates = bootstrap_metrics(list(scores.values()), part, p_targets=())
-    for key, found in zip(scores, replicates, strict=True):
+    for key, replicated in zip(scores, replicates, strict=True):
         # Resamples that leave a small part with one kind of trial say nothing; with too many of them there is no interval.
-        if np.isnan(found.equal_error_rate).mean() <= 0.05:
-            none[key] = interval_of(found.equal_error_rate)
-    return none
+        if np.isnan(replicated.equal_error_rate).mean() <= 0.05:
+            intervals[key] = interval_of(replicated.equal_error_rate)
+    return intervals
 
 
 def _numbers(texts: Sequence[str]) -> npt.NDArray[np.float64] | None:

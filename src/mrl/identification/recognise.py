@@ -13,8 +13,10 @@ import numpy as np
 
 from mrl.embeddings.calibrated import ModelCalibration
 from mrl.embeddings.compact import EmbeddingFormat
-from mrl.embeddings.embedder import EmbeddedRecording, Embedder
+from mrl.embeddings.embedder import Embedder
+from mrl.embeddings.extraction import Extraction
 from mrl.embeddings.mapping import FileFailure, failure_summary
+from mrl.embeddings.recordings import EmbeddedRecording, embed_recording
 from mrl.errors import AudioLoadingError, DataError, InputError
 from mrl.identification.database import Voice, clean_name
 from mrl.identification.search import ExactSearch, FunnelSearch, VoiceSearch, hits, unit_queries
@@ -27,7 +29,7 @@ logger = logging.getLogger(__name__)
 
 SearchMethod = Literal["exact", "approximate"]
 Recording: TypeAlias = "str | os.PathLike[str] | EmbeddedRecording"
-"""A recording's file, or what :meth:`Embedder.embed_waveform` made of one."""
+"""A recording's file, or what :func:`mrl.embeddings.embed_recording` made of one."""
 
 _VOICE = "voice:"
 _CANDIDATES = 20  # of the highest cosine, among which the highest log-likelihood ratio is looked for first
@@ -101,6 +103,7 @@ def enrol(
     name: str,
     recordings: Sequence[Recording],
     store: str | os.PathLike[str],
+    how: Extraction | None = None,
     *,
     form: EmbeddingFormat | None = None,
     extend: bool = False,
@@ -112,6 +115,7 @@ def enrol(
         name: of the voice.
         recordings: of that speaker alone.
         store: the voice store's file, made if it is not there.
+        how: how the recordings become embeddings.
         form: format of the embeddings in a new store; float32 by default.
         extend: add the recordings to the voice of this name.
 
@@ -122,7 +126,7 @@ def enrol(
     if not recordings:
         raise InputError("a voice is enrolled from one recording or more")
     _require_enrollable(embedder, name, Path(store), form, extend)  # before the recordings, which may take long
-    embedded = [_embedded(embedder, recording) for recording in recordings]
+    embedded = [_embedded(embedder, recording, how) for recording in recordings]
     opened = VoiceStore.open_or_create(store, embed_dim=embedder.embed_dim, form=form)
     return opened.add(
         name,
@@ -138,6 +142,7 @@ def verify_files(
     embedder: Embedder,
     first: str | os.PathLike[str],
     second: str | os.PathLike[str],
+    how: Extraction | None = None,
     *,
     dim: int | None = None,
     threshold: float | None = None,
@@ -150,6 +155,7 @@ def verify_files(
         embedder: the model; a calibration at this very dim gives a log-likelihood ratio and a decision, one at a neighbouring dim
             is never used in its place.
         first, second: the recordings.
+        how: how they become embeddings.
         dim: prefix length; all dimensions by default.
         threshold, prior, max_false_accept: as for :func:`decision_rule`, for one voice.
 
@@ -163,7 +169,7 @@ def verify_files(
     failures: list[FileFailure] = []
     for recording in (first, second):
         try:
-            embedded.append(embedder.embed_file(recording))
+            embedded.append(embed_recording(embedder, recording, how))
         except (AudioLoadingError, InputError) as error:
             failures.append(FileFailure(Path(recording), str(error)))
     if failures:
@@ -178,6 +184,7 @@ def verify_voice(
     name: str,
     recording: Recording,
     store: VoiceStore,
+    how: Extraction | None = None,
     *,
     dim: int | None = None,
     threshold: float | None = None,
@@ -191,6 +198,7 @@ def verify_voice(
         name: of the voice.
         recording: its file, or the recording embedded already.
         store: the voice store.
+        how: how the recording becomes an embedding.
         dim: prefix length; all dimensions by default.
         threshold, prior, max_false_accept: as for :func:`decision_rule`.
 
@@ -204,7 +212,7 @@ def verify_voice(
     rule = _rule(embedder, chosen, 1, threshold, prior, max_false_accept, store)
     voice = store.voice(name)
     _warn_of_other_calibration(embedder, voice)
-    embedded = _embedded(embedder, recording)
+    embedded = _embedded(embedder, recording, how)
     return _verification(rule, voice_score(store, name, embedded, chosen), voice.seconds, embedded.seconds)
 
 
@@ -251,6 +259,7 @@ def identify(
     embedder: Embedder,
     recording: Recording,
     store: VoiceStore,
+    how: Extraction | None = None,
     *,
     dim: int | None = None,
     top: int = 5,
@@ -265,6 +274,7 @@ def identify(
         embedder: the model that the voices were enrolled with.
         recording: its file, or the recording embedded already.
         store: the voice store.
+        how: how the recording becomes an embedding.
         dim: prefix length; all dimensions by default.
         top: how many voices to return.
         method: "exact" misses nothing; "approximate" is faster where there are very many voices, and finds the voices of the
@@ -284,7 +294,7 @@ def identify(
     if not len(voices):
         raise DataError(f"no voice is enrolled in {store.path}; enrol some first (mrl enroll)")
     rule = _rule(embedder, chosen, len(voices), threshold, prior, max_false_accept, store)
-    embedded = _embedded(embedder, recording)
+    embedded = _embedded(embedder, recording, how)
     # For as many candidates as are wanted here, the exact funnel would have to look at nearly all voices in the end, too.
     search: VoiceSearch = ExactSearch(voices) if method == "exact" else FunnelSearch(voices)
     candidates = _best_voices(search, store, rule, embedded, top, complete=method == "exact")
@@ -331,8 +341,8 @@ def _require_enrollable(embedder: Embedder, name: str, store: Path, form: Embedd
         raise DataError(f"there is no voice {wanted!r} in {store} to add recordings to")
 
 
-def _embedded(embedder: Embedder, recording: Recording) -> EmbeddedRecording:
-    return recording if isinstance(recording, EmbeddedRecording) else embedder.embed_file(recording)
+def _embedded(embedder: Embedder, recording: Recording, how: Extraction | None) -> EmbeddedRecording:
+    return recording if isinstance(recording, EmbeddedRecording) else embed_recording(embedder, recording, how)
 
 
 def _rule(

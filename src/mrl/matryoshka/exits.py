@@ -30,7 +30,7 @@ class EarlyExit(nn.Module):
 
     Args:
         backbone: the network that it leaves early.
-        depth: after so many stages, from 1 to one less than all.
+        depth: the number of stages before the exit, from 1 to one less than all.
         embed_dim: length of the embedding.
     """
 
@@ -50,7 +50,7 @@ class EarlyExit(nn.Module):
     def fit(self, pooled: Tensor, embeddings: Tensor, *, ridge: float = 0.1) -> None:
         """Fit norm and head in closed form: ridge regression from the exit's statistics to the whole network's embedding.
 
-        Needs no labels. As the head predicts the whole network's numbers, embeddings of different depths may be compared.
+        Needs no labels. As the head predicts the whole network's embedding, embeddings of different depths may be compared.
 
         Args:
             pooled: ``(utterances, pooled_dim)`` statistics of this exit.
@@ -58,7 +58,7 @@ class EarlyExit(nn.Module):
             ridge: penalty, as a share of the variance of one standardised statistic.
 
         Raises:
-            InputError: shapes that do not fit, too few utterances, or numbers that cannot be used.
+            InputError: shapes that do not fit, too few utterances, or values that cannot be used.
         """
         expected = (len(pooled), self.projection.embed_dim)
         if pooled.ndim != 2 or pooled.shape[1] != self.projection.inputs or embeddings.shape != expected:

@@ -14,13 +14,12 @@ from mrl.backbone import Audio, Backbone, family_named
 from mrl.backbone.inference import fold_norm
 from mrl.backbone.state_hash import state_sha256
 from mrl.backbone.waveforms import as_batch
-from mrl.dims import default_dims
 from mrl.errors import CheckpointError, InputError, MRLError, TrainingError
-from mrl.matryoshka.closed_form import Method, data_free_rotation, fit_projection
+from mrl.matryoshka.closed_form import Method, fit_projection
 from mrl.matryoshka.exits import Cut, EarlyExit, checked_exit_depth, cut_backbone, read_cut
 from mrl.matryoshka.projection import AffineMap, MatryoshkaProjection, pretrained_map
 from mrl.matryoshka.saving import in_half_precision, read_model_folder, write_model_folder
-from mrl.pretrained import Release, load_pretrained_redimnet, model_folder
+from mrl.pretrained import Release, model_folder
 
 BatchNormStatistics = Literal["frozen", "update"]
 
@@ -121,7 +120,7 @@ class ReDimNetMRL(nn.Module):
             lengths: ``(batch,)`` samples per item of a padded batch.
             target_dim: prefix length, any from 1 to :attr:`embed_dim`; None for the full embedding.
             return_all_dims: return every length of :attr:`mrl_dims` instead.
-            depth: stop after so many stages, one of :attr:`depths`; None for the whole network. Others than the whole are there
+            depth: stop after N stages (early exit), one of :attr:`depths`; None for the whole network. Early exits are there
                 after :func:`mrl.fit_exits` only.
 
         Returns:
@@ -167,9 +166,9 @@ class ReDimNetMRL(nn.Module):
         return raw
 
     def add_exits(self, depths: Iterable[int]) -> None:
-        """Make room for an exit after each of so many stages; :func:`mrl.fit_exits` does so and fits them.
+        """Make room for exits after these stages; :func:`mrl.fit_exits` does so and fits them.
 
-        An exit that is there already is made anew. The model goes into eval mode: with exits it cannot be trained.
+        An exit that exists already is replaced. The model goes into eval mode: with exits it cannot be trained.
 
         Raises:
             InputError: a depth that is not from 1 to one less than the stages of the network.
@@ -421,7 +420,7 @@ class ReDimNetMRL(nn.Module):
 
 
 def unit_prefix(raw: Tensor, dim: int) -> Tensor:
-    """Return the first ``dim`` numbers of raw embeddings ``(..., embed_dim)``, scaled to unit length, in float32."""
+    """Return the first ``dim`` dimensions of raw embeddings ``(..., embed_dim)``, scaled to unit length, in float32."""
     return nn.functional.normalize(raw[..., :dim].float(), dim=-1)
 
 
@@ -436,98 +435,3 @@ def checked_dims(mrl_dims: Iterable[int], embed_dim: int) -> tuple[int, ...]:
     if wrong or not dims:
         raise InputError(f"mrl_dims={dims} cannot be used; expected whole numbers from 1 to embed_dim={embed_dim}")
     return tuple(sorted({*dims, embed_dim}))
-
-
-# Making a Matryoshka model from a pretrained network, and the helpers that users were promised.
-
-
-def create_mrl(
-    backbone: Backbone, *, embed_dim: int = 256, mrl_dims: Iterable[int] | None = None, freeze_backbone: bool = False
-) -> ReDimNetMRL:
-    """Put a Matryoshka head on a network; see :func:`create_mrl_from_pretrained` for the arguments."""
-    model = ReDimNetMRL(backbone, embed_dim, default_dims(embed_dim) if mrl_dims is None else mrl_dims)
-    model.projection.assign(data_free_rotation(backbone))
-    if freeze_backbone:
-        model.freeze_backbone()
-    return model.eval()
-
-
-def create_mrl_from_pretrained(
-    model_name: str | None = None,
-    train_type: str | None = None,
-    dataset: str | None = None,
-    *,
-    embed_dim: int = 256,
-    mrl_dims: Iterable[int] | None = None,
-    freeze_backbone: bool = False,
-    weights: str | os.PathLike[str] | None = None,
-    force_reload: bool = False,
-    device: str | torch.device = "cpu",
-) -> ReDimNetMRL:
-    """Load a released ReDimNet and turn it into a Matryoshka model that scores exactly like it.
-
-    The head starts as the pretrained embedding, rotated so that its energy comes first: at 192 and more dimensions all cosines
-    are those of the pretrained model, and shorter prefixes are good before any training. Of the heads that need no recordings it
-    won the accuracy study (docs/accuracy-study.md); what to do with recordings stands there, too.
-
-    Args:
-        model_name, train_type, dataset: which one, see :func:`mrl.load_pretrained_redimnet`.
-        embed_dim: length of the full embedding; what goes beyond the pretrained 192 is zero until fitted or trained.
-        mrl_dims: prefix lengths to train and report (default: 16, 32, 64, 128, 192, 256, as far as ``embed_dim`` goes).
-        freeze_backbone: start with the backbone frozen (stage 1).
-        weights: a local file, a URL or a mirror folder to take the checkpoint from.
-        force_reload: download again.
-        device: where the model goes.
-
-    Returns:
-        The model, in eval mode.
-
-    Raises:
-        InputError: a combination that was never released, or unusable dims.
-        DownloadError, CheckpointError: the file cannot be had or is damaged.
-    """
-    backbone = load_pretrained_redimnet(
-        model_name, train_type, dataset, weights=weights, force_reload=force_reload, device=device
-    )
-    return create_mrl(backbone, embed_dim=embed_dim, mrl_dims=mrl_dims, freeze_backbone=freeze_backbone)
-
-
-def freeze_backbone(model: ReDimNetMRL) -> None:
-    """Freeze the backbone of ``model`` (stage 1): no parameter and no buffer of it changes until it is unfrozen."""
-    _checked(model).freeze_backbone()
-
-
-def unfreeze_backbone(model: ReDimNetMRL, batch_norm_statistics: BatchNormStatistics = "frozen") -> None:
-    """Unfreeze the backbone of ``model`` (stage 2); BatchNorm's running statistics stay frozen unless ``"update"``."""
-    _checked(model).unfreeze_backbone(batch_norm_statistics)
-
-
-def get_model_info(model: Backbone | ReDimNetMRL) -> dict[str, Any]:
-    """Return what a model is: kind, parameters, lengths, sample rate, source of its weights."""
-    backbone = model.backbone if isinstance(model, ReDimNetMRL) else model
-    info: dict[str, Any] = {
-        "kind": type(model).__name__,
-        "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "trainable_parameters": sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad),
-        "embed_dim": model.embed_dim,
-        "pooled_dim": model.pooled_dim,
-        "sample_rate": model.sample_rate,
-        "device": str(model.device),
-        "pretrained_source": backbone.pretrained_source,
-    }
-    if isinstance(model, ReDimNetMRL):
-        info |= {
-            "mrl_dims": list(model.mrl_dims),
-            "depths": list(model.depths),
-            "backbone_parameters": sum(parameter.numel() for parameter in backbone.parameters()),
-            "projection_parameters": sum(parameter.numel() for parameter in model.projection.parameters()),
-            "backbone_frozen": model.backbone_frozen,
-            "backbone_is_unmodified": model.backbone_is_unmodified,
-        }
-    return info
-
-
-def _checked(model: object) -> ReDimNetMRL:
-    if not isinstance(model, ReDimNetMRL):
-        raise InputError(f"expected a ReDimNetMRL (as create_mrl_from_pretrained gives it), got a {type(model).__name__}")
-    return model

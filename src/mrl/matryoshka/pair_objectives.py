@@ -39,7 +39,7 @@ class PairObjective(Protocol):
         ...
 
     def uninformed_loss(self, speakers: int, crops: int, margin: float, scale: float) -> float:
-        """Return the loss where all cosines are 0, in a batch of so many speakers with so many crops each."""
+        """Return the loss where all cosines are 0, in a batch with this many speakers and crops of each."""
         ...
 
 

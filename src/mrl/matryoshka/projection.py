@@ -52,7 +52,7 @@ class AffineMap:
         return AffineMap(torch.cat([self.weight, below.weight]), torch.cat([self.bias, below.bias]))
 
     def first(self, outputs: int) -> AffineMap:
-        """Return the map to the first ``outputs`` numbers; where there are fewer, the rest are zero."""
+        """Return the map to the first ``outputs`` dimensions; where there are fewer, the rest are zero."""
         missing = outputs - self.outputs
         if missing <= 0:
             return AffineMap(self.weight[:outputs], self.bias[:outputs])
@@ -94,7 +94,7 @@ def _batch_norm_affine(norm: nn.BatchNorm1d) -> tuple[Tensor, Tensor]:
 class MatryoshkaProjection(nn.Module):
     """Normalised pooled statistics ``(batch, inputs)`` -> raw embeddings ``(batch, embed_dim)``.
 
-    The first ``target_dim`` numbers are the embedding of that length: a prefix needs only its own rows of the weight.
+    The first ``target_dim`` dimensions are the embedding of that length: a prefix needs only its own rows of the weight.
     Matryoshka representation learning: Kusupati et al., https://arxiv.org/abs/2205.13147.
     """
 

@@ -22,14 +22,14 @@ from mrl.version import __version__
 
 
 _LARGEST_ERROR = 2.0**-10
-"""Of a tensor's norm. Rounding numbers in float16's range to its 11 bits costs at most half of that."""
+"""Relative to a tensor's norm. Rounding values in float16's range to its 11 bits costs at most half of that."""
 
 
 def in_half_precision(tensors: Mapping[str, Tensor], buffers: Collection[str]) -> dict[str, Tensor]:
     """Return float32 tensors in float16, except those that would lose by it.
 
     Left as they are: ``buffers`` (running means and variances, filter banks: small, and a running variance may be of any size),
-    tensors with numbers beyond float16's largest (65,504), and tensors whose numbers are so small that float16 keeps few bits
+    tensors with values beyond float16's largest (65,504), and tensors whose values are so small that float16 keeps few bits
     of them.
 
     Args:
@@ -49,7 +49,7 @@ def _halved(tensor: Tensor) -> Tensor:
     return half if fits else tensor
 
 
-# The part of a model card that tells what its makers state: use, limits, data, error rates, how it was made.
+# The part of a model card that says what its makers state: use, limits, data, error rates, how it was made.
 
 
 def release_sections(release: Release) -> list[str]:

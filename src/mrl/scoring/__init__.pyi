@@ -13,6 +13,7 @@ from .calibration import bayes_threshold as bayes_threshold
 from .calibration import fit_calibration as fit_calibration
 from .calibration import held_out_ratios as held_out_ratios
 from .cosine import cosine_similarity as cosine_similarity
+from .cosine import score_crops as score_crops
 from .cosine import score_prefixes as score_prefixes
 from .decisions import DecisionRule as DecisionRule
 from .decisions import decision_rule as decision_rule

@@ -65,7 +65,7 @@ class Resampling:
     Attributes:
         bootstrap: resamples of the speakers for 95 % intervals and tests; 0 for none.
         seed: of the resamples.
-        speakers: utterance -> speaker, where paths do not tell (see :func:`mrl.trials.speaker_of`).
+        speakers: utterance -> speaker, if paths do not name them (see :func:`mrl.trials.speaker_of`).
     """
 
     bootstrap: int = 1000
@@ -112,7 +112,7 @@ class SpeakerResamples:
             trials: the list.
             num_resamples: at least 100; 1000 is the usual number for a 95 % interval.
             seed: of the draws; the same seed gives the same draws.
-            speakers: utterance -> speaker, where :func:`mrl.trials.speakers.speaker_of` cannot tell from the path.
+            speakers: utterance -> speaker, where :func:`mrl.trials.speaker_of` cannot tell.
 
         Raises:
             DataError: fewer than ``MINIMUM_SPEAKERS`` speakers, or speakers that contradict the labels.
@@ -159,7 +159,7 @@ def bootstrap_metrics(
 ) -> list[Replicates]:
     """Return every system's figures in every resample.
 
-    The scores of a system are sorted once; a resample only weighs them anew, so it costs a few passes over the trials.
+    The scores of a system are sorted once; a resample only reweights them, so it costs a few passes over the trials.
 
     Args:
         scores: one (trials,) array for each system or dim.

@@ -140,14 +140,14 @@ def _false_accept_threshold(calibration: Calibration, dim: int, rate: float, voi
         raise InputError(f"a false accept rate lies between 0 and 1, found {rate}")
     each, of_each = rate / voices, "" if voices == 1 else " per voice"
     thresholds = calibration.at(dim).thresholds
-    measured = [one for one in thresholds if one.false_accept_rate <= each * (1 + 1e-9)]
+    measured = [kept for kept in thresholds if kept.false_accept_rate <= each * (1 + 1e-9)]
     # The highest rate that keeps the promise; a measured threshold is not blurred by what the calibration cannot fit.
-    kept = max(measured, key=lambda one: one.false_accept_rate, default=None)
-    if kept is not None and (voices == 1 or _is_certain(calibration, kept.false_accept_rate)):
-        exact = voices == 1 and math.isclose(kept.false_accept_rate, rate)
-        return kept.threshold, "" if exact else f", measured at {kept.false_accept_rate:g}{of_each}"
+    best = max(measured, key=lambda kept: kept.false_accept_rate, default=None)
+    if best is not None and (voices == 1 or _is_certain(calibration, best.false_accept_rate)):
+        exact = voices == 1 and math.isclose(best.false_accept_rate, rate)
+        return best.threshold, "" if exact else f", measured at {best.false_accept_rate:g}{of_each}"
     # Where the calibration says less than what was measured, even at a higher rate, it is the calibration that is wrong.
-    lowest = kept.threshold if kept is not None else max((one.threshold for one in thresholds), default=-math.inf)
+    lowest = best.threshold if best is not None else max((kept.threshold for kept in thresholds), default=-math.inf)
     return max(-math.log(each), lowest), f", by the calibration{'' if voices == 1 else f' at {each:.2g} per voice'}"
 
 

@@ -72,7 +72,7 @@ def enrolled_pairs(enrolled: EnrolledTrials) -> TrialList:
 
 
 def _averages(rows: FloatMatrix, members: Sequence[tuple[int, ...]]) -> FloatMatrix:
-    flat = np.fromiter((one for group in members for one in group), dtype=np.int64)
+    flat = np.fromiter((member for group in members for member in group), dtype=np.int64)
     counts = np.array([len(group) for group in members])
     starts = np.concatenate(([0], np.cumsum(counts)[:-1]))
     means: FloatMatrix = (np.add.reduceat(rows[flat].astype(np.float64), starts, axis=0) / counts[:, None]).astype(np.float32)

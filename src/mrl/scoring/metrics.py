@@ -21,9 +21,6 @@ import numpy.typing as npt
 
 from mrl.errors import DataError, InputError
 
-# The lower-left convex hull of an error curve.
-
-
 _FEW_POINTS = 64
 
 
@@ -221,7 +218,7 @@ def _checked(scores: npt.ArrayLike, labels: npt.ArrayLike) -> tuple[FloatVector,
         same = same.astype(np.bool_)
     undefined = int(np.count_nonzero(np.isnan(values)))
     if undefined:
-        raise DataError(f"{undefined} of {len(values)} scores are NaN; an error rate over them would be made up")
+        raise DataError(f"{undefined} of {len(values)} scores are NaN; an error rate over them would be meaningless")
     num_target = int(np.count_nonzero(same))
     if num_target == 0 or num_target == len(same):
         raise DataError(

@@ -1,4 +1,4 @@
-"""What is done to embeddings and scores with the help of a cohort: centring and adaptive symmetric score normalisation.
+"""Normalising embeddings and scores with a cohort: centring and adaptive symmetric score normalisation.
 
 A cohort is a set of speakers that occur in no trial. Every length of prefix is normalised with the cohort's prefixes of that
 length, so one full embedding of trials and cohort serves all of them.
@@ -21,13 +21,10 @@ from mrl.trials.lists import TrialList
 
 FloatMatrix = npt.NDArray[np.float32]
 
-
 FloatVector = npt.NDArray[np.float64]
-
 
 # Scores of a block of utterances against the whole cohort: bounds the memory to about four times as many bytes x 4.
 _BLOCK_SCORES = 1 << 22
-
 
 # Cosines are float32: dividing by a smaller spread than this would show their rounding (0.1 % at this limit).
 _SMALLEST_DEVIATION = 1e-4
@@ -43,7 +40,7 @@ class CohortStatistics(NamedTuple):
 def centre(embeddings: npt.ArrayLike, cohort: npt.ArrayLike) -> FloatMatrix:
     """Return ``embeddings`` (n, dim) minus the mean of ``cohort`` (m, dim), both from the same network and on the same scale.
 
-    Because the mean is taken number by number, the prefixes of the result are the centred prefixes.
+    The mean is taken for each dimension, so the prefixes of the result are the centred prefixes.
 
     Raises:
         DataError: NaN or infinity.
@@ -51,7 +48,7 @@ def centre(embeddings: npt.ArrayLike, cohort: npt.ArrayLike) -> FloatMatrix:
     """
     rows, others = _matrix(embeddings, "embeddings"), _matrix(cohort, "cohort")
     if not len(others) or rows.shape[1] != others.shape[1]:
-        raise InputError(f"a cohort needs rows of {rows.shape[1]} numbers; found shape {others.shape}")
+        raise InputError(f"a cohort needs rows of {rows.shape[1]} dimensions; found shape {others.shape}")
     for name, matrix in (("embeddings", rows), ("cohort", others)):
         if not np.isfinite(matrix).all():
             bad = np.count_nonzero(~np.isfinite(matrix).all(axis=1))
@@ -99,7 +96,7 @@ def cohort_statistics(
     rows, others = _matrix(embeddings, "embeddings"), _matrix(cohort, "cohort")
     if rows.shape[1] != others.shape[1]:
         raise InputError(
-            f"embeddings have {rows.shape[1]} numbers and the cohort's {others.shape[1]}; they must be of one network"
+            f"embeddings have {rows.shape[1]} dimensions and the cohort's {others.shape[1]}; they must be of one network"
         )
     if not 2 <= top <= len(others):
         raise InputError(f"top must lie in 2..{len(others)}, the size of the cohort; found {top}")
@@ -107,25 +104,25 @@ def cohort_statistics(
     width = ordered[-1]
     unit, inverse = prefix_norms(rows[:, :width], ordered, [f"row {row}" for row in range(len(rows))])
     unit_cohort, inverse_cohort = prefix_norms(others[:, :width], ordered, [f"cohort row {row}" for row in range(len(others))])
-    found = {dim: CohortStatistics(np.empty(len(rows)), np.empty(len(rows))) for dim in ordered}
+    statistics = {dim: CohortStatistics(np.empty(len(rows)), np.empty(len(rows))) for dim in ordered}
     block = max(1, _BLOCK_SCORES // len(others))
     for start in range(0, len(rows), block):
-        here = slice(start, start + block)
-        dot = np.zeros((len(unit[here]), len(others)), dtype=np.float32)
+        part = slice(start, start + block)
+        dot = np.zeros((len(unit[part]), len(others)), dtype=np.float32)
         for dim, segment in segments(ordered):
-            dot += unit[here, segment] @ unit_cohort[:, segment].T
-            scores = dot * inverse[dim][here, None] * inverse_cohort[dim]
+            dot += unit[part, segment] @ unit_cohort[:, segment].T
+            scores = dot * inverse[dim][part, None] * inverse_cohort[dim]
             highest = np.partition(scores, len(others) - top, axis=1)[:, len(others) - top :].astype(np.float64)
-            found[dim].mean[here] = highest.mean(axis=1)
-            found[dim].deviation[here] = highest.std(axis=1)
-    for dim, (_, deviation) in found.items():
+            statistics[dim].mean[part] = highest.mean(axis=1)
+            statistics[dim].deviation[part] = highest.std(axis=1)
+    for dim, (_, deviation) in statistics.items():
         flat = np.count_nonzero(deviation < _SMALLEST_DEVIATION)
         if flat:
             raise DataError(
                 f"at dim {dim} the {top} highest cohort scores of {flat} of {len(rows)} utterances are all but equal, so they "
                 "cannot be normalised; use a larger cohort of different speakers"
             )
-    return found
+    return statistics
 
 
 def symmetric_norm(
@@ -159,7 +156,7 @@ def adaptive_symmetric_norm(
     """Return AS-Norm scores at every prefix length (adaptive S-norm).
 
     Each side of a trial is compared with every cohort speaker; its ``top`` highest cosines give a mean and a (population)
-    standard deviation, and the normalised score is the mean of the two standardised ones. The result is no cosine: it has no
+    standard deviation, and the normalised score is the mean of the two standardised ones. The result is not a cosine: it has no
     bounds, and thresholds for cosines do not hold for it.
 
     Args:
@@ -202,12 +199,12 @@ def _statistics_of(
     matrix: FloatMatrix, cohort: npt.ArrayLike, used: npt.NDArray[np.int32], dims: tuple[int, ...], top: int
 ) -> dict[int, CohortStatistics]:
     """Statistics of the rows in use, at their places among all rows; the others stay NaN."""
-    found: dict[int, CohortStatistics] = {}
+    by_dim: dict[int, CohortStatistics] = {}
     for dim, statistics in cohort_statistics(matrix[used], cohort, dims, top=top).items():
         placed = CohortStatistics(np.full(len(matrix), np.nan), np.full(len(matrix), np.nan))
         placed.mean[used], placed.deviation[used] = statistics
-        found[dim] = placed
-    return found
+        by_dim[dim] = placed
+    return by_dim
 
 
 def _matrix(values: npt.ArrayLike, name: str) -> FloatMatrix:

@@ -11,7 +11,8 @@ from pydantic import BaseModel, Field
 
 from mrl.audio import SAMPLE_RATE, audio_info, load_audio
 from mrl.audio.decoded import Waveform
-from mrl.embeddings.embedder import SHORT_SECONDS, EmbeddedRecording, Embedder
+from mrl.embeddings import EmbeddedRecording, Embedder, embed_recording
+from mrl.embeddings.recordings import SHORT_SECONDS
 from mrl.errors import AudioLoadingError, DataError, InputError
 from mrl.identification import Voice, VoiceStore, enrol, identify, verify_voice, voice_score
 from mrl.identification.database import clean_name
@@ -383,7 +384,7 @@ class VoiceService:
     def _hear(self, data: bytes, which: str = "") -> EmbeddedRecording:
         try:
             waveform = decode_recording(data, self._limits)
-            return self._embedder.embed_waveform(np.ascontiguousarray(waveform), "a recording that was sent")
+            return embed_recording(self._embedder, np.ascontiguousarray(waveform), name="a recording that was sent")
         except Refusal as refusal:
             raise Refusal(refusal.status, f"{which}{refusal}", refusal.headers) from refusal
         except InputError as error:

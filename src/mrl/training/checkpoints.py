@@ -215,7 +215,7 @@ class CheckpointFolder:
                 (temporary / _VALUES).write_text(json.dumps(values, indent=1, allow_nan=False), encoding="utf-8")
         except OSError as error:
             before = self.latest()
-            kept = f"{before} is intact: free some space and go on with --resume auto" if before else "there is no earlier one"
+            kept = f"{before} is intact: free some space and resume with --resume auto" if before else "there is no earlier one"
             raise TrainingError(f"checkpoint {target} cannot be written ({error}); {kept}") from error
         for old in self.steps()[: -self.keep]:
             if old != step:
@@ -223,7 +223,7 @@ class CheckpointFolder:
         return target
 
     def remove_after(self, step: int) -> None:
-        """Remove checkpoints later than ``step`` (a run that resumes from an earlier one makes them anew)."""
+        """Remove checkpoints later than ``step`` (a run that resumes from an earlier one makes them again)."""
         for later in self.steps():
             if later > step:
                 shutil.rmtree(self.path(later))
@@ -308,7 +308,7 @@ def random_state() -> dict[str, torch.Tensor]:
 
 
 def restore_random_state(states: Mapping[str, torch.Tensor]) -> None:
-    """Set the generators that exist here to the states that :func:`random_state` took."""
+    """Set the generators that exist on this machine to the states that :func:`random_state` took."""
     torch.set_rng_state(states["cpu"])
     if torch.cuda.is_available():
         for number in range(torch.cuda.device_count()):

@@ -44,8 +44,15 @@ class TrainDataConfig(Section):
         description="The speakers are not known: recordings at any depth of the folder, a manifest without the column speaker.",
     )
 
+    @property
+    def manifests(self) -> list[str]:
+        """The manifests, none for a folder or shards."""
+        return [self.manifest] if isinstance(self.manifest, str) else list(self.manifest or ())
+
     @model_validator(mode="after")
     def _one_source(self) -> TrainDataConfig:
+        if self.manifest == []:
+            raise ValueError("manifest is an empty list; give one file or several")
         given = [name for name in ("folder", "manifest", "shards") if getattr(self, name)]
         if len(given) > 1:
             raise ValueError(f"give {' or '.join(given)}, not {'both' if len(given) == 2 else 'all'}")
@@ -110,7 +117,7 @@ class DataConfig(Section):
         description="Crops per speaker and epoch with balance: speakers; default: the mean number of utterances.",
     )
     crops_per_speaker: int = Field(
-        default=1, ge=1, description="So many crops of a speaker stand together in a batch, for losses that compare pairs."
+        default=1, ge=1, description="This many crops of a speaker stand together in a batch, for losses that compare pairs."
     )
     session_aware: bool = Field(default=True, description="These come from different sessions where the speaker has several.")
     augmentation: AugmentationConfig = Field(default=AugmentationConfig(), description="Noise, rooms and much else.")
@@ -292,7 +299,7 @@ class WandbConfig(Section):
 
 
 class TrainingConfig(Section):
-    """How it is minimised."""
+    """How the loss is minimised."""
 
     num_epochs: int = Field(default=20, ge=1, description="Epochs of both stages together.")
     batch_size: int = Field(default=64, ge=1, description="Crops per forward pass and process.")
@@ -322,18 +329,18 @@ class TrainingConfig(Section):
     )
     num_workers: int = Field(default=0, ge=0, description="Processes that read and augment; 0 reads in the training process.")
     output_dir: str = Field(default="runs/mrl", description="Run folder.")
-    validate_every_epochs: int = Field(default=1, ge=1, description="Validation after every so many epochs, and after the last.")
+    validate_every_epochs: int = Field(default=1, ge=1, description="Validate every this many epochs, and after the last.")
     early_stopping_validations: int | None = Field(
         default=None,
         ge=1,
         description="A stage ends after this many validations without a new best; the last one ends the run.",
     )
     checkpoint_every_steps: int | None = Field(
-        default=None, ge=1, description="Also save within an epoch, every so many optimizer steps."
+        default=None, ge=1, description="Also save within an epoch, every this many optimizer steps."
     )
     keep_checkpoints: int = Field(default=2, ge=1, description="How many of the last checkpoints stay.")
     max_nonfinite_steps: int = Field(default=20, ge=0, description="The run stops after more skipped steps than this.")
-    log_every_steps: int = Field(default=20, ge=1, description="A line in metrics.jsonl every so many steps.")
+    log_every_steps: int = Field(default=20, ge=1, description="A line in metrics.jsonl every this many steps.")
     tensorboard: bool = Field(default=False, description="Also write the curves for TensorBoard, into the run folder.")
     wandb: WandbConfig = Field(default=WandbConfig(), description="Also write them for Weights & Biases.")
 
@@ -367,13 +374,13 @@ class AdvancedConfig(Section):
         default=5, ge=0, description="Length of stage 1; stage 2 begins at the epoch of this number, counted from 0."
     )
     cache_pooled_statistics: bool = Field(
-        default=True, description="Stage 1 computes the backbone once per view; false: anew for each crop."
+        default=True, description="Stage 1 runs the backbone once per view; false: for every crop of every epoch."
     )
     cache_views: int = Field(
-        default=4, ge=1, description="Views per utterance: the clean whole and so many less one augmented crops."
+        default=4, ge=1, description="Views per utterance: the clean whole utterance, and augmented crops for the rest."
     )
     cache_storage: Literal["float32", "float16"] = Field(
-        default="float32", description="Type of the numbers in the cache; float16 takes half the space."
+        default="float32", description="Data type of the cache; float16 takes half the space."
     )
     cache_read_ahead_megabytes: int = Field(
         default=64, ge=1, description="How much of the cache is read ahead of training; the most that it holds in memory."
@@ -423,7 +430,7 @@ class TrainConfig(Section):
             raise ValueError("advanced.teacher_init has no use without loss.similarity_weight")
         if self.advanced.teacher_init is not None and self.advanced.teacher_pull:
             raise ValueError(
-                "advanced.teacher_pull holds the numbers of the start model, which another advanced.teacher_init turns; "
+                "advanced.teacher_pull keeps the dimensions of the start model, which another advanced.teacher_init rotates; "
                 "choose one"
             )
         if self.advanced.use_pretrained and self.advanced.freeze_backbone_epochs > self.training.num_epochs:

@@ -211,5 +211,7 @@ class EpochLoop:
 
     def _of_all_processes(self, stop: bool, bad_draws: int) -> tuple[bool, int]:
         """Return whether any process was asked to stop, and how many bad draws all have had, in one exchange."""
+        if self._run.processes.world_size == 1:
+            return stop, bad_draws
         counts = self._run.processes.sum_(torch.tensor([float(stop), float(bad_draws)], device=self._run.device)).tolist()
         return counts[0] > 0, round(counts[1])

@@ -34,7 +34,7 @@ def fit_exits(
     ridge: float = 0.1,
     **changes: Any,
 ) -> None:
-    """Give ``model`` exits after so many stages, so that ``model(audio, depth=2)`` is faster and nearly as good.
+    """Give ``model`` exits after some of its stages, so that ``model(audio, depth=2)`` is faster and nearly as good.
 
     No labels are needed: each exit learns to predict the embedding of the whole network, whose own results stay as they are. Fit
     exits last: what trains the network or its head afterwards would leave them behind, and is refused.

@@ -79,7 +79,7 @@ def compiled(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return the function, compiled again for each shape of its arguments.
 
     A function is compiled, not a module, so that names in checkpoints stay what they are and validation, with its many lengths,
-    stays uncompiled. One program per shape makes the numbers depend on the shape alone, not on the shapes that came before: a
+    stays uncompiled. One program per shape makes results depend on the shape alone, not on the shapes that came before: a
     resumed run meets the same programs.
     """
     result: Callable[..., Any] = torch.compile(function, dynamic=False)

@@ -119,7 +119,7 @@ def replace_folder(target: Path, write: Callable[[Path], object]) -> None:
         with atomic_folder(target) as temporary:
             write(temporary)
     except OSError as error:
-        raise TrainingError(f"{target} cannot be written ({error}); free some space and go on with --resume auto") from error
+        raise TrainingError(f"{target} cannot be written ({error}); free some space and resume with --resume auto") from error
 
 
 def _flush(path: Path) -> None:
@@ -144,7 +144,7 @@ def _flush(path: Path) -> None:
 _LOG = logging.getLogger(__name__)
 
 
-# Settings that do not change what is computed, so that a run may go on with others.
+# Settings that do not change what is computed, so that they may differ on resume.
 _FREE_TO_CHANGE = frozenset(
     {
         "data.train.exclude",
@@ -260,14 +260,14 @@ class RunFolder:
             lock.release()
 
     def check_new(self, *, has_checkpoints: bool) -> None:
-        """Make sure that a new run may begin here.
+        """Make sure that a new run may begin in this folder.
 
         Raises:
-            TrainingError: another run's checkpoints lie here.
+            TrainingError: another run's checkpoints are in it.
         """
         if has_checkpoints:
             raise TrainingError(
-                f"{self.root} already holds a run; go on with it by --resume auto, or choose another training.output_dir"
+                f"{self.root} already holds a run; resume it with --resume auto, or choose another training.output_dir"
             )
 
     def begin(self, config: TrainConfig) -> None:

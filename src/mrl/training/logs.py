@@ -184,7 +184,7 @@ class TensorBoardLog:
         self._writer = SummaryWriter(str(folder), purge_step=first_step or None)
 
     def write(self, scalars: Mapping[str, float], step: int) -> None:
-        """Add named numbers at an optimizer step."""
+        """Add named values at an optimizer step."""
         for name, value in scalars.items():
             self._writer.add_scalar(name, value, step)
 
@@ -204,7 +204,7 @@ _REPORTING = "WANDB_ERROR_REPORTING"
 
 
 class WandbLog:
-    """Writes one run of Weights & Biases; a resumed training goes on under the same identifier.
+    """Writes one run of Weights & Biases; a resumed run keeps its identifier.
 
     Steps are the field ``step``, not wandb's own counter: that one refuses to go back, and a run that was killed computes its
     last steps again, to the same values.
@@ -256,7 +256,7 @@ class WandbLog:
         self._run.define_metric("*", step_metric="step")
 
     def write(self, scalars: Mapping[str, float], step: int) -> None:
-        """Add named numbers at an optimizer step."""
+        """Add named values at an optimizer step."""
         self._run.log({**scalars, "step": step})
 
     def flush(self) -> None:
@@ -295,7 +295,7 @@ class ScalarLog(Protocol):
     """Where curves go besides ``metrics.jsonl``."""
 
     def write(self, scalars: Mapping[str, float], step: int) -> None:
-        """Take in named numbers at an optimizer step."""
+        """Take in named values at an optimizer step."""
         ...
 
     def flush(self) -> None:
@@ -333,7 +333,7 @@ class RunLog:
         self._open(first_step=0)
 
     def resume(self, step: int, epochs_done: int) -> None:
-        """Open the logs of a run that goes on at ``step``: what it will write again is dropped.
+        """Open the logs of a run that resumes at ``step``: what it will write again is dropped.
 
         Raises:
             MissingDependencyError, TrainingError: see :meth:`begin`.
@@ -376,7 +376,7 @@ class RunLog:
 
 
 def scalars_of(record: Mapping[str, Any]) -> dict[str, float]:
-    """Return the numbers of a record under the names that curves have: ``train/loss``, ``validation/eer/64`` and so on.
+    """Return the values of a record under the names that curves have: ``train/loss``, ``validation/eer/64`` and so on.
 
     Steps are ``train``, whole epochs ``epoch``, validations ``validation``. What is not a finite number is left out: a curve
     cannot show it.

@@ -1,4 +1,4 @@
-"""``--dry-run``: everything a run needs is opened and checked, and what it would do is told, without training."""
+"""``--dry-run``: open and check everything that a run needs, and say what it would do, without training."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from torch.utils import _pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from mrl.audio import SAMPLE_RATE
+from mrl.matryoshka import MatryoshkaLoss
 from mrl.training.building import build_encoder, build_sampler, build_system, build_validator, choose_device
 from mrl.training.config import TrainConfig
 from mrl.training.data import check_separate, read_training_data
@@ -100,7 +101,7 @@ class StageFigures:
 
     Attributes:
         stage: the stage.
-        trainable: numbers that it trains.
+        trainable: parameters that it trains.
         steps_per_epoch: optimizer steps.
         memory_bytes: the most that it needs at one time: parameters, optimizer state, averaged and teacher weights, and what
             forward and backward passes of one batch (gradients included) or a pass over whole recordings need.
@@ -245,7 +246,9 @@ def _step_bytes(config: TrainConfig, stage: Stage, system: TrainingSystem, batch
     half = config.training.precision != "fp32"
     context = torch.autocast("cpu", torch.bfloat16) if half else contextlib.nullcontext()
     system.train()
-    system.loss.eval()  # so that no dim sits out
+    if isinstance(system.loss, MatryoshkaLoss):
+        system.loss.dim_dropout = 0.0  # no dim sits out
+    system.loss.start_step(0)
     with PeakMemory() as peak:
         with context:
             if uses_cache(config, stage):

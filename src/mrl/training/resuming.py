@@ -22,14 +22,14 @@ _NEEDED = ("stage", "progress", "data", "average_steps", "optimizer", "scaler")
 def find_state(
     resume: str | None, config: TrainConfig, folder: RunFolder, saved: CheckpointFolder, *, world_size: int = 1
 ) -> TrainingState | None:
-    """Return the checkpoint to go on from, or None where the run begins anew.
+    """Return the checkpoint to go on from, or None where a new run begins.
 
     Args:
         resume: None, ``auto`` or the path of a checkpoint, see :func:`mrl.training.run_training`.
         config: all settings; those of the interrupted run must give the same results.
         folder: of the run.
         saved: its checkpoints.
-        world_size: number of processes that go on; may be another one than before.
+        world_size: number of processes now; may differ from before.
 
     Raises:
         CheckpointError: the checkpoint cannot be read.
@@ -40,7 +40,7 @@ def find_state(
     if resume == "auto":
         found = saved.newest_good()
         if found is None:
-            _LOG.info("No checkpoint in %s; the run begins anew", folder.checkpoints)
+            _LOG.info("No checkpoint in %s; a new run begins", folder.checkpoints)
             return None
         latest, state = found
     else:

@@ -276,8 +276,8 @@ class DistillationTeacher:
     def prepare(self, run_folder: Path, processes: Processes, *, cached_views: bool) -> None:
         """Compute what is kept, all processes together.
 
-        With ``audio: whole`` that is all utterances; with ``cached_views`` all views of stage 1; otherwise the utterances that the
-        start is fitted to.
+        With ``audio: whole`` that is all utterances; with ``cached_views`` all views of stage 1; otherwise the utterances that
+        the start is fitted to.
         """
         if self._network is None:
             return

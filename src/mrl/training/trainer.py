@@ -34,7 +34,7 @@ from mrl.training.teachers import DistillationTeacher
 from mrl.training.updates import Updater, WeightAverage, build_optimizer, check_precision, parameter_groups
 from mrl.training.validation import ValidationResult
 
-# Out of memory, told in words that help: which keys of the configuration make a run smaller.
+# Out of memory: say which keys of the configuration make a run smaller.
 
 
 # torch has a class of its own for GPUs only; its CPU and Apple allocators raise a plain RuntimeError.
@@ -100,8 +100,8 @@ def run_training(config: TrainConfig, *, resume: str | None = None) -> TrainingR
 
     Args:
         config: all settings.
-        resume: None begins a new run; ``auto`` goes on with the run in ``training.output_dir``, or begins it if there is none; a
-            path to one of its checkpoints goes on from that.
+        resume: None begins a new run; ``auto`` resumes the run in ``training.output_dir``, or begins it if there is none; a
+            path to one of its checkpoints resumes from that.
 
     Raises:
         ConfigError, DataError, CheckpointError, TrainingError: something is missing or wrong, in one line.
@@ -165,7 +165,7 @@ class Trainer:
             self.folder.check_new(has_checkpoints=self.checkpoints.latest() is not None)
         else:
             self.progress = Progress.from_dict(state.values["progress"])
-            _LOG.info("The run goes on at epoch %d, step %d", self.progress.epoch, self.progress.step)
+            _LOG.info("The run resumes at epoch %d, step %d", self.progress.epoch, self.progress.step)
         self._train(state)
 
     def _train(self, state: TrainingState | None) -> None:
@@ -342,10 +342,12 @@ class Trainer:
     def _finish(self) -> TrainingResult:
         progress = self.progress
         if progress.interrupted and self.checkpoints.latest() is None:
-            _LOG.warning("Asked to stop before anything was trained; the next start begins anew (--resume auto does, too)")
+            _LOG.warning("Asked to stop before anything was trained; the next start is a new run (with --resume auto, too)")
         elif progress.interrupted:
             _LOG.warning(
-                "Asked to stop at epoch %d, step %d; everything is saved: go on with --resume auto", progress.epoch, progress.step
+                "Asked to stop at epoch %d, step %d; everything is saved: resume with --resume auto",
+                progress.epoch,
+                progress.step,
             )
         elif progress.best is not None and progress.best_epoch == 0 and progress.step:
             _LOG.warning(

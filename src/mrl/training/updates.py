@@ -53,7 +53,7 @@ def build_optimizer(groups: Sequence[dict[str, Any]], kind: Literal["adamw", "sg
 
 
 def warmup_steps(epochs: float, steps_per_epoch: int) -> int:
-    """Return how many steps a warm-up of so many epochs takes: at least one, unless it is switched off by 0."""
+    """Return how many steps a warm-up of this many epochs takes: at least one, unless it is switched off by 0."""
     return max(1, round(epochs * steps_per_epoch)) if epochs else 0
 
 

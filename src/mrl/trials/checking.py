@@ -141,14 +141,14 @@ def _speaker_contradictions(
             return Finding(what, len(absent), tuple(absent[:_EXAMPLES]), True), ""
         names = [speakers[name] for name in trials.utterances]
     elif enrolment is not None:
-        return None, "speakers: the list names enrolment models; a list of speakers would tell"
+        return None, "speakers: the list names enrolment models; give a list of speakers"
     else:
         try:
             names = [speaker_of(name) for name in trials.utterances]
         except DataError:
-            return None, "speakers: the paths do not tell them; a list of speakers would"
+            return None, "speakers: the paths do not name them; give a list of speakers"
         if len(set(names)) < 2:
-            return None, "speakers: all recordings lie in one folder; a list of speakers would tell"
+            return None, "speakers: all recordings lie in one folder; give a list of speakers"
     index: dict[str, int] = {}
     of_utterance = np.array([index.setdefault(name, len(index)) for name in names])
     wrong = np.flatnonzero((of_utterance[trials.enrol] == of_utterance[trials.test]) != trials.labels)

@@ -57,7 +57,7 @@ class EnrolmentMap:
         for utterance in np.unique(trials.enrol).tolist():
             name = trials.utterances[utterance]
             enrolled[utterance] = len(members)
-            members.append(tuple(index.setdefault(one, len(index)) for one in self.models.get(name, (name,))))
+            members.append(tuple(index.setdefault(recording, len(index)) for recording in self.models.get(name, (name,))))
         of_test = {
             utterance: index.setdefault(trials.utterances[utterance], len(index)) for utterance in np.unique(trials.test).tolist()
         }
@@ -73,11 +73,11 @@ class EnrolmentMap:
         enrol: npt.NDArray[np.int32],
         test: npt.NDArray[np.int32],
     ) -> None:
-        several = [(model, one) for model, recordings in enumerate(members) if len(recordings) > 1 for one in recordings]
+        several = [(model, member) for model, recordings in enumerate(members) if len(recordings) > 1 for member in recordings]
         if not several:
             return
-        width = int(max(test.max(initial=0), max(one for _, one in several))) + 1
-        forbidden = np.array([model * width + one for model, one in several], dtype=np.int64)
+        width = int(max(test.max(initial=0), max(member for _, member in several))) + 1
+        forbidden = np.array([model * width + member for model, member in several], dtype=np.int64)
         wrong = np.flatnonzero(np.isin(enrol.astype(np.int64) * width + test, forbidden))
         if len(wrong):
             first = trials.utterances[trials.enrol[wrong[0]]], trials.utterances[trials.test[wrong[0]]]

@@ -245,5 +245,5 @@ def _layout_of(fields: list[bytes]) -> _Layout | None:
 
 def _malformed(file: Path, number: int, line: bytes, layout: _Layout | None) -> str:
     expected = " or ".join(f"'{known.example}'" for known in ((layout,) if layout is not None else _LAYOUTS))
-    found = line.decode("utf-8", "replace").strip()
-    return f"{file}, line {number}: found {found[:80]!r}, expected {expected}"
+    text = line.decode("utf-8", "replace").strip()
+    return f"{file}, line {number}: found {text[:80]!r}, expected {expected}"

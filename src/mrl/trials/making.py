@@ -41,21 +41,21 @@ class NumberedPairs:
         """Return all pairs inside the groups (``same``), or all pairs across them."""
         if same:
             return cls(groups, [])
-        return cls([], [(one, two) for place, one in enumerate(groups) for two in groups[place + 1 :]])
+        return cls([], [(first, second) for place, first in enumerate(groups) for second in groups[place + 1 :]])
 
     def members(self, numbers: Indices) -> tuple[Indices, Indices]:
         """Return the two members of each numbered pair."""
         first, second = np.empty(len(numbers), dtype=np.int64), np.empty(len(numbers), dtype=np.int64)
         block_of = np.searchsorted(self._starts, numbers, side="right") - 1
         for block in np.unique(block_of).tolist():
-            here = block_of == block
-            inside = numbers[here] - self._starts[block]
-            one, two = self._blocks[block]
-            if two is None:
+            inside_block = block_of == block
+            inside = numbers[inside_block] - self._starts[block]
+            left, right = self._blocks[block]
+            if right is None:
                 low, high = unrank_pairs(inside)
-                first[here], second[here] = one[low], one[high]
+                first[inside_block], second[inside_block] = left[low], left[high]
             else:
-                first[here], second[here] = one[inside // len(two)], two[inside % len(two)]
+                first[inside_block], second[inside_block] = left[inside // len(right)], right[inside % len(right)]
         return first, second
 
 
@@ -143,7 +143,7 @@ def _pairs_of_two_speakers(names: Sequence[tuple[str, str]], most: int, generato
     sizes = [len(members) for members in by_speaker.values()]
     different = (sum(sizes) ** 2 - sum(size * size for size in sizes)) // 2
     if different <= 4 * most:
-        pairs = [pair for one, two in combinations(by_speaker.values(), 2) for pair in product(one, two)]
+        pairs = [pair for left, right in combinations(by_speaker.values(), 2) for pair in product(left, right)]
         if len(pairs) <= most:
             return pairs
         return [pairs[index] for index in sorted(generator.choice(len(pairs), most, replace=False))]
@@ -193,7 +193,7 @@ def make_balanced_trials(
     generator = np.random.default_rng(seed)
     names = sorted(speaker for speaker in utterances if utterances[speaker])
     recordings = [sorted(utterances[speaker]) for speaker in names]
-    sizes = np.array([len(one) for one in recordings], dtype=np.int64)
+    sizes = np.array([len(own) for own in recordings], dtype=np.int64)
     if len(names) < 2 or not (sizes > 1).any():
         raise DataError(
             f"{len(names)} speakers with {int((sizes > 1).sum())} of them having two recordings make no trials; "
@@ -206,7 +206,7 @@ def make_balanced_trials(
         raise DataError("no speaker has recordings of two sessions, so no same-speaker trials can be made across sessions")
     for own, pool, share in zip(recordings, own_pairs, equal_shares(capacities, max_targets, generator).tolist(), strict=True):
         first, second = pool.members(_draw(pool.count, share, generator))
-        pairs += [(True, own[one], own[two]) for one, two in zip(first.tolist(), second.tolist(), strict=True)]
+        pairs += [(True, own[left], own[right]) for left, right in zip(first.tolist(), second.tolist(), strict=True)]
     for pool, most in _pools(names, sizes, genders, same_gender_share, max_nontargets):
         pairs += [(False, *pair) for pair in _different(pool, most, recordings, sizes, generator)]
     number = sum(map(len, recordings))
@@ -239,7 +239,7 @@ def _pools(
     if unknown:
         raise DataError(f"{len(unknown)} of {len(names)} speakers have no gender, the first is {unknown[0]!r}")
     kinds = sorted({genders[name] for name in names})
-    groups = [np.array([one for one, name in enumerate(names) if genders[name] == kind], dtype=np.int64) for kind in kinds]
+    groups = [np.array([place for place, name in enumerate(names) if genders[name] == kind], dtype=np.int64) for kind in kinds]
     totals = [int(sizes[group].sum()) for group in groups]
     inside = sum((total**2 - int((sizes[group] ** 2).sum())) // 2 for total, group in zip(totals, groups, strict=True))
     across = (sum(totals) ** 2 - sum(total**2 for total in totals)) // 2
@@ -261,16 +261,16 @@ def _different(
         return []
     if most <= pool.count:  # at most one trial for each pair of speakers
         first, second = pool.members(np.sort(_draw(pool.count, most, generator)))
-        one, two = generator.integers(sizes[first]), generator.integers(sizes[second])
-        rows = zip(first.tolist(), second.tolist(), one.tolist(), two.tolist(), strict=True)
+        left, right = generator.integers(sizes[first]), generator.integers(sizes[second])
+        rows = zip(first.tolist(), second.tolist(), left.tolist(), right.tolist(), strict=True)
         return [(recordings[a][i], recordings[b][j]) for a, b, i, j in rows]
     first, second = pool.members(np.arange(pool.count, dtype=np.int64))
     shares = equal_shares(sizes[first] * sizes[second], most, generator)
-    found = []
+    pairs = []
     for a, b, share in zip(first.tolist(), second.tolist(), shares.tolist(), strict=True):
         numbers = _draw(int(sizes[a] * sizes[b]), share, generator)
-        found += [(recordings[a][number // int(sizes[b])], recordings[b][number % int(sizes[b])]) for number in numbers.tolist()]
-    return found
+        pairs += [(recordings[a][number // int(sizes[b])], recordings[b][number % int(sizes[b])]) for number in numbers.tolist()]
+    return pairs
 
 
 def _draw(count: int, number: int, generator: np.random.Generator) -> Indices:

@@ -1,4 +1,4 @@
-"""Who speaks in an utterance: what its path tells, for every public corpus and for folders of speakers, or a list says."""
+"""The speaker of an utterance: from its path (public corpora, folders of speakers) or from a list."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _CNCELEB_EVALUATION = re.compile(r"(?P<speaker>id\d{5})-(?P<rest>enroll|(?P<genr
 
 @dataclass(frozen=True, slots=True)
 class PublicName:
-    """What the path of a recording of a public corpus tells.
+    """What the path of a recording of a public corpus says.
 
     Attributes:
         family: ``voxceleb``, ``cnceleb`` or ``voxblink2``: within a family a name means one person.
@@ -35,7 +35,7 @@ class PublicName:
         speaker: such as ``id10270``.
         session: the video, or genre and number of the session.
         genre: of a CN-Celeb recording.
-        split: ``dev`` or ``test``, where path or number tell.
+        split: ``dev`` or ``test``, where path or number say.
     """
 
     family: str
@@ -52,7 +52,7 @@ class PublicName:
 
 
 def public_name(path: str | PurePath) -> PublicName | None:
-    """Return what a path tells by the naming of a public corpus; None for any other path.
+    """Return what a path says by the naming of a public corpus; None for any other path.
 
     - VoxCeleb: ``idXXXXX/VIDEO/UTTERANCE``, five digits and a video of YouTube (eleven characters); VoxCeleb1 has id10001 to
       id11251, VoxCeleb2 id00012 to id09272 (https://www.robots.ox.ac.uk/~vgg/data/voxceleb/). The 40 speakers of VoxCeleb1's
@@ -115,7 +115,7 @@ def speaker_of(utterance: str) -> str:
         return parts[-3]
     if len(parts) < 2 or parts[-2] in ("/", "..", "."):
         raise DataError(
-            f"no speaker can be told from {utterance!r}: expected '.../speaker/file' or 'idXXXXX/video/file'; "
+            f"cannot tell the speaker from {utterance!r}: expected '.../speaker/file' or 'idXXXXX/video/file'; "
             "give a mapping from utterance to speaker instead"
         )
     return parts[-2]
@@ -128,7 +128,7 @@ def speakers_of_trials(
 
     Args:
         trials: the list.
-        speakers: utterance -> speaker, where paths do not tell (see :func:`speaker_of`).
+        speakers: utterance -> speaker, if paths do not name them (see :func:`speaker_of`).
 
     Raises:
         DataError: an utterance has no speaker, or the labels contradict the speakers (all such trials are counted).
