@@ -13,15 +13,22 @@ from mrl.cli.evaluate import DimList
 @click.command()
 @click.argument("embeddings", type=click.Path(path_type=Path))
 @click.option(
-    "--labels", type=click.Path(path_type=Path), help="Lines 'utterance speaker' (Kaldi's utt2spk); may be left out for pca."
+    "--labels",
+    type=click.Path(path_type=Path),
+    help="Lines 'utterance speaker' (Kaldi's utt2spk); without them likely speakers are used.",
+)
+@click.option(
+    "--groups",
+    type=click.Path(path_type=Path),
+    help="Lines 'utterance corpus': heads are judged on corpora that they were not fitted to, too. By default told from ids that are paths.",
 )
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Head to write: .safetensors.")
 @click.option(
     "--method",
-    type=click.Choice(["rotation", "pca", "lda"]),
-    default="rotation",
+    type=click.Choice(["auto", "rotation", "uncentred", "pca", "lda", "trained"]),
+    default="auto",
     show_default=True,
-    help="How directions are chosen and ordered.",
+    help="How the head is made; auto compares all ways on held-out speakers and corpora.",
 )
 @click.option("--dims", type=DimList(), help="Prefix lengths that the head is meant for; the largest is its output.")
 @click.option(
@@ -36,18 +43,19 @@ from mrl.cli.evaluate import DimList
 def command(
     embeddings: Path,
     labels: Path | None,
+    groups: Path | None,
     output: Path,
-    method: Literal["rotation", "pca", "lda"],
+    method: Literal["auto", "rotation", "uncentred", "pca", "lda", "trained"],
     dims: tuple[int, ...] | None,
     pairs: tuple[tuple[Path, Path], ...],
 ) -> None:
-    """Fit a Matryoshka head to embeddings from any toolkit, in closed form.
+    """Fit a Matryoshka head to embeddings from any toolkit, in seconds to minutes.
 
     EMBEDDINGS is a file of embeddings of training speakers: .npz, .parquet, .safetensors, or Kaldi's .ark and .scp. Judge the
     projected embeddings with mrl evaluate, on other speakers than those fitted to.
     """
     from mrl.evaluation import fit_head_file
 
-    report = fit_head_file(embeddings, output, labels=labels, method=method, dims=dims, apply=pairs)
+    report = fit_head_file(embeddings, output, labels=labels, groups=groups, method=method, dims=dims, apply=pairs)
     for line in report:
         click.echo(line)

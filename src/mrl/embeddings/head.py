@@ -1,13 +1,13 @@
-"""Matryoshka heads for the embeddings of any toolkit: fitted in closed form, kept in one safetensors file, applied to tables."""
+"""Matryoshka heads for the embeddings of any toolkit: fitted or trained, kept in one safetensors file, applied to tables."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -17,9 +17,11 @@ from mrl.errors import DataError, InputError
 from mrl.files import atomic_path
 from mrl.matryoshka import AffineMap, fit_projection
 from mrl.matryoshka.closed_form import Method
+from mrl.matryoshka.trained_head import HeadTraining, train_head
 from mrl.version import __version__
 
 HEAD_FORMAT = "redimnet-mrl-head/1"
+HeadMethod = Method | Literal["trained"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,40 +43,65 @@ def fit_head(
     table: EmbeddingTable,
     speakers: Mapping[str, str] | None,
     *,
-    method: Method = "rotation",
+    method: HeadMethod = "rotation",
     dims: Sequence[int] | None = None,
     shrinkage: float = 0.7,
+    training: HeadTraining | None = None,
+    advance: Callable[[int], None] | None = None,
 ) -> Head:
-    """Fit a head to embeddings; see :func:`mrl.matryoshka.fit_projection`.
+    """Fit a head to embeddings; :func:`mrl.evaluation.choose_head` tries all methods and takes the best.
 
     Args:
         table: the embeddings, at best of several utterances of each of a few hundred speakers or more.
-        speakers: id -> speaker; ids beyond the table's are no harm. None only for ``"pca"`` and ``"rotation"``, which then go by
-            variance alone.
-        method: ``"rotation"`` keeps the cosines at full length as they are and orders directions; ``"pca"`` centres, too;
-            ``"lda"`` also whitens within speakers.
+        speakers: id -> speaker; ids beyond the table's are no harm. None only for ``"uncentred"``, ``"pca"`` and ``"rotation"``,
+            which go by variance alone then.
+        method: ``"rotation"`` and ``"uncentred"`` keep the cosines at full length as they are and order directions by
+            discrimination and by what they hold; ``"pca"`` centres, too; ``"lda"`` also whitens within speakers
+            (:func:`mrl.matryoshka.fit_projection`). ``"trained"`` goes on from ``"uncentred"`` by gradient
+            (:func:`mrl.matryoshka.trained_head.train_head`).
         dims: prefix lengths; by default powers of two from 16 up and the length of the embeddings.
         shrinkage: of the within-speaker covariance, for ``"lda"``.
+        training: settings, for ``"trained"``.
+        advance: called with 1 after every step of the training.
 
     Raises:
         DataError: embeddings without a speaker (all counted).
         InputError: unusable arguments, or labels that tell nothing.
     """
     width = table.matrix.shape[1]
-    chosen = tuple(sorted(set(dims))) if dims is not None else (*(2**p for p in range(4, 20) if 2**p < width), width)
-    if not chosen or chosen[0] < 1 or chosen[-1] > width:
-        raise InputError(f"dims must lie in 1..{width}, the size of the embeddings; found {list(chosen)}")
+    chosen = checked_head_dims(dims, width)
     labels = None if speakers is None else _labels(table, speakers)
-    affine = fit_projection(torch.from_numpy(table.matrix), labels, method=method, embed_dim=chosen[-1], shrinkage=shrinkage)
+    features = torch.from_numpy(table.matrix)
+    if method == "trained":
+        if labels is None:
+            raise InputError("method='trained' needs speaker labels; without them use 'uncentred' or 'pca'")
+        training = HeadTraining() if training is None else training
+        start = fit_projection(features, labels, method="uncentred", embed_dim=chosen[-1])
+        affine = train_head(features, labels, dims=chosen, start=start, how=training, advance=advance)
+    else:
+        affine = fit_projection(features, labels, method=method, embed_dim=chosen[-1], shrinkage=shrinkage)
     about = {
         "method": method,
         "utterances": len(table.ids),
         "speakers": None if labels is None else int(labels.max()) + 1,
         "shrinkage": shrinkage if method == "lda" else None,
+        "training": asdict(training) if method == "trained" and training is not None else None,
         "fitted_to": table.metadata,
         "package": f"redimnet-mrl {__version__}",
     }
     return Head(affine, chosen, about)
+
+
+def checked_head_dims(dims: Sequence[int] | None, width: int) -> tuple[int, ...]:
+    """Return the prefix lengths of a head for embeddings of ``width`` numbers, ascending.
+
+    Raises:
+        InputError: a length is not in 1..width.
+    """
+    chosen = tuple(sorted(set(dims))) if dims is not None else (*(2**p for p in range(4, 20) if 2**p < width), width)
+    if not chosen or chosen[0] < 1 or chosen[-1] > width:
+        raise InputError(f"dims must lie in 1..{width}, the size of the embeddings; found {list(chosen)}")
+    return chosen
 
 
 def project_embeddings(head: Head, table: EmbeddingTable) -> EmbeddingTable:

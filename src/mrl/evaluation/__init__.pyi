@@ -8,6 +8,9 @@ from .conditions import make_conditions as make_conditions
 from .embedding import EmbeddedCrops as EmbeddedCrops
 from .embedding import EmbeddingCache as EmbeddingCache
 from .embedding import embed_crops as embed_crops
+from .head_choice import HeadChoice as HeadChoice
+from .head_choice import HeldOut as HeldOut
+from .head_choice import choose_head as choose_head
 from .head_fitting import fit_head_file as fit_head_file
 from .measure import UNMODIFIED_BACKBONE as UNMODIFIED_BACKBONE
 from .measure import SystemEmbeddings as SystemEmbeddings

@@ -166,10 +166,10 @@ def _at_scale_of(head: AffineMap, residual: AffineMap, features: Tensor) -> Affi
     return AffineMap(residual.weight * factor, residual.bias * factor)
 
 
-Method = Literal["rotation", "pca", "lda"]
+Method = Literal["rotation", "uncentred", "pca", "lda"]
 
 
-METHODS: tuple[Method, ...] = ("rotation", "pca", "lda")
+METHODS: tuple[Method, ...] = ("rotation", "uncentred", "pca", "lda")
 
 
 def data_free_rotation(backbone: ReDimNet) -> AffineMap:
@@ -198,7 +198,9 @@ def fit_projection(
         features: ``(utterances, feature_dim)``: normalised pooled statistics, or the embeddings of any toolkit.
         labels: ``(utterances,)`` speakers; needed for ``"lda"``, used by ``"rotation"`` where given.
         method: ``"rotation"``: the base embedding rotated (cosines at its full length unchanged), ordered by how well directions
-            tell speakers apart, or by variance without labels. ``"pca"``: centred, ordered by variance. ``"lda"``: centred,
+            tell speakers apart, or by variance without labels. ``"uncentred"``: rotated, too, ordered by what directions hold of
+            the embeddings at unit length, so that prefix cosines come nearest to those of the full length; takes no labels.
+            ``"pca"``: centred, ordered by variance. ``"lda"``: centred,
             within-speaker covariance whitened, ordered by discrimination; changes the cosines at every length.
         embed_dim: outputs of the head. What goes beyond the base embedding is taken from directions of ``features`` that the base
             discards (by LDA, at the scale that helps on held-out speakers) where there are labels, and is zero otherwise.
@@ -218,7 +220,9 @@ def fit_projection(
     if base.inputs != features.shape[1]:
         raise InputError(f"features have {features.shape[1]} numbers, the base embedding takes {base.inputs}")
     embeddings = base(features)
-    if method == "pca":
+    if method == "uncentred":
+        head = _uncentred(embeddings, base)
+    elif method == "pca":
         head = _pca(embeddings, base)
     elif method == "lda":
         assert labels is not None  # checked above
@@ -228,6 +232,13 @@ def fit_projection(
     if embed_dim > head.outputs and labels is not None and base.outputs < base.inputs:
         head = with_residual_directions(head, base, features, labels, embed_dim, shrinkage)
     return head.first(embed_dim)
+
+
+def _uncentred(embeddings: Tensor, base: AffineMap) -> AffineMap:
+    # The cosines of all pairs are the products of the unit vectors; the best products of so many numbers are those of the projection
+    # to the leading eigenvectors of the second moments (Eckart and Young). Centring would change what is compared.
+    unit = functional.normalize(embeddings, dim=1)
+    return base.rotated(principal_directions(unit.T @ unit / len(unit)))
 
 
 def _pca(embeddings: Tensor, base: AffineMap) -> AffineMap:
