@@ -15,7 +15,7 @@ QUICK = HeadTraining(steps=60, batch_size=64)
 
 
 def voices(speakers: int, per_speaker: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-    """24 numbers: speakers differ in the last 8, utterances of a speaker in the first 8, the most variance lies in the first 8."""
+    """24 numbers: speakers differ in the last 8, utterances of a speaker in the first 8, with the larger variance."""
     random = torch.Generator().manual_seed(seed)
     labels = torch.arange(speakers).repeat_interleave(per_speaker)
     between = torch.tensor([0.5] * 8 + [0.2] * 8 + [1.0] * 8)
@@ -47,7 +47,7 @@ def test_similarity_alone_keeps_the_cosines_of_the_full_length() -> None:
     features, labels = voices(40, 4)
     how = HeadTraining(steps=60, batch_size=64, speaker_weight=0.0, variation=0.0)
     head = train_head(features, labels, dims=(4, 24), start=start_of(features), how=how)
-    torch.testing.assert_close(cosines(head(features.double())), cosines(features), rtol=0, atol=0.03)
+    torch.testing.assert_close(cosines(head(features.double())), cosines(features), rtol=0, atol=0.05)
     start = start_of(features)
     off = lambda made: (cosines(made(features.double())[:, :4]) - cosines(features)).square().mean()  # noqa: E731
     assert off(head) < off(start)  # what no closed form minimises: cosines of the short prefix itself

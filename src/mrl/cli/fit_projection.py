@@ -20,7 +20,7 @@ from mrl.cli.evaluate import DimList
 @click.option(
     "--groups",
     type=click.Path(path_type=Path),
-    help="Lines 'utterance corpus': heads are judged on corpora that they were not fitted to, too. By default told from ids that are paths.",
+    help="Lines 'utterance corpus': heads are judged on corpora not fitted to, too. By default told from ids that are paths.",
 )
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Head to write: .safetensors.")
 @click.option(

@@ -1,8 +1,8 @@
 """Which of some unlabelled embeddings are probably of one speaker.
 
-Two random utterances are nearly always of two speakers, so the cosines of random pairs show how alike strangers are. Pairs far above
-that, each among the other's nearest neighbours, are linked, and what hangs together is taken for one speaker. Many speakers fall apart
-into several groups, few groups hold two speakers: that is the side on which a head that learns from them is safe.
+Two random utterances are nearly always of two speakers, so the cosines of random pairs show how alike strangers are. Pairs far
+above that, each among the other's nearest neighbours, are linked, and what hangs together is taken for one speaker. Many speakers
+fall apart into several groups, few groups hold two speakers: that is the side on which a head that learns from them is safe.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Which way of fitting a head is best for the embeddings at hand, measured on speakers and corpora that it was not fitted to.
 
-Every candidate is fitted to part of the speakers and judged on the others, in turn; and, where it is known which corpus an utterance
-comes from, fitted without a corpus and judged on it: the nearest thing to the data of others. A candidate that makes the full length
-worse than the embedding itself is out; of the rest the one with the lowest error rates wins.
+Every candidate is fitted to part of the speakers and judged on the others, in turn; and, where it is known which corpus an
+utterance comes from, fitted without a corpus and judged on it: the nearest thing to the data of others. A candidate that makes
+the full length worse than the embedding itself is out; of the rest the one with the lowest error rates wins.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ def choose_head(
     Args:
         table: the embeddings.
         speakers: id -> speaker, or the groups of :func:`mrl.embeddings.likely_speakers`.
-        groups: id -> corpus, domain or language; None: told from the ids, where these are paths that hold the speaker as a folder.
+        groups: id -> corpus, domain or language; None: told from ids that are paths with a folder for each speaker.
         dims: prefix lengths; None: those of :func:`mrl.embeddings.fit_head`.
         candidates: ways of fitting; :data:`SAFE` is always one of them.
         seed: of the folds and of the trials.

@@ -67,8 +67,8 @@ def fit_head_file(
     save_head(head, output)
     whose = "without labels" if speakers is None else f"of {head.about['speakers']:,} speakers"
     lines.append(
-        f"{head.about['method']} {head.affine.inputs} -> {head.affine.outputs} fitted to {head.about['utterances']:,} embeddings {whose}, "
-        f"for prefixes of {', '.join(map(str, head.dims))}: {output}"
+        f"{head.about['method']} {head.affine.inputs} -> {head.affine.outputs} fitted to {head.about['utterances']:,} embeddings "
+        f"{whose}, for prefixes of {', '.join(map(str, head.dims))}: {output}"
     )
     for result, target in projected:
         save_embeddings(target, result.ids, result.matrix, result.metadata)

@@ -235,8 +235,8 @@ def fit_projection(
 
 
 def _uncentred(embeddings: Tensor, base: AffineMap) -> AffineMap:
-    # The cosines of all pairs are the products of the unit vectors; the best products of so many numbers are those of the projection
-    # to the leading eigenvectors of the second moments (Eckart and Young). Centring would change what is compared.
+    # The cosines of all pairs are the products of the unit vectors; the projection to the leading eigenvectors of the second
+    # moments keeps these products best (Eckart and Young). Centring would change what is compared.
     unit = functional.normalize(embeddings, dim=1)
     return base.rotated(principal_directions(unit.T @ unit / len(unit)))
 

@@ -2,9 +2,9 @@
 
 Every prefix is asked for two things. Its cosines follow those of the full embedding (:class:`SimilarityPreservationLoss`), which
 keeps what the network knows of voices unlike those at hand. And every utterance lies nearer to its own speaker's mean than to the
-means of others (AAM-Softmax). The means are mapped by the head itself, so that nothing but the head is learnt: few steps are enough,
-and speakers with a single utterance count in full as the others. What an utterance is asked for is asked with the difference of two
-utterances of some other speaker added to it, so that speakers with a single utterance vary, too.
+means of others (AAM-Softmax). The means are mapped by the head itself, so that nothing but the head is learnt, and a few hundred
+steps are enough. To many utterances the difference of two utterances of some speaker is added, so that speakers with a single
+utterance vary, too; the cosines asked for are those without it.
 """
 
 from __future__ import annotations
@@ -101,7 +101,8 @@ def train_head(
     ordered = tuple(sorted(set(dims)))
     if start.inputs != features.shape[1] or not ordered or ordered[0] < 1 or ordered[-1] > start.outputs:
         raise InputError(
-            f"features of {features.shape[1]} numbers, a start {start.inputs} -> {start.outputs} and dims={list(ordered)} do not fit"
+            f"features of {features.shape[1]} numbers, a start {start.inputs} -> {start.outputs} and dims={list(ordered)} "
+            "do not fit"
         )
     _, speakers, counts = torch.unique(labels, return_inverse=True, return_counts=True)
     if len(counts) < 2 or len(speakers) != len(features):
@@ -149,7 +150,7 @@ def _mean_length(vectors: Tensor) -> float:
 
 
 def _rising(dims: Sequence[int]) -> dict[int, float]:
-    """Weights of the similarity at each length: a short prefix cannot follow all cosines and tell voices apart; a long one can."""
+    """Weights of the similarity: a short prefix cannot follow all cosines and tell voices apart, too; a long one can."""
     return {dim: dim**0.9 for dim in dims}
 
 
