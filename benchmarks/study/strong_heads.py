@@ -1,4 +1,4 @@
-"""Heads on a strong embedding: every figure of docs/appendix/strong-network.md.
+"""Heads on a strong embedding: every figure of docs/explanation/strong-network.md.
 
     python -m benchmarks.study.strong_heads --shared ../shared --output docs/results/study/strong
 

@@ -22,11 +22,38 @@ def _write(folder: Path) -> None:
     write_ark(folder / "eval.ark", keys=list(other.ids), rows=other.matrix)
 
 
+def test_by_default_the_way_is_chosen_and_said_with_what_was_gained_and_lost(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _write(tmp_path)
+    arguments = ["fit-projection", str(tmp_path / "train.npz"), "-o", str(tmp_path / "head.safetensors"), "--dims", "2,4,24"]
+    assert run([*arguments, "--labels", str(tmp_path / "utt2spk")]) == 0
+    out = capsys.readouterr().out
+    about = load_head(tmp_path / "head.safetensors").about
+    assert f"chosen: {about['method']}, the lowest error rates on what was held out" in out
+    assert "held-out speakers (40 speakers, 400 same-speaker trials): EER % of the whole embedding" in out
+    assert out.count("against the whole") == 3 and f"{about['method']} 24 -> 24 fitted to 200 embeddings of 40 speakers" in out
+    (found,) = about["choice"]["held_out"]
+    assert found["heads"][about["method"]]["4"] < found["cut"]["4"]
+    assert set(found["heads"]) == {"rotation", "uncentred", "pca", "lda", "trained"}
+
+    groups = "".join(f"{line.split()[0]} g{n % 2}\n" for n, line in enumerate((tmp_path / "utt2spk").read_text().splitlines()))
+    (tmp_path / "groups").write_text(groups)  # every speaker in both: none can be held out without the other
+    assert run([*arguments, "--labels", str(tmp_path / "utt2spk"), "--groups", str(tmp_path / "groups")]) == 0
+    assert "without g0" not in capsys.readouterr().out
+
+    assert run(arguments) == 0
+    out = capsys.readouterr().out
+    assert "likely speakers among 200 embeddings stand in for them" in out and "embeddings without labels" in out
+    about = load_head(tmp_path / "head.safetensors").about
+    assert about["speakers"] is None and 40 <= about["likely_speakers"] <= 200
+
+
 def test_fit_apply_and_judge(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The whole way of somebody with embeddings of another toolkit: fit on some speakers, judge prefixes on others."""
     _write(tmp_path)
     arguments = ["fit-projection", str(tmp_path / "train.npz"), "--labels", str(tmp_path / "utt2spk")]
-    arguments += ["-o", str(tmp_path / "head.safetensors"), "--dims", "2,4,24"]
+    arguments += ["-o", str(tmp_path / "head.safetensors"), "--dims", "2,4,24", "--method", "rotation"]
     arguments += ["--apply", str(tmp_path / "eval.ark"), str(tmp_path / "eval.npz")]
     assert run(arguments) == 0
     out = capsys.readouterr().out

@@ -104,10 +104,10 @@ def test_what_loses_at_full_length_on_any_list_is_left_out() -> None:
 
 def test_the_candidates_are_compared_on_a_sample_of_whole_speakers_where_there_are_many(monkeypatch: pytest.MonkeyPatch) -> None:
     table, speakers = _table()
-    monkeypatch.setattr(head_choice, "_MOST_COMPARED", 100)
+    monkeypatch.setattr(head_choice, "_MOST_COMPARED", 120)
     choice = choose_head(table, speakers, dims=(8, 24), candidates=("pca",))
     assert choice.head.about["utterances"] == 240
-    assert choice.lists[0].speakers == 25 and choice.lists[0].targets == 25 * 6
+    assert choice.lists[0].speakers == 30 and choice.lists[0].targets == 30 * 6
 
 
 def test_no_rate_counts_as_lower_than_half_a_trial() -> None:

@@ -13,7 +13,7 @@ import torch
 from torch.nn import functional
 
 # Robust deviations above the median of strangers. On 9,648 utterances of some 4,700 speakers 95 % of the linked pairs are of one
-# speaker (docs/strong-network.md).
+# speaker (docs/explanation/strong-network.md).
 _DEVIATIONS = 5.7
 _NEIGHBOURS = 5
 _RANDOM_PAIRS = 200_000
