@@ -35,7 +35,7 @@ def test_by_default_the_way_is_chosen_and_said_with_what_was_gained_and_lost(
     assert out.count("against the whole") == 3 and f"{about['method']} 24 -> 24 fitted to 200 embeddings of 40 speakers" in out
     (found,) = about["choice"]["held_out"]
     assert found["heads"][about["method"]]["4"] < found["cut"]["4"]
-    assert set(found["heads"]) == {"rotation", "uncentred", "pca", "lda", "trained"}
+    assert set(found["heads"]) == {"rotation", "uncentred", "pca", "lda", "trained", "trained-rotation"}
 
     groups = "".join(f"{line.split()[0]} g{n % 2}\n" for n, line in enumerate((tmp_path / "utt2spk").read_text().splitlines()))
     (tmp_path / "groups").write_text(groups)  # every speaker in both: none can be held out without the other
@@ -47,6 +47,7 @@ def test_by_default_the_way_is_chosen_and_said_with_what_was_gained_and_lost(
     assert "likely speakers among 200 embeddings stand in for them" in out and "embeddings without labels" in out
     about = load_head(tmp_path / "head.safetensors").about
     assert about["speakers"] is None and 40 <= about["likely_speakers"] <= 200
+    assert about["method"] in ("rotation", "uncentred", "trained-rotation")  # nothing changes at full length
 
 
 def test_fit_apply_and_judge(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,7 +11,7 @@ from mrl.embeddings.formats import EmbeddingTable
 from mrl.embeddings.head import Head, HeadMethod
 from mrl.errors import DataError
 from mrl.evaluation import HeldOut, choose_head, head_choice
-from mrl.evaluation.head_choice import _chosen, _tests
+from mrl.evaluation.head_choice import _chosen, _corpora, _tests
 
 
 def _table(corpora: int = 2, speakers: int = 30, per_speaker: int = 4) -> tuple[EmbeddingTable, dict[str, str]]:
@@ -67,11 +67,16 @@ def test_groups_are_given_or_told_from_paths_or_unknown() -> None:
     table, speakers = _table()
     swapped = {name: ("b" if "-1" in name else "a") for name in table.ids}
     assert {test.name for test in _tests(table, speakers, swapped, 0)} == {"held-out speakers", "without a", "without b"}
+    assert set(_corpora(table, speakers, None).values()) == {"data/c0", "data/c1"}
     plain = EmbeddingTable(tuple(name.replace("/", "_") for name in table.ids), table.matrix, {})
     named = {name.replace("/", "_"): speaker for name, speaker in speakers.items()}
-    assert {test.name for test in _tests(plain, named, None, 0)} == {"held-out speakers"}
+    tests = _tests(plain, named, _corpora(plain, named, None), 0)
+    voices = [test for test in tests if test.name.startswith("without like voices ")]
+    assert len(tests) == 3 + len(voices) and len(voices) >= 2
+    held = [{named[name] for name in test.trials.utterances} for test in voices]
+    assert sum(map(len, held)) == len(set().union(*held)) <= 60  # every speaker in one group
     with pytest.raises(DataError, match=r"240 of 240 embeddings have no group, the first is 'data/c0/s0-0/0.wav'"):
-        _tests(table, speakers, {"x": "a"}, 0)
+        choose_head(table, speakers, groups={"x": "a"})
     with pytest.raises(DataError, match="240 of 240 embeddings have no speaker"):
         choose_head(table, {})
 
@@ -126,5 +131,13 @@ def test_the_file_says_how_the_head_was_chosen(monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(head_choice, "fit_head", counted)
     choice = choose_head(table, speakers, dims=(8, 24), candidates=("pca",))
-    assert fitted == ["pca", "uncentred"] * 3 + [choice.method]
-    assert set(choice.lists[0].heads) == {"pca", "uncentred"}
+    folds = sum(fitted[n : n + 2] == ["pca", "uncentred"] for n in range(0, len(fitted) - 1, 2))
+    assert folds >= 3 and fitted == ["pca", "uncentred"] * folds + [choice.method]
+    assert all(set(one.heads) == {"pca", "uncentred"} for one in choice.lists)
+
+    fitted.clear()
+    choice = choose_head(table, speakers, dims=(8, 24), candidates=("trained", "trained-rotation"))
+    assert "trained-rotation" not in fitted[:-1]  # made of the trained one, not trained again
+    for one in choice.lists:
+        assert one.heads["trained-rotation"][24] == pytest.approx(one.full, abs=1e-3)
+        assert one.heads["trained-rotation"][8] < one.cut[8]

@@ -9,7 +9,7 @@ from torch.nn import functional
 from mrl.errors import InputError
 from mrl.matryoshka import AffineMap, fit_projection
 from mrl.matryoshka.closed_form import separation
-from mrl.matryoshka.trained_head import HeadTraining, _differences, train_head
+from mrl.matryoshka.trained_head import HeadTraining, _chances, _differences, rotation_with_prefixes_of, train_head
 
 QUICK = HeadTraining(steps=60, batch_size=64)
 
@@ -96,6 +96,28 @@ def test_differences_are_of_one_speaker_and_favour_nobody() -> None:
     assert (found[:, 1].abs() * 2**0.5).round().eq(1).sum() >= 4
 
 
+def test_a_rotation_keeps_all_cosines_and_the_span_of_every_prefix() -> None:
+    features, labels = voices(60, 4)
+    head = train_head(features, labels, dims=(4, 24), start=start_of(features), how=QUICK)
+    rotation = rotation_with_prefixes_of(head)
+    torch.testing.assert_close(cosines(rotation(features.double())), cosines(features), rtol=0, atol=1e-6)
+    for dim in (1, 4, 11):
+        both = torch.cat([rotation.weight[:dim], head.weight[:dim]])
+        assert int(torch.linalg.matrix_rank(both, rtol=1e-4)) == dim
+    assert (torch.linalg.vecdot(rotation.weight, head.weight) > 0).all()
+
+
+def test_utterances_of_large_speakers_and_corpora_are_drawn_less() -> None:
+    speakers = torch.tensor([0] * 6 + [1, 1] + [2, 2])
+    corpora = torch.tensor([0] * 8 + [7] * 2)
+    assert _chances(speakers, None, 0.0).tolist() == [1.0] * 10
+    even = _chances(speakers, corpora, 1.0)
+    assert even[:8].sum() == pytest.approx(1.0) and even[8:].sum() == pytest.approx(1.0)
+    assert even[:6].sum() == pytest.approx(0.5)
+    halfway = _chances(speakers, None, 0.5)
+    assert float(halfway[0] / halfway[9]) == pytest.approx((2 / 6) ** 0.5)
+
+
 def test_errors() -> None:
     features, labels = voices(10, 3)
     start = start_of(features)
@@ -105,6 +127,13 @@ def test_errors() -> None:
         train_head(features, labels, dims=(8, 25), start=start)
     with pytest.raises(InputError, match="all zero"):
         train_head(torch.zeros(30, 24), labels, dims=(8,), start=start)
-    for wrong in ({"steps": 0}, {"batch_size": 1}, {"learning_rate": 0.0}, {"varied": 1.5}, {"speakers_per_step": 1}):
+    for wrong in (
+        {"steps": 0},
+        {"batch_size": 1},
+        {"learning_rate": 0.0},
+        {"varied": 1.5},
+        {"balance": -0.1},
+        {"speakers_per_step": 1},
+    ):
         with pytest.raises(InputError, match="cannot be used"):
             HeadTraining(**wrong)  # type: ignore[arg-type]

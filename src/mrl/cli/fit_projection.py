@@ -25,7 +25,7 @@ from mrl.cli.evaluate import DimList
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Head to write: .safetensors.")
 @click.option(
     "--method",
-    type=click.Choice(["auto", "rotation", "uncentred", "pca", "lda", "trained"]),
+    type=click.Choice(["auto", "rotation", "uncentred", "pca", "lda", "trained", "trained-rotation"]),
     default="auto",
     show_default=True,
     help="How the head is made; auto compares all ways on held-out speakers and corpora.",
@@ -45,7 +45,7 @@ def command(
     labels: Path | None,
     groups: Path | None,
     output: Path,
-    method: Literal["auto", "rotation", "uncentred", "pca", "lda", "trained"],
+    method: Literal["auto", "rotation", "uncentred", "pca", "lda", "trained", "trained-rotation"],
     dims: tuple[int, ...] | None,
     pairs: tuple[tuple[Path, Path], ...],
 ) -> None:

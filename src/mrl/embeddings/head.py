@@ -17,11 +17,11 @@ from mrl.errors import DataError, InputError
 from mrl.files import atomic_path
 from mrl.matryoshka import AffineMap, fit_projection
 from mrl.matryoshka.closed_form import Method
-from mrl.matryoshka.trained_head import HeadTraining, train_head
+from mrl.matryoshka.trained_head import HeadTraining, rotation_with_prefixes_of, train_head
 from mrl.version import __version__
 
 HEAD_FORMAT = "redimnet-mrl-head/1"
-HeadMethod = Method | Literal["trained"]
+HeadMethod = Method | Literal["trained", "trained-rotation"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +46,7 @@ def fit_head(
     method: HeadMethod = "rotation",
     dims: Sequence[int] | None = None,
     shrinkage: float = 0.7,
+    groups: Mapping[str, str] | None = None,
     training: HeadTraining | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> Head:
@@ -58,10 +59,12 @@ def fit_head(
         method: ``"rotation"`` and ``"uncentred"`` keep the cosines at full length as they are and order directions by
             discrimination and by what they hold; ``"pca"`` centres, too; ``"lda"`` also whitens within speakers
             (:func:`mrl.matryoshka.fit_projection`). ``"trained"`` goes on from ``"uncentred"`` by gradient
-            (:func:`mrl.matryoshka.trained_head.train_head`).
+            (:func:`mrl.matryoshka.trained_head.train_head`); ``"trained-rotation"`` makes a rotation of it that keeps cosines
+            at full length again.
         dims: prefix lengths; by default powers of two from 16 up and the length of the embeddings.
         shrinkage: of the within-speaker covariance, for ``"lda"``.
-        training: settings, for ``"trained"``.
+        groups: id -> corpus, for training, so that no large one drowns the others. None: one.
+        training: settings of the training.
         advance: called with 1 after every step of the training.
 
     Raises:
@@ -72,24 +75,33 @@ def fit_head(
     chosen = checked_head_dims(dims, width)
     labels = None if speakers is None else _labels(table, speakers)
     features = torch.from_numpy(table.matrix)
-    if method == "trained":
+    if method in ("trained", "trained-rotation"):
         if labels is None:
-            raise InputError("method='trained' needs speaker labels; without them use 'uncentred' or 'pca'")
+            raise InputError(f"method={method!r} needs speaker labels; without them use 'uncentred' or 'pca'")
         training = HeadTraining() if training is None else training
-        start = fit_projection(features, labels, method="uncentred", embed_dim=chosen[-1])
-        affine = train_head(features, labels, dims=chosen, start=start, how=training, advance=advance)
+        start = fit_projection(features, method="uncentred", embed_dim=chosen[-1])
+        corpora = None if groups is None else _labels(table, groups, "group")
+        affine = train_head(features, labels, dims=chosen, start=start, groups=corpora, how=training, advance=advance)
+        if method == "trained-rotation":
+            affine = rotation_with_prefixes_of(affine)
     else:
+        training = None
         affine = fit_projection(features, labels, method=method, embed_dim=chosen[-1], shrinkage=shrinkage)
     about = {
         "method": method,
         "utterances": len(table.ids),
         "speakers": None if labels is None else int(labels.max()) + 1,
         "shrinkage": shrinkage if method == "lda" else None,
-        "training": asdict(training) if method == "trained" and training is not None else None,
+        "training": None if training is None else asdict(training),
         "fitted_to": table.metadata,
         "package": f"redimnet-mrl {__version__}",
     }
     return Head(affine, chosen, about)
+
+
+def as_rotation(head: Head) -> Head:
+    """Return the ``"trained-rotation"`` of a ``"trained"`` head."""
+    return Head(rotation_with_prefixes_of(head.affine), head.dims, {**head.about, "method": "trained-rotation"})
 
 
 def checked_head_dims(dims: Sequence[int] | None, width: int) -> tuple[int, ...]:
@@ -165,9 +177,9 @@ def check_head_suffix(path: str | os.PathLike[str]) -> None:
         raise InputError(f"{path}: a head is written as .safetensors")
 
 
-def _labels(table: EmbeddingTable, speakers: Mapping[str, str]) -> torch.Tensor:
+def _labels(table: EmbeddingTable, speakers: Mapping[str, str], what: str = "speaker") -> torch.Tensor:
     absent = [name for name in table.ids if name not in speakers]
     if absent:
-        raise DataError(f"{len(absent)} of {len(table.ids)} embeddings have no speaker, the first is {absent[0]!r}")
+        raise DataError(f"{len(absent)} of {len(table.ids)} embeddings have no {what}, the first is {absent[0]!r}")
     number = {speaker: index for index, speaker in enumerate(sorted({speakers[name] for name in table.ids}))}
     return torch.tensor([number[speakers[name]] for name in table.ids])

@@ -1,8 +1,9 @@
 """Which way of fitting a head is best for the embeddings at hand, measured on speakers and corpora that it was not fitted to.
 
 Every candidate is fitted to part of the speakers and judged on the others, in turn; and, where it is known which corpus an
-utterance comes from, fitted without a corpus and judged on it: the nearest thing to the data of others. A candidate that makes
-the full length worse than the embedding itself is out; of the rest the one with the lowest error rates wins.
+utterance comes from, fitted without a corpus and judged on it: the nearest thing to the data of others. Where it is not known,
+groups of like voices take the place of corpora. A candidate that makes the full length worse than the embedding itself is out; of
+the rest the one with the lowest error rates wins.
 """
 
 from __future__ import annotations
@@ -16,22 +17,26 @@ import numpy as np
 import numpy.typing as npt
 
 from mrl.embeddings.formats import EmbeddingTable
-from mrl.embeddings.head import Head, HeadMethod, fit_head, project_embeddings
+from mrl.embeddings.head import Head, HeadMethod, as_rotation, fit_head, project_embeddings
 from mrl.errors import DataError
 from mrl.progress import progress_bar
 from mrl.scoring import equal_error_rate, score_prefixes
 from mrl.trials.lists import TrialList
 from mrl.trials.making import make_balanced_trials
 
-LABELLED: tuple[HeadMethod, ...] = ("rotation", "uncentred", "pca", "lda", "trained")
+CANDIDATES: tuple[HeadMethod, ...] = ("rotation", "uncentred", "pca", "lda", "trained", "trained-rotation")
+EXACT: tuple[HeadMethod, ...] = ("rotation", "uncentred", "trained-rotation")
+"""Cosines at full length stay exactly as they are."""
 SAFE: HeadMethod = "uncentred"
-"""Cosines at full length stay exactly as they are, and no labels are needed."""
+"""Exact, and needs no labels."""
 
 WORST_FULL_LENGTH = 1.02
 """A candidate whose error rate at full length is more than this times that of the embedding itself is out."""
 
 _FOLDS = 3
 _MOST_GROUPS = 4
+_LIKE_VOICES = 4  # groups of speakers that are put together where no corpora are known
+_CLUSTERING_ROUNDS = 25
 # With fewer a rate is the luck of single speakers.
 _FEWEST_SPEAKERS = 8
 _FEWEST_TARGETS = 50
@@ -114,7 +119,7 @@ def choose_head(
     *,
     groups: Mapping[str, str] | None = None,
     dims: Sequence[int] | None = None,
-    candidates: Sequence[HeadMethod] = LABELLED,
+    candidates: Sequence[HeadMethod] = CANDIDATES,
     seed: int = 0,
 ) -> HeadChoice:
     """Fit the head that does best on held-out speakers and corpora, and say how it was chosen.
@@ -122,7 +127,8 @@ def choose_head(
     Args:
         table: the embeddings.
         speakers: id -> speaker, or the groups of :func:`mrl.embeddings.likely_speakers`.
-        groups: id -> corpus, domain or language; None: told from ids that are paths with a folder for each speaker.
+        groups: id -> corpus, domain or language; None: told from ids that are paths with a folder for each speaker. Where nothing
+            tells, groups of like voices are held out instead.
         dims: prefix lengths; None: those of :func:`mrl.embeddings.fit_head`.
         candidates: ways of fitting; :data:`SAFE` is always one of them.
         seed: of the folds and of the trials.
@@ -132,16 +138,17 @@ def choose_head(
         InputError: dims beyond the embeddings.
     """
     methods = tuple(dict.fromkeys((*candidates, SAFE)))
-    sample = _sample(table, speakers, seed)
-    tests = _tests(sample, speakers, groups, seed)
+    sample = _sample(table, speakers, seed)  # says which embeddings have no speaker
+    corpora = _corpora(table, speakers, groups)
+    tests = _tests(sample, speakers, corpora, seed)
     if not tests:
         head = fit_head(table, speakers, method=SAFE, dims=dims)
         why = f"because fewer than {_FEWEST_SPEAKERS} speakers with several utterances could be held out to compare others"
         return HeadChoice(head, SAFE, why, ())
     with progress_bar("fitting heads", len(tests) * len(methods) + 1, unit="heads") as advance:
-        lists = _measure(sample, speakers, tests, methods, dims, advance)
+        lists = _measure(sample, speakers, corpora, tests, methods, dims, advance)
         method, why = _chosen(lists, methods)
-        head = fit_head(table, speakers, method=method, dims=dims)
+        head = fit_head(table, speakers, method=method, dims=dims, groups=corpora)
         advance(1)
     return HeadChoice(head, method, why, lists)
 
@@ -171,14 +178,18 @@ def _sample(table: EmbeddingTable, speakers: Mapping[str, str], seed: int) -> Em
     return EmbeddingTable(tuple(table.ids[row] for row in rows), table.matrix[rows], table.metadata)
 
 
-def _tests(table: EmbeddingTable, speakers: Mapping[str, str], groups: Mapping[str, str] | None, seed: int) -> list[_Test]:
+def _tests(table: EmbeddingTable, speakers: Mapping[str, str], corpora: Mapping[str, str], seed: int) -> list[_Test]:
     names, of_row = np.unique([speakers[name] for name in table.ids], return_inverse=True)
     fold = np.random.default_rng(seed).permutation(len(names))[of_row] % _FOLDS
     made = [_test("held-out speakers", table, of_row, fold == part, seed) for part in range(_FOLDS)]
     tests = [test for test in made if test is not None]
-    corpora = _corpora(table, speakers, groups)
-    held = [_test(f"without {name}", table, of_row, corpora == name, seed) for name in np.unique(corpora)]
+    of_corpus = np.array([corpora[name] for name in table.ids])
+    held = [_test(f"without {name}", table, of_row, of_corpus == name, seed) for name in np.unique(of_corpus)]
     usable = sorted((test for test in held if test is not None), key=lambda test: -len(test.trials))
+    if not usable:
+        voices = _like_voices(table.matrix, of_row, seed)
+        held = [_test(f"without like voices {group + 1}", table, of_row, voices == group, seed) for group in range(_LIKE_VOICES)]
+        usable = [test for test in held if test is not None]
     return [*tests, *usable[:_MOST_GROUPS]]
 
 
@@ -201,13 +212,13 @@ def _speakers_of_several(of_row: npt.NDArray[np.intp]) -> int:
     return int((np.unique(of_row, return_counts=True)[1] > 1).sum())
 
 
-def _corpora(table: EmbeddingTable, speakers: Mapping[str, str], groups: Mapping[str, str] | None) -> npt.NDArray[np.str_]:
-    if groups is not None:
-        absent = [name for name in table.ids if name not in groups]
-        if absent:
-            raise DataError(f"{len(absent)} of {len(table.ids)} embeddings have no group, the first is {absent[0]!r}")
-        return np.array([groups[name] for name in table.ids])
-    return np.array([_folder_above(name, speakers[name]) for name in table.ids])
+def _corpora(table: EmbeddingTable, speakers: Mapping[str, str], groups: Mapping[str, str] | None) -> dict[str, str]:
+    if groups is None:
+        return {name: _folder_above(name, speakers[name]) for name in table.ids}
+    absent = [name for name in table.ids if name not in groups]
+    if absent:
+        raise DataError(f"{len(absent)} of {len(table.ids)} embeddings have no group, the first is {absent[0]!r}")
+    return {name: groups[name] for name in table.ids}
 
 
 def _folder_above(name: str, speaker: str) -> str:
@@ -216,9 +227,24 @@ def _folder_above(name: str, speaker: str) -> str:
     return "/".join(parts[: parts.index(speaker)]) if speaker in parts[:-1] else ""
 
 
+def _like_voices(matrix: npt.NDArray[np.float32], of_row: npt.NDArray[np.intp], seed: int) -> npt.NDArray[np.int64]:
+    """Return for each utterance which of :data:`_LIKE_VOICES` groups its speaker belongs to (k-means of the speakers' means)."""
+    unit = matrix / np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    means = np.zeros((int(of_row.max()) + 1, matrix.shape[1]))
+    np.add.at(means, of_row, unit)
+    means /= np.bincount(of_row)[:, None]
+    centres = means[np.random.default_rng(seed).choice(len(means), min(_LIKE_VOICES, len(means)), replace=False)]
+    for _ in range(_CLUSTERING_ROUNDS):
+        nearest = ((centres**2).sum(axis=1) - 2 * means @ centres.T).argmin(axis=1)
+        for group in np.unique(nearest):
+            centres[group] = means[nearest == group].mean(axis=0)
+    return nearest[of_row]
+
+
 def _measure(
     table: EmbeddingTable,
     speakers: Mapping[str, str],
+    corpora: Mapping[str, str],
     tests: Sequence[_Test],
     methods: Sequence[HeadMethod],
     dims: Sequence[int] | None,
@@ -229,8 +255,13 @@ def _measure(
         fitted_to = EmbeddingTable(tuple(table.ids[row] for row in test.fit), table.matrix[test.fit], table.metadata)
         judged = EmbeddingTable(test.trials.utterances, table.matrix[test.judge], table.metadata)
         heads: dict[HeadMethod, Rates] = {}
+        trained: Head | None = None
         for method in methods:
-            head = fit_head(fitted_to, speakers, method=method, dims=dims)
+            if method == "trained-rotation" and trained is not None:
+                head = as_rotation(trained)
+            else:
+                head = fit_head(fitted_to, speakers, method=method, dims=dims, groups=corpora)
+            trained = head if method == "trained" else trained
             heads[method] = _rates(project_embeddings(head, judged).matrix, test.trials, head.dims)
             advance(1)
         width = table.matrix.shape[1]

@@ -12,7 +12,7 @@ import numpy as np
 from mrl.embeddings.formats import EmbeddingTable, check_suffix, load_embeddings, save_embeddings
 from mrl.embeddings.head import Head, HeadMethod, check_head_suffix, fit_head, project_embeddings, save_head
 from mrl.embeddings.likely_speakers import likely_speakers
-from mrl.evaluation.head_choice import choose_head
+from mrl.evaluation.head_choice import CANDIDATES, EXACT, choose_head
 from mrl.matryoshka.trained_head import HeadTraining
 from mrl.progress import progress_bar
 from mrl.trials.speakers import read_speakers
@@ -83,7 +83,8 @@ def _choose(
     if speakers is None:
         table = _sample(table)
         speakers = {name: str(group) for name, group in zip(table.ids, likely_speakers(table.matrix), strict=True)}
-    choice = choose_head(table, speakers, groups=groups, dims=dims)
+    # Guessed labels are right where the embedding is sure already: they cannot show what is lost at full length.
+    choice = choose_head(table, speakers, groups=groups, dims=dims, candidates=CANDIDATES if labelled else EXACT)
     about = {**choice.head.about, "choice": choice.as_dict()}
     lines = choice.lines()
     if not labelled:
@@ -103,5 +104,5 @@ def _sample(table: EmbeddingTable) -> EmbeddingTable:
 
 def _fit(table: EmbeddingTable, speakers: Mapping[str, str] | None, method: HeadMethod, dims: Sequence[int] | None) -> Head:
     training = HeadTraining()
-    with progress_bar("training the head", training.steps, unit="steps", enabled=method == "trained") as advance:
+    with progress_bar("training the head", training.steps, unit="steps", enabled=method.startswith("trained")) as advance:
         return fit_head(table, speakers, method=method, dims=dims, training=training, advance=advance)

@@ -43,6 +43,8 @@ class HeadTraining:
         speakers_per_step: means that an utterance is compared with in a step, its own among them.
         variation: how much of the difference of two utterances of a speaker is added.
         varied: share of the utterances that it is added to.
+        balance: how much rarer utterances of large speakers and corpora become: 0: not at all; 1: as many of each corpus, and of
+            each speaker in it.
         seed: of the order of utterances and of what is added.
     """
 
@@ -56,6 +58,7 @@ class HeadTraining:
     speakers_per_step: int = 300
     variation: float = 0.7
     varied: float = 0.5
+    balance: float = 0.5
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -64,9 +67,10 @@ class HeadTraining:
                 f"steps={self.steps}, batch_size={self.batch_size}, speakers_per_step={self.speakers_per_step} cannot be used; "
                 "expected at least 1 step, and 2 utterances and 2 speakers in it"
             )
-        if not 0.0 < self.learning_rate < math.inf or not 0.0 <= self.varied <= 1.0:
+        if not 0.0 < self.learning_rate < math.inf or not 0.0 <= self.varied <= 1.0 or not 0.0 <= self.balance <= 1.0:
             raise InputError(
-                f"learning_rate={self.learning_rate}, varied={self.varied} cannot be used; expected a positive rate and a share"
+                f"learning_rate={self.learning_rate}, varied={self.varied}, balance={self.balance} cannot be used; "
+                "expected a positive rate and two shares"
             )
 
 
@@ -77,6 +81,7 @@ def train_head(
     dims: Sequence[int],
     start: AffineMap,
     base: AffineMap | None = None,
+    groups: Tensor | None = None,
     how: HeadTraining | None = None,
     advance: Callable[[int], None] | None = None,
 ) -> AffineMap:
@@ -88,6 +93,7 @@ def train_head(
         dims: prefix lengths to train, none longer than ``start`` has outputs.
         start: the head to start from, a map of ``features``.
         base: the full embedding as a map of ``features``; None: the features themselves.
+        groups: ``(utterances,)`` numbers of the corpora that they come from, so that no large one drowns the others; None: one.
         how: settings.
         advance: called with 1 after every step.
 
@@ -117,6 +123,7 @@ def train_head(
     means = torch.zeros(len(counts), features.shape[1]).index_add_(0, speakers, scaled) / counts.unsqueeze(1)
 
     random = torch.Generator().manual_seed(how.seed)
+    cumulative = _chances(speakers, groups, how.balance).cumsum(0)
     differences = _differences(scaled, speakers, random)
     similarity = SimilarityPreservationLoss(ordered, _rising(ordered))
     objective = MarginSoftmax(how.scale)
@@ -125,7 +132,8 @@ def train_head(
     for step in range(how.steps):
         for group in optimizer.param_groups:
             group["lr"] = how.learning_rate * 0.5 * (1.0 + math.cos(math.pi * step / how.steps))
-        rows = torch.randint(len(scaled), (how.batch_size,), generator=random)
+        rows = torch.searchsorted(cumulative, torch.rand(how.batch_size, dtype=torch.float64, generator=random) * cumulative[-1])
+        rows = rows.clamp(max=len(scaled) - 1)
         batch = scaled[rows]
         if len(differences):
             batch = batch + how.variation * _added(differences, len(rows), how.varied, random)
@@ -152,6 +160,15 @@ def _mean_length(vectors: Tensor) -> float:
 def _rising(dims: Sequence[int]) -> dict[int, float]:
     """Weights of the similarity: a short prefix cannot follow all cosines and tell voices apart, too; a long one can."""
     return {dim: dim**0.9 for dim in dims}
+
+
+def _chances(speakers: Tensor, groups: Tensor | None, balance: float) -> Tensor:
+    """Return how often each utterance is drawn, up to a factor, float64."""
+    of_speaker = torch.bincount(speakers)[speakers].double() ** -balance
+    if groups is None:
+        return of_speaker
+    index = torch.unique(groups, return_inverse=True)[1]
+    return of_speaker * torch.bincount(index, weights=of_speaker)[index] ** -balance
 
 
 def _compared(own: Tensor, speakers: int, count: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
@@ -188,3 +205,14 @@ def _differences(features: Tensor, speakers: Tensor, random: torch.Generator) ->
     pairs = torch.cat(drawn, dim=1)
     pairs = pairs[:, torch.randperm(pairs.shape[1], generator=random)[:_MOST_DIFFERENCES]]
     return (features[pairs[0]] - features[pairs[1]]) / math.sqrt(2.0)
+
+
+def rotation_with_prefixes_of(head: AffineMap) -> AffineMap:
+    """Return the rotation whose prefixes span what those of a head of embeddings span.
+
+    Gram and Schmidt, row by row. A rotation of all numbers scores as the embeddings themselves do, so nothing can be lost at full
+    length; its prefixes are nearly as good as the head's.
+    """
+    q, r = torch.linalg.qr(head.weight.double().T)
+    rows = (q * torch.where(r.diagonal() < 0, -1.0, 1.0)).T
+    return AffineMap(rows.contiguous(), rows.new_zeros(len(rows)))
