@@ -120,7 +120,7 @@ class Bench:
                     "eer": one.rate,
                     "eer_deviation_over_seeds": one.deviation,
                     "eer_interval": [interval.low, interval.high],
-                    "relative_to_backbone_192": one.rate / reference.rate,
+                    "relative_to_backbone_192": one.rate / reference.rate if reference.rate else None,
                     "difference_interval": [versus.interval.low, versus.interval.high],
                     "p": versus.p_value,
                 }

@@ -22,9 +22,9 @@ FIRST_DELIVERY = ("so762", "libri_train100")
 
 LEFT_OUT = {
     "so762": ("so762",),
-    "Common Voice": ("common_voice", "common_voice_nolabel"),
-    "Arabic commands": ("arabic_commands",),
-    "LibriSpeech": ("libri_train100", "libri_mini"),
+    "common-voice": ("common_voice", "common_voice_nolabel"),
+    "arabic-commands": ("arabic_commands",),
+    "librispeech": ("libri_train100", "libri_mini"),
 }
 """Corpora that heads are judged on without having been fitted to them. (Speech Commands has too few errors at 192 dimensions.)"""
 
@@ -84,7 +84,7 @@ class StrongData:
             by_speaker: dict[str, list[str]] = {}
             for row in self.rows(only=corpora):
                 by_speaker.setdefault(str(self.speakers[row]), []).append(self.ids[row])
-            made[f"without {name}"] = self._listed(make_balanced_trials(by_speaker, max_targets=6_000, max_nontargets=30_000))
+            made[f"without-{name}"] = self._listed(make_balanced_trials(by_speaker, max_targets=6_000, max_nontargets=30_000))
         return made
 
     def _listed(self, trials: TrialList) -> Listed:

@@ -107,15 +107,20 @@ def test_a_rotation_keeps_all_cosines_and_the_span_of_every_prefix() -> None:
     assert (torch.linalg.vecdot(rotation.weight, head.weight) > 0).all()
 
 
-def test_utterances_of_large_speakers_and_corpora_are_drawn_less() -> None:
-    speakers = torch.tensor([0] * 6 + [1, 1] + [2, 2])
+def test_utterances_of_large_corpora_are_drawn_less() -> None:
     corpora = torch.tensor([0] * 8 + [7] * 2)
-    assert _chances(speakers, None, 0.0).tolist() == [1.0] * 10
-    even = _chances(speakers, corpora, 1.0)
+    assert _chances(10, None, 0.5).tolist() == _chances(10, corpora, 0.0).tolist() == [1.0] * 10
+    even = _chances(10, corpora, 1.0)
     assert even[:8].sum() == pytest.approx(1.0) and even[8:].sum() == pytest.approx(1.0)
-    assert even[:6].sum() == pytest.approx(0.5)
-    halfway = _chances(speakers, None, 0.5)
-    assert float(halfway[0] / halfway[9]) == pytest.approx((2 / 6) ** 0.5)
+    halfway = _chances(10, corpora, 0.5)
+    assert float(halfway[0] / halfway[9]) == pytest.approx(0.5)
+    features, labels = voices(60, 4)
+    labels_of_two = (labels < 10).long()
+    heads = [
+        train_head(features, labels, dims=(8,), start=start_of(features), groups=groups, how=HeadTraining(steps=3))
+        for groups in (None, labels_of_two)
+    ]
+    assert not torch.equal(heads[0].weight, heads[1].weight)
 
 
 def test_errors() -> None:

@@ -43,15 +43,14 @@ class HeadTraining:
         speakers_per_step: means that an utterance is compared with in a step, its own among them.
         variation: how much of the difference of two utterances of a speaker is added.
         varied: share of the utterances that it is added to.
-        balance: how much rarer utterances of large speakers and corpora become: 0: not at all; 1: as many of each corpus, and of
-            each speaker in it.
+        balance: how much rarer utterances of large corpora are drawn: 0: as they come; 1: as many of each corpus.
         seed: of the order of utterances and of what is added.
     """
 
     steps: int = 300
     batch_size: int = 128
     learning_rate: float = 4e-3
-    similarity_weight: float = 10.0
+    similarity_weight: float = 20.0
     speaker_weight: float = 1.0
     margin: float = 0.4
     scale: float = 20.0
@@ -123,7 +122,7 @@ def train_head(
     means = torch.zeros(len(counts), features.shape[1]).index_add_(0, speakers, scaled) / counts.unsqueeze(1)
 
     random = torch.Generator().manual_seed(how.seed)
-    cumulative = _chances(speakers, groups, how.balance).cumsum(0)
+    cumulative = _chances(len(speakers), groups, how.balance).cumsum(0)
     differences = _differences(scaled, speakers, random)
     similarity = SimilarityPreservationLoss(ordered, _rising(ordered))
     objective = MarginSoftmax(how.scale)
@@ -159,16 +158,15 @@ def _mean_length(vectors: Tensor) -> float:
 
 def _rising(dims: Sequence[int]) -> dict[int, float]:
     """Weights of the similarity: a short prefix cannot follow all cosines and tell voices apart, too; a long one can."""
-    return {dim: dim**0.9 for dim in dims}
+    return {dim: dim**1.65 for dim in dims}
 
 
-def _chances(speakers: Tensor, groups: Tensor | None, balance: float) -> Tensor:
-    """Return how often each utterance is drawn, up to a factor, float64."""
-    of_speaker = torch.bincount(speakers)[speakers].double() ** -balance
+def _chances(utterances: int, groups: Tensor | None, balance: float) -> Tensor:
+    """Return how often each utterance is drawn, up to a factor, ``(utterances,)`` float64."""
     if groups is None:
-        return of_speaker
+        return torch.ones(utterances, dtype=torch.float64)
     index = torch.unique(groups, return_inverse=True)[1]
-    return of_speaker * torch.bincount(index, weights=of_speaker)[index] ** -balance
+    return torch.bincount(index)[index].double() ** -balance
 
 
 def _compared(own: Tensor, speakers: int, count: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
