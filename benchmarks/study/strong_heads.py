@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -48,37 +49,31 @@ def main() -> int:
     parser.add_argument("--shared", type=Path, default=Path("../shared"), help="folder with corpora/ and strong/")
     parser.add_argument("--output", type=Path, default=Path("docs/results/study/strong"))
     parser.add_argument("--parts", nargs="+", choices=["heads", "foreign"], default=["heads", "foreign"])
-    parser.add_argument("--resamples", type=int, default=200, help="of the speakers, for the intervals")
+    parser.add_argument("--resamples", type=int, default=100, help="of the speakers, for the intervals")
+    parser.add_argument("--only", help="regular expression: only systems whose name begins so")
     parser.add_argument("--again", action="store_true", help="measure systems anew that are there already")
     arguments = parser.parse_args()
     data = load_strong_data(arguments.shared)
     origin = provenance("strong_heads", arguments.shared / "strong" / "campplus.npz", seeds=SEEDS, resamples=arguments.resamples)
     for part in arguments.parts:
         place = arguments.output / f"{part}.json"
-        _measure(_PARTS[part], data, place, origin, arguments.resamples, again=arguments.again)
+        bench, systems = _PARTS[part](data, arguments.resamples)
+        for name, measured in systems.items():
+            kept = json.loads(place.read_text(encoding="utf-8"))["systems"] if place.is_file() else {}
+            wanted = arguments.only is None or re.match(arguments.only, name) is not None
+            if wanted and (arguments.again or name not in kept):
+                kept[name] = measured(bench)
+                _write(place, origin, kept, list(systems))
     plot_strong(arguments.output)
     return 0
 
 
-def _measure(
-    part: Callable[[StrongData, int], tuple[Bench, Mapping[str, Callable[[Bench], dict[str, Any]]]]],
-    data: StrongData,
-    place: Path,
-    origin: Mapping[str, Any],
-    resamples: int,
-    *,
-    again: bool,
-) -> None:
-    """Measure the systems of a part, and write after each: nothing measured is lost."""
-    kept = {} if again or not place.is_file() else json.loads(place.read_text(encoding="utf-8"))["systems"]
-    bench, systems = part(data, resamples)
-    for name, measured in systems.items():
-        if name not in kept:
-            kept[name] = measured(bench)
-            ordered = {system: kept[system] for system in systems if system in kept}
-            place.parent.mkdir(parents=True, exist_ok=True)
-            write_json(place, {**origin, "systems": ordered})
-            print(f"{place.stem}: {name}", file=sys.stderr, flush=True)
+def _write(place: Path, origin: Mapping[str, Any], measured: dict[str, Any], order: Sequence[str]) -> None:
+    """Write after each system, so that nothing measured is lost; others may have written meanwhile."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    meanwhile = json.loads(place.read_text(encoding="utf-8"))["systems"] if place.is_file() else {}
+    together = {**meanwhile, **measured}
+    write_json(place, {**origin, "systems": {name: together[name] for name in order if name in together}})
 
 
 def _heads(data: StrongData, resamples: int) -> tuple[Bench, dict[str, Callable[[Bench], dict[str, Any]]]]:
@@ -89,7 +84,7 @@ def _heads(data: StrongData, resamples: int) -> tuple[Bench, dict[str, Callable[
 
     systems = {"embedding, cut": of(lambda: [identity(data.embeddings.shape[1])])}
     for method in METHODS:
-        seeds = SEEDS if method.startswith("trained") else SEEDS[:1]
+        seeds = SEEDS if method == "trained" else SEEDS[:1]
         systems[method] = of(lambda method=method, seeds=seeds: [_fit(data, rows, method, seed=seed) for seed in seeds])
     systems["no labels: trained-rotation, likely speakers"] = of(lambda: [_fit_unlabelled(data, unlabelled)])
     for method in ("trained", "lda"):
