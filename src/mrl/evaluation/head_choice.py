@@ -41,6 +41,8 @@ _CLUSTERING_ROUNDS = 25
 _FEWEST_SPEAKERS = 8
 _FEWEST_TARGETS = 50
 _MOST_TARGETS, _MOST_NONTARGETS = 6_000, 30_000
+# A list with fewer errors of the whole embedding weighs less.
+_ERRORS_OF_FULL_WEIGHT = 20.0
 # Utterances of the speakers that candidates are compared on; the chosen one is fitted to all.
 _MOST_COMPARED = 50_000
 
@@ -66,6 +68,11 @@ class HeldOut:
     full: float
     cut: Rates
     heads: dict[HeadMethod, Rates]
+
+    @property
+    def errors(self) -> float:
+        """Same-speaker trials that the whole embedding gets wrong, at least one: how much the list can tell."""
+        return max(1.0, self.full * self.targets)
 
     def relative(self, method: HeadMethod, dim: int) -> float:
         """Return a candidate's error rate over that of the whole embedding; no rate counts as lower than half a trial."""
@@ -302,7 +309,8 @@ def _chosen(lists: Sequence[HeldOut], methods: Sequence[HeadMethod]) -> tuple[He
     dims = tuple(lists[0].cut)
     lost = {method: _loss_at(dims[-1], method, lists) for method in methods if method != SAFE}
     allowed = [method for method in methods if lost.get(method) is None]
-    score = {method: _geometric_mean([one.relative(method, dim) for one in lists for dim in dims]) for method in allowed}
+    weights = [min(1.0, one.errors / _ERRORS_OF_FULL_WEIGHT) for one in lists for _ in dims]
+    score = {method: _geometric_mean([one.relative(method, dim) for one in lists for dim in dims], weights) for method in allowed}
     ranked = sorted(allowed, key=lambda method: score[method])
     why = (
         f"the lowest error rates on what was held out, {score[ranked[0]]:.2f} times that of the whole embedding "
@@ -316,19 +324,23 @@ def _chosen(lists: Sequence[HeldOut], methods: Sequence[HeadMethod]) -> tuple[He
 def _loss_at(dim: int, method: HeadMethod, lists: Sequence[HeldOut]) -> str | None:
     """Return what a candidate loses at full length, beyond chance, in words; None where it loses nothing.
 
-    A list has so many errors only, so half a standard error of its rate is allowed for. Where the head is shorter than the
+    A list has so many errors only: half a standard error of its rate is allowed for, and one trial. Where the head is shorter than the
     embedding, what the safe head loses there is no fault of the candidate.
     """
     relative = [one.relative(method, dim) / max(1.0, one.relative(SAFE, dim)) for one in lists]
-    errors = [max(1.0, one.full * one.targets) for one in lists]
-    for one, ratio, count in zip(lists, relative, errors, strict=True):
-        if ratio > WORST_FULL_LENGTH + 0.5 / math.sqrt(count):
+    for one, ratio in zip(lists, relative, strict=True):
+        if ratio > WORST_FULL_LENGTH + _chance(one.errors):
             return f"{ratio:.2f} times the error rate on {one.name}"
-    mean = _geometric_mean(relative)
-    if mean > WORST_FULL_LENGTH + 0.5 / math.sqrt(sum(errors)):
+    mean = _geometric_mean(relative, [one.errors for one in lists])
+    if mean > WORST_FULL_LENGTH + _chance(sum(one.errors for one in lists)):
         return f"{mean:.2f} times the error rate over all lists"
     return None
 
 
-def _geometric_mean(values: Sequence[float]) -> float:
-    return math.exp(_mean([math.log(value) for value in values]))
+def _chance(errors: float) -> float:
+    return 0.5 / math.sqrt(errors) + 1.0 / errors
+
+
+def _geometric_mean(values: Sequence[float], weights: Sequence[float]) -> float:
+    logarithms = (weight * math.log(value) for value, weight in zip(values, weights, strict=True))
+    return math.exp(sum(logarithms) / sum(weights))
