@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import numpy as np
 import pytest
 
+from mrl.embeddings import head as embeddings_head
 from mrl.embeddings.formats import EmbeddingTable
 from mrl.embeddings.head import Head, HeadMethod
 from mrl.errors import DataError
 from mrl.evaluation import HeldOut, choose_head, head_choice
 from mrl.evaluation.head_choice import _chosen, _corpora, _tests
+from mrl.matryoshka.trained_head import HeadTraining
+
+
+@pytest.fixture(autouse=True)
+def _quick_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embeddings_head, "HeadTraining", partial(HeadTraining, steps=30))
 
 
 def _table(corpora: int = 2, speakers: int = 30, per_speaker: int = 4) -> tuple[EmbeddingTable, dict[str, str]]:

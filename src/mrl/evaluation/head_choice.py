@@ -324,7 +324,7 @@ def _chosen(lists: Sequence[HeldOut], methods: Sequence[HeadMethod]) -> tuple[He
 def _loss_at(dim: int, method: HeadMethod, lists: Sequence[HeldOut]) -> str | None:
     """Return what a candidate loses at full length, beyond chance, in words; None where it loses nothing.
 
-    A list has so many errors only: half a standard error of its rate is allowed for, and one trial. Where the head is shorter than the
+    A list has so many errors only: half a standard error and one trial are allowed for. Where the head is shorter than the
     embedding, what the safe head loses there is no fault of the candidate.
     """
     relative = [one.relative(method, dim) / max(1.0, one.relative(SAFE, dim)) for one in lists]
