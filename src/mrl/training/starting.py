@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -270,7 +270,7 @@ def _fit_heads(
     config: TrainConfig,
     encoder: ReDimNetMRL,
     statistics: CleanStatistics,
-    wanted: dict[str, Method | Literal["data_free"] | None],
+    wanted: Mapping[str, Method | Literal["data_free"] | None],
 ) -> dict[str, AffineMap]:
     """Return a head for each method that is wanted, all fitted in one pass; those that lie beside the cache are read."""
     heads: dict[str, AffineMap] = {}
