@@ -202,7 +202,7 @@ def test_class_index_counts_from_zero() -> None:
         (torch.randn(5, 4), torch.zeros(4), {}, "one label each"),
         (torch.full((5, 4), math.nan), None, {}, "NaN"),
         (torch.randn(5), None, {}, "feature_dim"),
-        (torch.randn(5, 4), None, {"method": "umap"}, "rotation, pca, lda"),
+        (torch.randn(5, 4), None, {"method": "umap"}, "rotation, uncentred, pca, lda"),
         (torch.randn(5, 4), None, {"shrinkage": 2.0}, "from 0 to 1"),
         (torch.randn(5, 4), None, {"base": AffineMap(torch.randn(2, 3), torch.randn(2))}, "takes 3"),
     ],

@@ -111,7 +111,7 @@ def load_embeddings(path: str | os.PathLike[str]) -> EmbeddingTable:
         raise DataError(f"{file}: {len(names) - len(set(names))} of {len(names)} ids are repeated; every id must be unique")
     require_floats({"embeddings": rows}, str(file), advice=_ADVICE)
     with np.errstate(over="ignore"):
-        matrix = np.ascontiguousarray(rows, dtype=np.float32)
+        matrix = np.require(rows, dtype=np.float32, requirements=["C", "W"])  # what a file gives may be read-only
     require_floats({"embeddings": matrix}, f"{file} in 32 bits", advice=_ADVICE)  # doubles may be beyond it
     return EmbeddingTable(tuple(names), matrix, metadata)
 
