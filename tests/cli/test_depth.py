@@ -140,7 +140,7 @@ def test_verify(place: Path, model: ReDimNetMRL, capsys: pytest.CaptureFixture[s
             one, two = (model(path, target_dim=16, depth=depth) for path in (first, second))
         assert f"score: {float(one @ two):.4f}" in out
         # The folder's calibration was made with the whole network.
-        assert ("log-likelihood ratio" in out) == (depth == 2)
+        assert ("log-likelihood ratio: " in out) == (depth == 2)
     assert run([*arguments, "--depth", "1", "--prior", "0.5"]) == 2
     assert "a calibration is of the whole network, not of depth 1" in capsys.readouterr().err
 

@@ -18,7 +18,7 @@ from mrl.training.folders import exchange_folders, recover_folders, replace_fold
 _DYING = """
 import os, signal, shutil, sys
 from pathlib import Path
-from mrl.training import atomic_folders
+from mrl.training import folders as atomic_folders
 moment, target = sys.argv[1], Path(sys.argv[2])
 die = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
 renames = []

@@ -72,7 +72,7 @@ def test_damage_is_told(tmp_path: Path, name: str) -> None:
     whole = path.read_bytes()
     for content in (whole[: len(whole) // 2], b"", None):
         path.write_bytes(content) if content is not None else path.unlink()
-        with pytest.raises(CheckpointError, match=r"step-00000001 cannot be read"):
+        with pytest.raises(CheckpointError, match=r"step-00000001.*resume from another checkpoint"):
             load_state(folder.path(1))
 
 

@@ -23,6 +23,7 @@ from .preparing import ManifestCheck as ManifestCheck
 from .preparing import Preparation as Preparation
 from .preparing import check_manifest as check_manifest
 from .preparing import prepare_manifest as prepare_manifest
+from .samplers import CorpusSampler as CorpusSampler
 from .samplers import ShardSampler as ShardSampler
 from .samplers import SpeakerBalancedSampler as SpeakerBalancedSampler
 from .samplers import UtteranceSampler as UtteranceSampler

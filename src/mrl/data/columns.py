@@ -35,6 +35,7 @@ class Utterance:
         session: name of the recording session, where known.
         speed: playback speed; a copy at 0.9 or 1.1 has another pitch and vocal-tract length, hence counts as another speaker.
         slice: where in the shard its bytes are; None for a file of its own.
+        corpus: name of the corpus, where a manifest gives one; for mixing corpora.
     """
 
     path: Path
@@ -44,6 +45,7 @@ class Utterance:
     session: str | None = None
     speed: float = 1.0
     slice: FileSlice | None = dataclasses.field(default=None, compare=False)
+    corpus: str | None = dataclasses.field(default=None, compare=False)
 
     @property
     def source(self) -> Path | FileSlice:

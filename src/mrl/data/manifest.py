@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import math
 import os
@@ -47,8 +48,8 @@ def read_manifest(
     base = Path(root) if root is not None else source.parent
     if unlabelled:
         rows = filtered_rows(source, where, required=("path",))
-        nobody = {"speaker": UNKNOWN_SPEAKER, "corpus": None}
-        return Corpus.of(utterance_of({**row, **nobody}, base, place) for place, row in rows)
+        found = [utterance_of(row, base, place) for place, row in rows]
+        return Corpus.of(dataclasses.replace(utterance, speaker=UNKNOWN_SPEAKER) for utterance in found)
     return Corpus.of(utterance_of(row, base, place) for place, row in filtered_rows(source, where))
 
 
@@ -111,10 +112,11 @@ def utterance_of(row: Mapping[str, Any], base: Path, place: str) -> Utterance:
         raise DataError(f"{place}: {length_column} is {seconds:g}; expected seconds above 0")
     return Utterance(
         path=base / str(row["path"]),
-        speaker=f"{corpus}/{row['speaker']}" if corpus not in (None, "") else str(row["speaker"]),
+        speaker=f"{corpus}/{row.get('speaker')}" if corpus not in (None, "") else str(row.get("speaker")),
         start=_number(row, "start", place) or 0.0,
         seconds=seconds,
         session=str(session) if session not in (None, "") else None,
+        corpus=str(corpus) if corpus not in (None, "") else None,
     )
 
 

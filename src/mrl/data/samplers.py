@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -230,10 +231,69 @@ class UtteranceSampler:
         return [Draw(utterance, epoch, position) for position, utterance in enumerate(order)]
 
 
-Sampler = SpeakerBalancedSampler | UtteranceSampler | ShardSampler
+class CorpusSampler:
+    """Every corpus by its share of each epoch, and of any stretch of one, so that batches mix them evenly.
+
+    An epoch is about as long as the whole collection (each corpus with a share is drawn once at least). A corpus's utterances are
+    taken in random order without repetition; the count goes on from epoch to epoch, so that in the long run each is used equally
+    often within its corpus. Order and choice depend on seed and epoch only.
+
+    Args:
+        corpus: what to draw from; utterances whose corpus is not known are one corpus of their own, named ``""``.
+        shares: how often each corpus is drawn, relative to the others; None: all equally. Corpora that are not named count 1.
+        seed: of all random order.
+
+    Raises:
+        InputError: a share is negative or not finite, all are zero, or one names a corpus that is not there.
+    """
+
+    def __init__(self, corpus: Corpus, shares: Mapping[str, float] | None = None, *, seed: int = 0) -> None:
+        members: dict[str, list[int]] = {}
+        for index, utterance in enumerate(corpus.utterances):
+            members.setdefault(utterance.corpus or "", []).append(index)
+        names = sorted(members)
+        given = dict(shares or {})
+        unknown = sorted(set(given) - set(names))
+        if unknown:
+            raise InputError(f"corpus shares name {', '.join(unknown)}, which the data does not have; it has {', '.join(names)}")
+        weights = np.array([float(given.get(name, 1.0)) for name in names])
+        if not np.isfinite(weights).all() or weights.min() < 0 or not weights.sum() > 0:
+            raise InputError(f"corpus shares are {given}; expected numbers of which none is negative and one above 0")
+        self._members = [np.array(members[name]) for name in names]
+        parts = weights / weights.sum() * len(corpus)
+        self._counts = [max(1, round(part)) if part else 0 for part in parts.tolist()]
+        self._seed = seed
+
+    def __len__(self) -> int:
+        return sum(self._counts)
+
+    def epoch(self, epoch: int) -> list[Draw]:
+        """Return all draws of one epoch in order."""
+        chosen = [self._chosen(number, epoch) for number in range(len(self._members))]
+        # A draw's place is the middle of its part of the epoch, moved at random within that part: corpora stay evenly mixed.
+        places = np.concatenate([self._places(number, epoch, len(members)) for number, members in enumerate(chosen)])
+        order = np.argsort(places, kind="stable")
+        return [Draw(utterance, epoch, position) for position, utterance in enumerate(np.concatenate(chosen)[order].tolist())]
+
+    def _places(self, number: int, epoch: int, count: int) -> npt.NDArray[np.float64]:
+        return (np.arange(count) + np.random.default_rng((self._seed, epoch, number, _MIX)).random(count)) / max(1, count)
+
+    def _chosen(self, number: int, epoch: int) -> npt.NDArray[np.int64]:
+        """The utterances of a corpus for one epoch; over all epochs they run through it again and again."""
+        members, count = self._members[number], self._counts[number]
+        if not count:
+            return np.empty(0, dtype=np.int64)
+        first = epoch * count
+        cycles = range(first // len(members), math.ceil((first + count) / len(members)))
+        orders = [np.random.default_rng((self._seed, number, cycle, _CYCLE)).permutation(members) for cycle in cycles]
+        start = first - cycles.start * len(members)
+        return np.concatenate(orders)[start : start + count].astype(np.int64)
 
 
-_ORDER, _CYCLE, _GROUPS = 1, 2, 5  # keep the streams of random numbers apart
+Sampler = SpeakerBalancedSampler | UtteranceSampler | ShardSampler | CorpusSampler
+
+
+_ORDER, _CYCLE, _GROUPS, _MIX = 1, 2, 5, 7  # keep the streams of random numbers apart
 
 
 def split_updates(

@@ -345,6 +345,16 @@ def _embedded(embedder: Embedder, recording: Recording, how: Extraction | None) 
     return recording if isinstance(recording, EmbeddedRecording) else embed_recording(embedder, recording, how)
 
 
+def usable_calibration(embedder: Embedder, store: VoiceStore | None = None) -> ModelCalibration:
+    """Return the model's calibration if it holds for scores against the voices of a store, or why there is none."""
+    known = embedder.calibrated
+    if known.calibration is None or store is None or store.form != "binary":
+        return known
+    return ModelCalibration(
+        None, f"{store.path} holds signs only, whose cosines have another scale than those that the calibration was made from"
+    )
+
+
 def _rule(
     embedder: Embedder,
     dim: int,
@@ -355,12 +365,7 @@ def _rule(
     store: VoiceStore | None = None,
 ) -> DecisionRule:
     """Return how a recording is decided on; the calibration is opened only where it is needed."""
-    known = ModelCalibration(None) if threshold is not None else embedder.calibrated
-    if known.calibration is not None and store is not None and store.form == "binary":
-        logger.warning(
-            "%s holds signs only, whose cosines have another scale than the calibration's: no decision by it", store.path
-        )
-        known = ModelCalibration(None, f"{store.path} holds signs only, whose cosines the calibration is not for")
+    known = ModelCalibration(None) if threshold is not None else usable_calibration(embedder, store)
     return decision_rule(
         known.calibration,
         dim,

@@ -16,6 +16,7 @@ from mrl.embeddings.recordings import SHORT_SECONDS
 from mrl.errors import AudioLoadingError, DataError, InputError
 from mrl.identification import Voice, VoiceStore, enrol, identify, verify_voice, voice_score
 from mrl.identification.database import clean_name
+from mrl.identification.recognise import usable_calibration
 from mrl.serving.gate import Limits, Refusal, one_line
 from mrl.version import __version__
 
@@ -235,9 +236,8 @@ class VoiceService:
         self._store = VoiceStore.open_or_create(store, embed_dim=embedder.embed_dim)
         self._store.require_model(embedder.model_hash)
         self.dims = sorted({dim for dim in embedder.mrl_dims if dim < embedder.embed_dim} | {embedder.embed_dim})
-        # Cosines of sign vectors are on another scale than those that a calibration is made from.
-        usable = embedder.calibration is not None and self._store.form != "binary"
-        self._calibrated = [dim for dim in self.dims if usable and dim in embedder.calibration.dims]  # type: ignore[union-attr]
+        calibration = usable_calibration(embedder, self._store).calibration
+        self._calibrated = [] if calibration is None else [dim for dim in self.dims if dim in calibration.dims]
 
     @property
     def store_path(self) -> Path:

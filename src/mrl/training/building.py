@@ -7,13 +7,14 @@ from collections.abc import Sequence
 import torch
 
 from mrl.backbone import scratch_backbone
-from mrl.data import Corpus, ShardSampler, SpeakerBalancedSampler, UtteranceSampler
+from mrl.data import Corpus, CorpusSampler, ShardSampler, SpeakerBalancedSampler, UtteranceSampler
 from mrl.data.samplers import Sampler
 from mrl.errors import ConfigError
 from mrl.matryoshka import MatryoshkaLoss, NoClassLoss, ReDimNetMRL, SimilarityPreservationLoss, create_mrl_from_pretrained
 from mrl.matryoshka.objectives import make_objective
 from mrl.processes import ProcessPlace
 from mrl.training.config import TrainConfig
+from mrl.training.distillation import ClassPosteriorLoss, TeacherSpace
 from mrl.training.feeds import set_spec_augment
 from mrl.training.system import TrainingSystem
 from mrl.training.validation import Validator, read_validation
@@ -50,6 +51,8 @@ def build_sampler(config: TrainConfig, corpus: Corpus) -> Sampler:
     seed = config.training.seed
     if config.data.balance == "utterances":
         return UtteranceSampler(corpus, seed=seed)
+    if config.data.balance == "corpora":
+        return CorpusSampler(corpus, config.data.corpus_shares, seed=seed)
     if config.data.balance == "shards":
         return ShardSampler(corpus, seed=seed, shuffle_buffer=config.data.shuffle_buffer)
     return SpeakerBalancedSampler(
@@ -87,17 +90,31 @@ def build_encoder(config: TrainConfig) -> ReDimNetMRL:
     return encoder
 
 
-def build_system(config: TrainConfig, encoder: ReDimNetMRL, num_classes: int) -> TrainingSystem:
-    """Return encoder and losses as one module, class matrices still random (seeded)."""
-    loss = config.loss
+def build_system(
+    config: TrainConfig, encoder: ReDimNetMRL, num_classes: int, *, teacher_dim: int | None = None
+) -> TrainingSystem:
+    """Return encoder and losses as one module, class matrices still random (seeded).
+
+    ``teacher_dim`` is the length of the embedding of ``distillation.teacher``, where there is one.
+    """
+    loss, distillation = config.loss, config.distillation
     by_dim = _per_mrl_dim(config.model.mrl_weights, config)
     set_spec_augment(config.data.augmentation.spec_augment, encoder)
+    similarity_weight = loss.similarity_weight if teacher_dim is None else distillation.similarity_weight
+    posteriors = None
+    if teacher_dim is not None and distillation.class_weight:
+        posteriors = ClassPosteriorLoss(
+            list(encoder.mrl_dims), num_classes, teacher_dim, scale=distillation.class_scale, dim_weights=by_dim
+        )
     return TrainingSystem(
         encoder,
         _build_loss(config, encoder, num_classes),
-        similarity=SimilarityPreservationLoss(encoder.mrl_dims, by_dim) if loss.similarity_weight else None,
-        similarity_weight=loss.similarity_weight,
-        teacher_pull=config.advanced.teacher_pull,
+        similarity=SimilarityPreservationLoss(encoder.mrl_dims, by_dim) if similarity_weight else None,
+        similarity_weight=similarity_weight,
+        teacher_pull=config.advanced.teacher_pull if teacher_dim is None else distillation.embedding_weight,
+        space=None if teacher_dim is None else TeacherSpace(teacher_dim),
+        posteriors=posteriors,
+        posterior_weight=distillation.class_weight,
     )
 
 

@@ -8,25 +8,25 @@ from __future__ import annotations
 import itertools
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from mrl.dims import default_dims
 from mrl.matryoshka.objectives import AAM_LOSSES, OBJECTIVES, PAIR_LOSSES
+from mrl.training.config_augmentation import AugmentationConfig as AugmentationConfig
+from mrl.training.config_augmentation import Section
+from mrl.training.config_augmentation import SimulatedRoomsConfig as SimulatedRoomsConfig
+from mrl.training.config_augmentation import SpecAugmentConfig as SpecAugmentConfig
 
 Scalar = str | int | float | bool
-
-
-class Section(BaseModel):
-    """A part of the configuration; unknown keys are refused."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
 
 
 class TrainDataConfig(Section):
     """Where the training utterances are: a folder with one subfolder per speaker, a manifest, or shards."""
 
     folder: str | None = Field(default=None, description="Folder with one subfolder per speaker; recordings at any depth below.")
-    manifest: str | None = Field(default=None, description="CSV, TSV, JSONL or Parquet with the columns path and speaker.")
+    manifest: str | list[str] | None = Field(
+        default=None, description="CSV, TSV, JSONL or Parquet with the columns path and speaker, or a list of such files."
+    )
     shards: str | None = Field(default=None, description="Folder of tar shards that mrl data shard wrote.")
     root: str | None = Field(
         default=None, description="Folder that the manifest's relative paths start from; default: the manifest's own."
@@ -44,8 +44,15 @@ class TrainDataConfig(Section):
         description="The speakers are not known: recordings at any depth of the folder, a manifest without the column speaker.",
     )
 
+    @property
+    def manifests(self) -> list[str]:
+        """The manifests, none for a folder or shards."""
+        return [self.manifest] if isinstance(self.manifest, str) else list(self.manifest or ())
+
     @model_validator(mode="after")
     def _one_source(self) -> TrainDataConfig:
+        if self.manifest == []:
+            raise ValueError("manifest is an empty list; give one file or several")
         given = [name for name in ("folder", "manifest", "shards") if getattr(self, name)]
         if len(given) > 1:
             raise ValueError(f"give {' or '.join(given)}, not {'both' if len(given) == 2 else 'all'}")
@@ -73,91 +80,6 @@ class ValidationConfig(Section):
         return self
 
 
-class SimulatedRoomsConfig(Section):
-    """Rooms that are simulated at the start of a run; needs the extra rooms."""
-
-    probability: float = Field(default=0.0, ge=0, le=1, description="Share of those crops that got no measured room.")
-    count: int = Field(default=64, ge=1, description="Rooms in the pool; simulating takes about 0.2 s each.")
-    rt60_seconds: tuple[float, float] = Field(default=(0.2, 0.8), description="Range of the reverberation time, seconds.")
-    floor_metres: tuple[float, float] = Field(default=(3.0, 9.0), description="Range of length and width, metres.")
-    height_metres: tuple[float, float] = Field(default=(2.4, 4.0), description="Range of the height, metres.")
-    distance_metres: tuple[float, float] = Field(default=(0.5, 3.0), description="Range of talker to microphone, metres.")
-    seed: int = Field(default=0, ge=0, description="Seed of the pool.")
-
-
-class CodecKilobitsConfig(Section):
-    """Ranges of the bit rate of lossy codecs, kbit/s."""
-
-    opus: tuple[float, float] = Field(default=(8.0, 32.0), description="Of Opus.")
-    aac: tuple[float, float] = Field(default=(16.0, 64.0), description="Of AAC.")
-    mp3: tuple[float, float] = Field(default=(16.0, 64.0), description="Of MP3.")
-
-
-class SpecAugmentConfig(Section):
-    """Masks on the log-mel features of crops (arXiv 1904.08779); cached views have none."""
-
-    frequency_masks: int = Field(default=0, ge=0, description="Band masks per crop; 0: none.")
-    frequency_width: int = Field(default=8, ge=1, description="Most mel bands per mask; the width is drawn from 0 to this.")
-    time_masks: int = Field(default=0, ge=0, description="Frame masks per crop; 0: none.")
-    time_width: int = Field(default=20, ge=1, description="Most frames per mask (10 or 15 ms each).")
-
-
-class AugmentationConfig(Section):
-    """What is done to the crops, each kind with its own probability and random stream. No noise or rooms without folders."""
-
-    noise_folders: list[str] = Field(default_factory=list, description="Folders with noise recordings, searched at any depth.")
-    noise_probability: float = Field(default=0.6, ge=0, le=1, description="Share of crops that get noise.")
-    noise_snr_db: tuple[float, float] = Field(default=(0.0, 20.0), description="Range of the signal-to-noise ratio, dB.")
-    rir_folders: list[str] = Field(default_factory=list, description="Folders with room impulse responses.")
-    rir_probability: float = Field(default=0.4, ge=0, le=1, description="Share of crops that get a room.")
-    babble_probability: float = Field(
-        default=0.0, ge=0, le=1, description="Share of crops that get several other training voices."
-    )
-    babble_snr_db: tuple[float, float] = Field(
-        default=(13.0, 20.0), description="Range of speech over all those voices together, dB."
-    )
-    babble_voices: tuple[int, int] = Field(default=(3, 7), description="Range of their number.")
-    exclude: list[str] = Field(default_factory=list, description="File name patterns left out of both, such as 'sb_esc50_*'.")
-    simulated_rooms: SimulatedRoomsConfig = Field(default=SimulatedRoomsConfig(), description="Rooms without recordings.")
-    speed_probability: float = Field(
-        default=0.0, ge=0, le=1, description="Share of crops at another speed, same speaker; for new speakers see data.speeds."
-    )
-    speed_factors: list[float] = Field(default=[0.9, 1.1], min_length=1, description="The speeds, one of which is drawn.")
-    gain_probability: float = Field(default=0.0, ge=0, le=1, description="Share of crops made louder or softer.")
-    gain_db: tuple[float, float] = Field(default=(-6.0, 6.0), description="Range of the gain, dB.")
-    clipping_probability: float = Field(default=0.0, ge=0, le=1, description="Share of crops with clipped peaks.")
-    clipping_level: tuple[float, float] = Field(default=(0.2, 0.8), description="Range of the level, as a share of the peak.")
-    band_probability: float = Field(default=0.0, ge=0, le=1, description="Share of crops that lose frequencies.")
-    bands: list[Literal["narrowband", "telephone"]] = Field(
-        default=["narrowband", "telephone"], min_length=1, description="narrowband: up to 4 kHz; telephone: 300 to 3400 Hz."
-    )
-    codec_probability: float = Field(default=0.0, ge=0, le=1, description="Share of crops that are coded and decoded.")
-    codecs: list[Literal["g711_mulaw", "g711_alaw", "opus", "aac", "mp3"]] = Field(
-        default=["g711_mulaw", "g711_alaw", "opus", "aac"], min_length=1, description="The codecs, one of which is drawn."
-    )
-    codec_kilobits: CodecKilobitsConfig = Field(default=CodecKilobitsConfig(), description="Bit rates of the lossy ones.")
-    spec_augment: SpecAugmentConfig = Field(default=SpecAugmentConfig(), description="Masks on the features.")
-
-    @model_validator(mode="after")
-    def _usable(self) -> AugmentationConfig:
-        ranges: dict[str, tuple[float, float]] = {
-            name: getattr(self, name) for name in ("noise_snr_db", "babble_snr_db", "babble_voices", "gain_db", "clipping_level")
-        }
-        rooms = ("rt60_seconds", "floor_metres", "height_metres", "distance_metres")
-        ranges |= {f"simulated_rooms.{name}": getattr(self.simulated_rooms, name) for name in rooms}
-        ranges |= {f"codec_kilobits.{name}": getattr(self.codec_kilobits, name) for name in ("opus", "aac", "mp3")}
-        for name, (low, high) in ranges.items():
-            if low > high:
-                raise ValueError(f"{name} must be [lowest, highest] (found [{low:g}, {high:g}])")
-        if any(not 0.5 <= factor <= 2.0 for factor in self.speed_factors):
-            raise ValueError(f"speed_factors must lie in 0.5 to 2 (found {self.speed_factors})")
-        if self.babble_voices[0] < 1:
-            raise ValueError(f"babble_voices must be 1 or more (found {list(self.babble_voices)})")
-        if not 0.0 < self.clipping_level[0] <= self.clipping_level[1] <= 1.0:
-            raise ValueError(f"clipping_level must be shares of the peak above 0 and up to 1 (found {list(self.clipping_level)})")
-        return self
-
-
 class DataConfig(Section):
     """Which recordings are trained and validated on, and how they are cut."""
 
@@ -178,9 +100,13 @@ class DataConfig(Section):
     speeds: list[float] = Field(
         default_factory=list, description="Copies of every speaker at these speeds, as further speakers: [0.9, 1.1]."
     )
-    balance: Literal["speakers", "utterances", "shards"] = Field(
+    balance: Literal["speakers", "utterances", "corpora", "shards"] = Field(
         default="speakers",
-        description="speakers: each equally often; utterances: each once per epoch; shards: the same, reading shard after shard.",
+        description="speakers: each equally often; utterances: each once per epoch; corpora: each corpus of a manifest by its "
+        "share, its utterances in turn; shards: as utterances, reading shard after shard.",
+    )
+    corpus_shares: dict[str, float] = Field(
+        default_factory=dict, description="With balance: corpora, how often a corpus is drawn beside the others; default: 1 each."
     )
     shuffle_buffer: int = Field(
         default=4096, ge=1, description="With balance: shards, no utterance moves this many places from its place on disk."
@@ -198,6 +124,8 @@ class DataConfig(Section):
 
     @model_validator(mode="after")
     def _draws_fit(self) -> DataConfig:
+        if self.corpus_shares and self.balance != "corpora":
+            raise ValueError(f"corpus_shares belong to balance: corpora (found {self.balance})")
         if self.balance == "shards" and not self.train.shards:
             raise ValueError("balance: shards needs train.shards (write them with mrl data shard)")
         if self.crops_per_speaker > 1 and self.balance != "speakers":
@@ -314,11 +242,8 @@ class LossConfig(Section):
 
     @model_validator(mode="after")
     def _belongs_together(self) -> LossConfig:
-        if self.type == "none":
-            if not self.similarity_weight:
-                raise ValueError("type: none leaves nothing to minimise; set similarity_weight above 0")
-            if self.dim_dropout or self.mrl_margins is not None:
-                raise ValueError("dim_dropout and mrl_margins have no meaning with type: none")
+        if self.type == "none" and (self.dim_dropout or self.mrl_margins is not None):
+            raise ValueError("dim_dropout and mrl_margins have no meaning with type: none")
         if self.sampled_classes < 1 and (self.type == "none" or self.type in PAIR_LOSSES):
             raise ValueError(f"sampled_classes has no meaning with type: {self.type}, which has no vectors of speakers")
         if self.topk_penalty and self.type not in AAM_LOSSES:
@@ -330,6 +255,37 @@ class LossConfig(Section):
             if min(self.mrl_margins, default=0.0) < 0 or largest >= 1.5:
                 raise ValueError(f"mrl_margins must stay from 0 to below 1.5, in stage 2 too (found {self.mrl_margins})")
         return self
+
+
+class DistillationConfig(Section):
+    """Another network that the model learns from: no labels needed. docs/how-to has a recipe."""
+
+    teacher: str | None = Field(
+        default=None,
+        description="ONNX file (waveform at 16 kHz in, embedding out), model folder, official checkpoint, name of a model, or a "
+        "file with an embedding for each recording (.npz, .parquet, .safetensors, .ark, .scp); null: no distillation.",
+    )
+    root: str | None = Field(
+        default=None, description="Folder that the ids of such a file start from; default: data.train.root, or looked for."
+    )
+    audio: Literal["whole", "crop", "augmented"] = Field(
+        default="whole",
+        description="What the teacher hears: whole, the clean utterance, once for the run; crop, the student's crop without "
+        "augmentation; augmented, the very same audio.",
+    )
+    centre: bool = Field(default=True, description="Take the mean of the teacher's embeddings away before comparing.")
+    similarity_weight: float = Field(
+        default=10.0, ge=0, description="Weight of the term that makes cosines of every prefix follow the teacher's full cosines."
+    )
+    embedding_weight: float = Field(
+        default=1.0, ge=0, description="Weight of 1 - cosine of the full embedding and the teacher's, along its principal axes."
+    )
+    class_weight: float = Field(
+        default=0.0,
+        ge=0,
+        description="Weight of the term that makes every prefix see the training speakers as the teacher does (needs labels).",
+    )
+    class_scale: float = Field(default=20.0, gt=0, description="Scale of the cosines in it.")
 
 
 class WandbConfig(Section):
@@ -406,8 +362,10 @@ class AdvancedConfig(Section):
         description="vox2, vb2 or vb2+vox2+cnc; of redimnet2 vox2, vb2+vox2_v0 or vb2+vox2+cnc2_v0. Not given: the first.",
     )
     weights: str | None = Field(default=None, description="Checkpoint file, URL or folder of such files instead of the download.")
-    projection_init: Literal["rotation", "pca", "lda", "data_free"] = Field(
-        default="rotation", description="Start of the head: rotation, pca or lda fitted to the training utterances, or data_free."
+    projection_init: Literal["rotation", "pca", "lda", "data_free", "teacher"] = Field(
+        default="rotation",
+        description="Start of the head: rotation, pca or lda fitted to the training utterances, data_free, or teacher: the "
+        "regression of distillation.teacher's embeddings on the pooled statistics.",
     )
     init_utterances_per_speaker: int = Field(
         default=20, ge=1, description="Utterances of each speaker for that fit and for the first class matrices."
@@ -459,6 +417,7 @@ class TrainConfig(Section):
     loss: LossConfig = Field(default=LossConfig())
     training: TrainingConfig = Field(default=TrainingConfig())
     advanced: AdvancedConfig = Field(default=AdvancedConfig())
+    distillation: DistillationConfig = Field(default=DistillationConfig())
 
     @model_validator(mode="after")
     def _parts_fit(self) -> TrainConfig:
@@ -466,6 +425,7 @@ class TrainConfig(Section):
             raise ValueError(
                 "advanced.teacher_pull and loss.similarity_weight need a pretrained start (advanced.use_pretrained: true)"
             )
+        self._distillation_fits()
         if self.advanced.teacher_init is not None and not self.loss.similarity_weight:
             raise ValueError("advanced.teacher_init has no use without loss.similarity_weight")
         if self.advanced.teacher_init is not None and self.advanced.teacher_pull:
@@ -483,9 +443,11 @@ class TrainConfig(Section):
         if self.loss.mrl_margins is not None and len(self.loss.mrl_margins) != len(self.model.mrl_dims or ()):
             raise ValueError(f"loss.mrl_margins needs model.mrl_dims, and one margin for each (found {self.loss.mrl_margins})")
         if self.data.train.unlabelled:
+            if self.distillation.class_weight:
+                raise ValueError("distillation.class_weight needs labels (data.train.unlabelled is true)")
             if self.loss.type != "none":
                 raise ValueError(
-                    "data.train.unlabelled needs loss.type: none with loss.similarity_weight above 0 "
+                    "data.train.unlabelled needs loss.type: none with loss.similarity_weight above 0 or distillation.teacher "
                     f"(found type: {self.loss.type})"
                 )
             for key in ("projection_init", "teacher_init"):
@@ -497,6 +459,29 @@ class TrainConfig(Section):
                 f"and {self.data.crops_per_speaker})"
             )
         return self
+
+    def _distillation_fits(self) -> None:
+        own, taught = self.distillation, self.distillation.teacher is not None
+        if self.loss.type == "none" and not self.loss.similarity_weight and not taught:
+            raise ValueError(
+                "loss.type: none leaves nothing to minimise; set loss.similarity_weight above 0, or distillation.teacher"
+            )
+        if self.advanced.projection_init == "teacher" and not (taught and self.advanced.use_pretrained):
+            raise ValueError("advanced.projection_init: teacher needs distillation.teacher and a pretrained start")
+        if not taught:
+            return
+        if self.loss.similarity_weight or self.advanced.teacher_pull or self.advanced.teacher_init is not None:
+            raise ValueError(
+                "loss.similarity_weight, advanced.teacher_pull and advanced.teacher_init follow the start model; with "
+                "distillation.teacher use distillation.similarity_weight and embedding_weight"
+            )
+        if not (own.similarity_weight or own.embedding_weight or own.class_weight):
+            raise ValueError("distillation has no weight above 0; set similarity_weight, embedding_weight or class_weight")
+        if own.audio == "whole" and self.data.augmentation.speed_probability:
+            raise ValueError(
+                "distillation.audio: whole with data.augmentation.speed_probability: another speed is another voice, which the "
+                "teacher would not hear; use audio: crop or augmented, or data.speeds"
+            )
 
     @property
     def stage_1_epochs(self) -> int:

@@ -35,7 +35,13 @@ PATH_KEYS = (
     "training.output_dir",
     "advanced.weights",
     "advanced.cache_dir",
+    "distillation.teacher",
+    "distillation.root",
 )
+_PATHS_OR_NAMES = ("distillation.teacher",)  # a name of a model has neither a folder nor a suffix
+WHOLE_MAPPINGS = ("data.train.where", "data.corpus_shares")
+"""Settings that are mappings of the user's own: a later file replaces them, and no key of theirs is known beforehand."""
+
 # Setting one of these in a later file or override takes back the others of its group from earlier ones.
 _ALTERNATIVES = (
     (("data", "train"), ("folder", "manifest", "shards"), ("root", "where")),
@@ -208,6 +214,8 @@ def _resolve_paths(tree: Any, keys: Sequence[str], folder: Path) -> None:
     if not isinstance(tree, dict) or keys[-1] not in tree:
         return
     value = tree[keys[-1]]
+    if isinstance(value, str) and ".".join(keys) in _PATHS_OR_NAMES and not ({"/", os.sep} & {*value} or Path(value).suffix):
+        return
     if isinstance(value, str):
         tree[keys[-1]] = _resolved(value, folder)
     elif isinstance(value, list):
@@ -223,7 +231,7 @@ def _resolved(text: str, folder: Path) -> str:
 def _merge(into: dict[str, Any], source: Mapping[str, Any], place: tuple[str, ...], origin: dict[str, str], name: str) -> None:
     for key, value in source.items():
         here = (*place, key)
-        if isinstance(value, Mapping) and isinstance(into.get(key), dict) and ".".join(here) != "data.train.where":
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict) and ".".join(here) not in WHOLE_MAPPINGS:
             _merge(into[key], value, here, origin, name)
         elif isinstance(value, Mapping):
             into[key] = {}

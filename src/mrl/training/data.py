@@ -29,7 +29,10 @@ def read_corpus(config: TrainDataConfig) -> Corpus:
         DataError: it cannot be read, files are missing, or it has fewer than two speakers (utterances, if they are unlabelled).
     """
     if config.manifest is not None:
-        corpus = read_manifest(config.manifest, root=config.root, where=config.where, unlabelled=config.unlabelled)
+        parts = [
+            read_manifest(one, root=config.root, where=config.where, unlabelled=config.unlabelled) for one in config.manifests
+        ]
+        corpus = parts[0] if len(parts) == 1 else Corpus.of(utterance for part in parts for utterance in part.utterances)
     elif config.folder is not None:
         corpus = scan_recordings(config.folder) if config.unlabelled else scan_speaker_folders(config.folder)
     elif config.shards is not None:
@@ -63,9 +66,10 @@ def excluded_utterances(config: TrainDataConfig, corpus: Corpus) -> frozenset[in
         lines = Path(config.exclude).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"data.train.exclude: {config.exclude} cannot be read ({error})") from error
-    base = Path(config.root or config.folder or config.shards or Path(config.manifest or "").parent)
+    root = config.root or config.folder or config.shards
+    bases = [Path(root)] if root is not None else [Path(manifest).parent for manifest in config.manifests]
     named = {line.partition("\t")[0].strip() for line in lines if line.strip() and not line.startswith("#")}
-    wanted = {os.path.normpath(base / name) for name in named}
+    wanted = {os.path.normpath(base / name) for base in bases for name in named}
     found = frozenset(index for index, one in enumerate(corpus.utterances) if os.path.normpath(one.path) in wanted)
     if len(found) == len(corpus):
         raise DataError(f"data.train.exclude: {config.exclude} leaves no utterance of {len(corpus)}")

@@ -143,9 +143,10 @@ def masked_by(encoder: ReDimNetMRL, numbers: torch.Tensor | None) -> contextlib.
 
 
 PoolFunction = Callable[[torch.Tensor], torch.Tensor]
-
-
 """Waveforms (batch, samples) -> pooled statistics (batch, pooled_dim)."""
+
+TeachFunction = Callable[[Batch], tuple[Batch, torch.Tensor]]
+"""A batch of crops -> the batch to learn from, and a teacher's raw embeddings (batch, teacher_dim)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,12 +158,14 @@ class Inputs:
         labels: (batch,) int64 class indices.
         masks: random numbers of SpecAugment, where it is on and features are waveforms.
         problems: why draws of the batch were replaced, one line each.
+        teacher: (batch, teacher_dim) raw embeddings of a teacher that is another network, where there is one.
     """
 
     features: torch.Tensor
     labels: torch.Tensor
     masks: torch.Tensor | None = None
     problems: tuple[str, ...] = ()
+    teacher: torch.Tensor | None = None
 
 
 class Feed(Protocol):
@@ -173,7 +176,7 @@ class Feed(Protocol):
         ...
 
     def embed(self, inputs: Inputs, teacher: ReDimNetMRL | None) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """Return raw embeddings (batch, embed_dim), and the teacher's if there is one."""
+        """Return raw embeddings (batch, embed_dim), and the teacher's if there is one: of the inputs, or of ``teacher``."""
         ...
 
     def close(self) -> None:
@@ -191,6 +194,7 @@ class CachedFeed:
         seed: of the choice of views.
         replacements: what is drawn instead of utterances that the cache does not have; None: it must have all.
         read_ahead_bytes: how much is read ahead of training, by a thread.
+        teacher: gives the embeddings of a teacher that is another network, (len(views), teacher_dim).
     """
 
     def __init__(
@@ -202,6 +206,7 @@ class CachedFeed:
         seed: int,
         replacements: Replacements | None = None,
         read_ahead_bytes: int = 64_000_000,
+        teacher: Callable[[Sequence[View]], torch.Tensor] | None = None,
     ) -> None:
         self._encoder = encoder
         self._cache = cache
@@ -209,6 +214,7 @@ class CachedFeed:
         self._seed = seed
         self._replacements = replacements
         self._read_ahead_bytes = read_ahead_bytes
+        self._teacher = teacher
         self._device = next(encoder.parameters()).device
 
     def read(self, batches: Sequence[Sequence[Draw]]) -> Iterator[Inputs]:
@@ -224,7 +230,10 @@ class CachedFeed:
                         return
                     inputs = waiting.popleft().result()
                     yield dataclasses.replace(
-                        inputs, features=inputs.features.to(self._device), labels=inputs.labels.to(self._device)
+                        inputs,
+                        features=inputs.features.to(self._device),
+                        labels=inputs.labels.to(self._device),
+                        teacher=None if inputs.teacher is None else inputs.teacher.to(self._device),
                     )
             finally:
                 reader.shutdown(wait=True, cancel_futures=True)
@@ -232,7 +241,7 @@ class CachedFeed:
     def embed(self, inputs: Inputs, teacher: ReDimNetMRL | None) -> tuple[torch.Tensor, torch.Tensor | None]:
         raw = self._encoder.project(inputs.features)
         if teacher is None:
-            return raw, None
+            return raw, inputs.teacher
         with torch.no_grad():
             return raw, teacher.project(inputs.features)
 
@@ -243,7 +252,8 @@ class CachedFeed:
         problems: list[str] = []
         views = [self._usable(draw, problems) for draw in batch]
         labels = torch.tensor([self._labels[view.utterance] for view in views], dtype=torch.int64)
-        return Inputs(torch.from_numpy(self._cache.read(views)), labels, problems=tuple(problems))
+        targets = None if self._teacher is None else self._teacher(views)
+        return Inputs(torch.from_numpy(self._cache.read(views)), labels, problems=tuple(problems), teacher=targets)
 
     def _usable(self, draw: Draw, problems: list[str]) -> View:
         view = View(draw.utterance, self._view(draw))
@@ -269,6 +279,7 @@ class WaveformFeed:
         encoder: the Matryoshka model.
         crops: gives the waveforms.
         num_workers: processes that read them, and stay as long as the feed.
+        teacher: gives, for a batch as ``crops`` makes it, the batch to learn from and a teacher's embeddings of it.
         compile_network: compile the way from waveforms to pooled statistics (the head is one small matrix product).
         recompute: keep only the inputs of the backbone's stages for the backward pass, see :func:`recomputed_stages`.
     """
@@ -279,6 +290,7 @@ class WaveformFeed:
         crops: CropDataset,
         *,
         num_workers: int = 0,
+        teacher: TeachFunction | None = None,
         compile_network: bool = False,
         recompute: bool = False,
     ) -> None:
@@ -286,18 +298,21 @@ class WaveformFeed:
         self._pool: PoolFunction = compiled(encoder.pooled_statistics) if compile_network else encoder.pooled_statistics
         self._recompute = recompute
         self._seed = crops.seed
+        self._teacher = teacher
         self._device = next(encoder.parameters()).device
         self._loader = BatchLoader(crops, num_workers=num_workers, pin_memory=self._device.type == "cuda")
 
     def read(self, batches: Sequence[Sequence[Draw]]) -> Iterator[Inputs]:
         for draws, batch in zip(batches, self._loader.read(batches), strict=True):
-            yield to_device(batch, self._device, masks=draw_masks(self._encoder, draws, self._seed))
+            taught, targets = (batch, None) if self._teacher is None else self._teacher(batch)
+            masks = draw_masks(self._encoder, draws, self._seed)
+            yield to_device(taught, self._device, masks=masks, teacher=targets)
 
     def embed(self, inputs: Inputs, teacher: ReDimNetMRL | None) -> tuple[torch.Tensor, torch.Tensor | None]:
         with masked_by(self._encoder, inputs.masks):
             raw = embed_waveforms(self._encoder, inputs.features, pool=self._pool, recompute=self._recompute)
         if teacher is None:
-            return raw, None
+            return raw, inputs.teacher
         with torch.no_grad():
             return raw, teacher.project(teacher.pooled_statistics(inputs.features))
 
@@ -322,11 +337,14 @@ def embed_waveforms(
     return encoder.project(pooled)
 
 
-def to_device(batch: Batch, device: torch.device, *, masks: torch.Tensor | None = None) -> Inputs:
-    """Return the crops of a batch, which are all of one length, and the random numbers of their masks, on the device."""
+def to_device(
+    batch: Batch, device: torch.device, *, masks: torch.Tensor | None = None, teacher: torch.Tensor | None = None
+) -> Inputs:
+    """Return the crops of a batch, which are all of one length, the numbers of their masks, and the teacher's embeddings."""
     return Inputs(
         batch.audio.to(device, non_blocking=True),
         batch.labels.to(device, non_blocking=True),
         None if masks is None else masks.to(device, non_blocking=True),
         batch.problems,
+        None if teacher is None else teacher.to(device, non_blocking=True),
     )

@@ -28,7 +28,7 @@ from mrl.bounded import read_text
 from mrl.errors import MRLError, TrainingError
 from mrl.files import write_text
 from mrl.training.config import TrainConfig
-from mrl.training.config_loading import load_config, save_config
+from mrl.training.config_loading import WHOLE_MAPPINGS, load_config, save_config
 
 _TEMPORARY, _OLD = ".tmp", ".old"
 
@@ -303,7 +303,7 @@ class RunFolder:
 def _flat(tree: Mapping[str, Any], place: str = "") -> dict[str, Any]:
     flat: dict[str, Any] = {}
     for key, value in tree.items():
-        if isinstance(value, Mapping) and f"{place}{key}" != "data.train.where":
+        if isinstance(value, Mapping) and f"{place}{key}" not in WHOLE_MAPPINGS:
             flat |= _flat(value, f"{place}{key}.")
         else:
             flat[f"{place}{key}"] = value

@@ -24,6 +24,7 @@ from mrl.training.feeds import check_compiler, embed_waveforms
 from mrl.training.stages import Stage, plan_stages, uses_cache
 from mrl.training.starting import start_figures
 from mrl.training.system import TrainingSystem, check_optimised
+from mrl.training.teachers import DistillationTeacher
 from mrl.training.trainer import out_of_memory_told
 from mrl.training.updates import build_optimizer, check_precision, parameter_groups
 
@@ -184,7 +185,8 @@ def plan_run(config: TrainConfig) -> RunPlan:
     data = read_training_data(config, simulate_rooms=False)
     validator = build_validator(config)
     check_separate(data, validator, allow_overlap=config.data.allow_overlap)
-    system = build_system(config, build_encoder(config), len(data.corpus.speakers))
+    teacher_dim = None if config.distillation.teacher is None else DistillationTeacher(config, data, device).dim
+    system = build_system(config, build_encoder(config), len(data.corpus.speakers), teacher_dim=teacher_dim)
     draws = len(build_sampler(config, data.corpus))
     steps = math.ceil(draws / (config.training.batch_size * config.training.accumulation_steps))
     stages = plan_stages(config)
@@ -255,6 +257,8 @@ def _step_bytes(config: TrainConfig, stage: Stage, system: TrainingSystem, batch
                 audio = torch.randn(batch, round(stage.crop_seconds * SAMPLE_RATE), generator=random) * 0.1
                 raw = embed_waveforms(system.encoder, audio, recompute=config.training.gradient_checkpointing)
         teacher = raw.detach() if system.needs_teacher else None
+        if system.space is not None:
+            teacher = torch.randn(batch, system.space.dim, generator=random)
         system(raw.float(), labels, teacher).total.backward()
     system.zero_grad(set_to_none=True)
     system.eval()

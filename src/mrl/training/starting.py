@@ -24,6 +24,8 @@ from mrl.backbone import Backbone
 from mrl.backbone.state_hash import state_sha256
 from mrl.bounded import read_safetensors
 from mrl.data import Corpus, PooledCache, View, ViewSettings, build_pooled_cache, cache_key, finish_pooled_cache
+from mrl.data.crops import AugmentFunction
+from mrl.data.pooled_cache import PooledFunction
 from mrl.distribution import Processes
 from mrl.errors import DataError, InputError
 from mrl.files import write_safetensors
@@ -32,6 +34,7 @@ from mrl.matryoshka.closed_form import Method, ProjectionFit
 from mrl.progress import progress_bar
 from mrl.training.config import TrainConfig
 from mrl.training.data import TrainingData
+from mrl.training.distillation import RegressionFit
 from mrl.training.system import TrainingSystem
 
 _LOG = logging.getLogger(__name__)
@@ -65,22 +68,50 @@ def _open_views(
     run_folder: Path,
     processes: Processes,
 ) -> PooledCache:
+    return fill_cache(
+        config,
+        _cache_folder(config, cache_base(config, run_folder), encoder.backbone, data, settings),
+        data,
+        settings,
+        encoder.pooled_statistics,
+        encoder.backbone.pooled_dim,
+        augment=data.augmenter,
+        processes=processes,
+    )
+
+
+def fill_cache(
+    config: TrainConfig,
+    folder: Path,
+    data: TrainingData,
+    settings: ViewSettings,
+    function: PooledFunction,
+    dim: int,
+    *,
+    augment: AugmentFunction | None,
+    processes: Processes,
+    what: str = "pooled statistics",
+) -> PooledCache:
+    """Return the cache in ``folder`` of what ``function`` gives, computing what is not there yet, all processes together.
+
+    Raises:
+        DataError, AudioLoadingError: see :func:`mrl.data.build_pooled_cache`.
+    """
     storage = config.advanced.cache_storage
-    folder = _cache_folder(config, cache_base(config, run_folder), encoder.backbone, data, settings)
-    pooled_dim = encoder.backbone.pooled_dim
     build_pooled_cache(
         folder,
         data.corpus,
         settings,
-        encoder.pooled_statistics,
-        pooled_dim,
-        augment=data.augmenter,
+        function,
+        dim,
+        augment=augment,
         num_workers=config.training.num_workers,
         rank=processes.rank,
         world_size=processes.world_size,
         storage=storage,
         max_bad_share=config.data.max_bad_share,
         excluded=data.excluded,
+        what=what,
     )
     processes.barrier()
     if processes.is_first:
@@ -88,7 +119,7 @@ def _open_views(
             folder,
             data.corpus,
             settings,
-            pooled_dim,
+            dim,
             storage=storage,
             max_bad_share=config.data.max_bad_share,
             excluded=data.excluded,
@@ -124,11 +155,13 @@ class CleanStatistics:
     Attributes:
         cache: where they lie.
         members: their positions in the cache, those of one speaker next to each other.
+        utterances: and their positions in the corpus.
         labels: ``(len(members),)`` class indices.
     """
 
     cache: PooledCache
     members: Sequence[int]
+    utterances: Sequence[int]
     labels: torch.Tensor
 
     def __len__(self) -> int:
@@ -185,7 +218,8 @@ def clean_statistics(
     excluded = chosen.excluded | {view.utterance for view in cache.bad if view.view == 0}
     labels = np.array([data.corpus.labels[index] for index in members], dtype=np.int64)
     usable = [row for row in np.argsort(labels, kind="stable").tolist() if places[row] not in excluded]
-    yield CleanStatistics(cache, [places[row] for row in usable], torch.from_numpy(labels[usable]))
+    utterances = [members[row] for row in usable]
+    yield CleanStatistics(cache, [places[row] for row in usable], utterances, torch.from_numpy(labels[usable]))
     if temporary:
         cache.close()
         processes.barrier()
@@ -200,6 +234,7 @@ def initialise(
     system: TrainingSystem,
     statistics: CleanStatistics,
     keep_teacher: Callable[[ReDimNetMRL], None],
+    targets: Callable[[Sequence[int]], torch.Tensor] | None = None,
 ) -> None:
     """Fit the head in closed form and start the class matrices at the class means, from a pretrained backbone.
 
@@ -210,18 +245,24 @@ def initialise(
         system: encoder and losses, which are changed.
         statistics: what to fit to.
         keep_teacher: is given the model while it has the head of the teacher, where that is another one than the start's.
+        targets: gives another network's embeddings of utterances, for ``projection_init: teacher``.
 
     Raises:
         DataError: the head cannot be fitted to these utterances.
     """
     encoder, advanced = system.encoder, config.advanced
     with _all_threads():
-        wanted = {"projection_init": advanced.projection_init, "teacher_init": advanced.teacher_init}
+        own = None if advanced.projection_init == "teacher" else advanced.projection_init
+        wanted = {"projection_init": own, "teacher_init": advanced.teacher_init}
         heads = _fit_heads(config, encoder, statistics, wanted)
         if advanced.teacher_init is not None:
             encoder.projection.assign(heads[advanced.teacher_init])
             keep_teacher(encoder)
-        encoder.projection.assign(heads[advanced.projection_init])
+        if own is None:
+            assert targets is not None  # the configuration has seen to it
+            encoder.projection.assign(_regression_head(encoder, statistics, targets))
+        else:
+            encoder.projection.assign(heads[own])
         initialise_classes(system, statistics.blocks("class means"))
 
 
@@ -259,6 +300,20 @@ def _fit_heads(
         keys = " and ".join(f"advanced.{key}: data_free" for key, method in wanted.items() if method in fits)
         raise DataError(f"the head cannot be fitted to the training utterances ({error}); use {keys}") from error
     return heads
+
+
+def _regression_head(
+    encoder: ReDimNetMRL, statistics: CleanStatistics, targets: Callable[[Sequence[int]], torch.Tensor]
+) -> AffineMap:
+    fit = RegressionFit()
+    first = 0
+    with torch.no_grad():
+        for pooled, _ in statistics.blocks("regression of the teacher"):
+            wanted = targets(statistics.utterances[first : first + len(pooled)])
+            fit.add(encoder.backbone.normalise_pooled(pooled.to(encoder.device)), wanted)
+            first += len(pooled)
+    _LOG.info("Head fitted in closed form to the teacher's embeddings of %d utterances", first)
+    return fit.result(encoder.embed_dim)
 
 
 def projection_fit(encoder: ReDimNetMRL, method: Method, *, labelled: bool) -> ProjectionFit:
@@ -326,7 +381,7 @@ def start_figures(config: TrainConfig, corpus: Corpus, system: TrainingSystem) -
         return 0, 0.0, 0
     members = start_members(config, corpus)
     encoder = system.encoder
-    methods = {config.advanced.projection_init, config.advanced.teacher_init} - {None, "data_free"}
+    methods = {config.advanced.projection_init, config.advanced.teacher_init} - {None, "data_free", "teacher"}
     fits = [projection_fit(encoder, method, labelled=not config.data.train.unlabelled) for method in methods]  # type: ignore[arg-type]
     operations = len(members) * (sum(fit.operations_per_utterance for fit in fits) + 2.0 * encoder.pooled_dim * encoder.embed_dim)
     block = min(len(members), _BLOCK_UTTERANCES + config.advanced.init_utterances_per_speaker) * encoder.pooled_dim

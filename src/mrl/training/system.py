@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from mrl.errors import TrainingError
 from mrl.matryoshka import MatryoshkaLoss, NoClassLoss, ReDimNetMRL, SimilarityPreservationLoss
+from mrl.training.distillation import ClassPosteriorLoss, TeacherSpace
 
 _LOG = logging.getLogger(__name__)
 
@@ -40,7 +41,11 @@ class TrainingSystem(nn.Module):
         loss: the loss that needs labels, with its class matrices where it has such; NoClassLoss without labels.
         similarity: makes cosines of prefixes follow the teacher's; needs teacher embeddings.
         similarity_weight: its weight.
-        teacher_pull: weight of ``1 - cosine`` between full embeddings of model and teacher; needs teacher embeddings.
+        teacher_pull: weight of ``1 - cosine`` between full embeddings of model and teacher; needs teacher embeddings. Where one
+            of them is longer, only as many numbers are compared as both have.
+        space: of a teacher that is another network; its raw embeddings are compared there.
+        posteriors: makes every prefix see the speakers as that teacher does; needs its embeddings.
+        posterior_weight: its weight.
     """
 
     def __init__(
@@ -51,6 +56,9 @@ class TrainingSystem(nn.Module):
         similarity: SimilarityPreservationLoss | None = None,
         similarity_weight: float = 0.0,
         teacher_pull: float = 0.0,
+        space: TeacherSpace | None = None,
+        posteriors: ClassPosteriorLoss | None = None,
+        posterior_weight: float = 0.0,
     ) -> None:
         super().__init__()
         self.encoder = encoder
@@ -58,11 +66,16 @@ class TrainingSystem(nn.Module):
         self.similarity = similarity
         self.similarity_weight = similarity_weight
         self.teacher_pull = teacher_pull
+        self.space = space
+        self.posteriors = posteriors
+        self.posterior_weight = posterior_weight
 
     @property
     def needs_teacher(self) -> bool:
         """Whether :meth:`forward` must be given the teacher's embeddings."""
-        return self.teacher_pull > 0 or (self.similarity is not None and self.similarity_weight > 0)
+        return (
+            self.teacher_pull > 0 or self.posteriors is not None or (self.similarity is not None and self.similarity_weight > 0)
+        )
 
     @property
     def chance_level(self) -> float | None:
@@ -76,6 +89,8 @@ class TrainingSystem(nn.Module):
         names = ["loss", *(f"{kind}_{dim}" for kind in ("loss", "accuracy") for dim in self.loss.dims)]
         if self.similarity is not None and self.similarity_weight > 0:
             names.append("similarity")
+        if self.posteriors is not None:
+            names.append("class_posteriors")
         return [*names, "teacher_pull"] if self.teacher_pull > 0 else names
 
     def forward(self, raw_embeddings: torch.Tensor, labels: torch.Tensor, teacher: torch.Tensor | None = None) -> StepLoss:
@@ -84,7 +99,8 @@ class TrainingSystem(nn.Module):
         Args:
             raw_embeddings: (batch, embed_dim), not normalised.
             labels: (batch,) int64 class indices.
-            teacher: (batch, embed_dim) raw embeddings of the start model, where :attr:`needs_teacher`.
+            teacher: (batch, embed_dim) raw embeddings of the start model, or (batch, teacher_dim) of another teacher, where
+                :attr:`needs_teacher`.
 
         Raises:
             TrainingError: teacher embeddings are needed and not given.
@@ -95,16 +111,24 @@ class TrainingSystem(nn.Module):
         parts |= {f"accuracy_{dim}": value.detach() for dim, value in output.accuracy.items()}
         if self.needs_teacher:
             if teacher is None:
-                raise TrainingError("teacher pull and similarity preservation need the start model's embeddings")
+                raise TrainingError("the terms that follow a teacher need its embeddings")
+            if self.space is not None:
+                teacher = self.space(teacher)
             if self.similarity is not None and self.similarity_weight > 0:
                 # one embedding alone has no cosine to keep
                 preservation = self.similarity(raw_embeddings, teacher) if len(labels) > 1 else raw_embeddings.sum() * 0.0
                 total = total + self.similarity_weight * preservation
                 parts["similarity"] = preservation.detach()
             if self.teacher_pull > 0:
-                pull = (1.0 - functional.cosine_similarity(raw_embeddings.float(), teacher.float(), dim=1)).mean()
+                width = min(raw_embeddings.shape[1], teacher.shape[1])
+                cosines = functional.cosine_similarity(raw_embeddings[:, :width].float(), teacher[:, :width].float(), dim=1)
+                pull = (1.0 - cosines).mean()
                 total = total + self.teacher_pull * pull
                 parts["teacher_pull"] = pull.detach()
+            if self.posteriors is not None:
+                divergence = self.posteriors(raw_embeddings, teacher)
+                total = total + self.posterior_weight * divergence
+                parts["class_posteriors"] = divergence.detach()
         return StepLoss(total, {"loss": total.detach(), **parts})
 
 

@@ -30,6 +30,7 @@ from mrl.training.run import Run, Selection, Stopped, StopRequest, stop_on_sigte
 from mrl.training.stages import Stage, plan_stages, uses_cache
 from mrl.training.starting import clean_statistics, initialise, open_cache
 from mrl.training.system import check_optimised
+from mrl.training.teachers import DistillationTeacher
 from mrl.training.updates import Updater, WeightAverage, build_optimizer, check_precision, parameter_groups
 from mrl.training.validation import ValidationResult
 
@@ -133,6 +134,7 @@ class Trainer:
         self._log = RunLog(config, self.folder, writes=processes.is_first)
         self._stop = stop
         self._opened_cache: PooledCache | None = None
+        self._distillation: DistillationTeacher | None = None
 
     def run(self, resume: str | None) -> TrainingResult:
         """Do what is left of the run.
@@ -172,7 +174,12 @@ class Trainer:
         validator = build_validator(self.config)
         check_separate(data, validator, allow_overlap=self.config.data.allow_overlap)
         encoder = build_encoder(self.config) if state is None else ReDimNetMRL.from_pretrained(self.folder.start)
-        system = build_system(self.config, encoder, len(data.corpus.speakers)).to(self.device)
+        if self.config.distillation.teacher is not None:
+            self._distillation = DistillationTeacher(self.config, data, self.device)
+        taught = self._distillation
+        system = build_system(
+            self.config, encoder, len(data.corpus.speakers), teacher_dim=None if taught is None else taught.dim
+        ).to(self.device)
         average = WeightAverage(encoder, self.config.advanced.ema_decay) if self.config.advanced.ema_decay else None
         run = Run(
             self.config, self.device, self.processes, self.folder, self.progress, self._log, data, system, average, validator
@@ -181,6 +188,10 @@ class Trainer:
         chance = "no labels" if system.chance_level is None else f"chance-level loss {system.chance_level:.3f}"
         whose = "unknown speakers" if self.config.data.train.unlabelled else f"{len(data.corpus.speakers)} speakers (classes)"
         _LOG.info("%d utterances of %s; %s", len(data.corpus), whose, chance)
+        if taught is not None:
+            taught.prepare(
+                self.folder.root, self.processes, cached_views=any(uses_cache(self.config, one) for one in self.stages)
+            )
         if state is None:
             self._begin(run)
             selection.validate()
@@ -204,12 +215,15 @@ class Trainer:
         run.log.begin()
         self.processes.barrier()
         encoder = run.encoder
+        if self._distillation is not None and self.processes.is_first:
+            self._distillation.fit(run.system)  # the others are given it with the state
         if self.config.advanced.use_pretrained:
             encoder.freeze_backbone()
             cache = self._cache(run) if uses_cache(self.config, self.stages[0]) else None
+            targets = None if self._distillation is None else self._distillation.targets_in(run.system)
             with clean_statistics(self.config, run.data, encoder, self.folder.root, self.processes, cache) as statistics:
                 if self.processes.is_first:
-                    initialise(self.config, run.system, statistics, self._keep_teacher)
+                    initialise(self.config, run.system, statistics, self._keep_teacher, targets)
                 self.processes.barrier()
         self.processes.share_state(run.system)
         if run.average is not None:
@@ -221,8 +235,8 @@ class Trainer:
         replace_folder(self.folder.teacher, encoder.save_pretrained)
 
     def _teacher(self, run: Run) -> ReDimNetMRL | None:
-        if not run.system.needs_teacher:
-            return None
+        if not run.system.needs_teacher or self._distillation is not None:
+            return None  # another network's embeddings come with the batches
         self.processes.barrier()
         with torch.random.fork_rng(devices=[]):  # building draws random weights before it loads the right ones
             own = self.config.advanced.teacher_init is not None
@@ -304,13 +318,16 @@ class Trainer:
                 seed=seed,
                 replacements=replacements,
                 read_ahead_bytes=self.config.advanced.cache_read_ahead_megabytes * 1_000_000,
+                teacher=None if self._distillation is None else self._distillation.of_views,
             )
-        crops = CropDataset(run.data.corpus, stage.crop_seconds, seed=seed, augment=run.data.augmenter, replacements=replacements)
+        make = CropDataset if self._distillation is None else self._distillation.crops
+        crops = make(run.data.corpus, stage.crop_seconds, seed=seed, augment=run.data.augmenter, replacements=replacements)
         training = self.config.training
         return WaveformFeed(
             run.encoder,
             crops,
             num_workers=training.num_workers,
+            teacher=None if self._distillation is None else self._distillation.of_batch,
             compile_network=training.compile,
             recompute=training.gradient_checkpointing,
         )
