@@ -124,7 +124,7 @@ def test_a_later_source_replaces_the_earlier_one(tmp_path: Path) -> None:
         ("advanced: {teacher_init: pca}", r"teacher_init has no use without loss\.similarity_weight"),
         (
             "{loss: {similarity_weight: 1}, advanced: {teacher_init: pca, teacher_pull: 1}}",
-            r"another advanced\.teacher_init turns; choose one",
+            r"another advanced\.teacher_init rotates; choose one",
         ),
         ("loss: {type: none}", r"type: none leaves nothing to minimise; set loss\.similarity_weight"),
         ("loss: {type: none, similarity_weight: 1, dim_dropout: 0.5}", r"no meaning with type: none"),
