@@ -74,15 +74,28 @@ def load_config(paths: Sequence[str | os.PathLike[str]], overrides: Sequence[str
 
 def with_absolute_paths(config: TrainConfig) -> TrainConfig:
     """Return the same configuration with relative paths (also default ones) taken from the working directory."""
-    tree = config.to_dict()
+    everything = config.to_dict()
+    tree = config.model_dump(mode="json", exclude_unset=True)  # what nobody gave stays told apart from what was given
     for key in PATH_KEYS:
-        _resolve_paths(tree, key.split("."), Path())
+        *sections, name = key.split(".")
+        _resolve_paths(everything, [*sections, name], Path())
+        place = tree
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[name] = _at(everything, sections).get(name)
     return TrainConfig.model_validate(tree)
 
 
 def save_config(config: TrainConfig, path: str | os.PathLike[str]) -> None:
-    """Write all settings, defaults included, as YAML that :func:`load_config` reads back to the same."""
-    write_text(path, yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True, width=120))
+    """Write all settings, defaults included, as YAML that :func:`load_config` reads back to the same.
+
+    Only names of a checkpoint that nobody gave are left out beside a file of weights, which says itself what it is.
+    """
+    tree = config.to_dict()
+    if config.advanced.weights is not None:
+        for name in {"model_name", "train_type", "pretrained_dataset"} - config.advanced.model_fields_set:
+            del tree["advanced"][name]
+    write_text(path, yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120))
 
 
 def _apply(merged: dict[str, Any], origin: dict[str, str], source: dict[str, Any], name: str, folder: Path) -> None:
