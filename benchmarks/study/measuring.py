@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from benchmarks.study.data import DIMS, LISTS, StudyData
+from benchmarks.study.data import DIMS, Listed
 
 from mrl.embeddings.compact import EmbeddingFormat, encode_embeddings
 from mrl.evaluation.storage import score_encoded
@@ -32,6 +32,20 @@ class _Measured:
     replicates: Rates
 
 
+class Listing(Protocol):
+    """Trial lists with the features of their utterances, and the unmodified embedding as a map of these."""
+
+    @property
+    def lists(self) -> Mapping[str, Listed]:
+        """By name."""
+        ...
+
+    @property
+    def base(self) -> AffineMap:
+        """The embedding that systems are measured against."""
+        ...
+
+
 class Bench:
     """Measures systems on every list against the unmodified backbone at 192 numbers.
 
@@ -41,7 +55,7 @@ class Bench:
         seed: of these resamples; all systems share them.
     """
 
-    def __init__(self, data: StudyData, *, resamples: int = 500, seed: int = 0) -> None:
+    def __init__(self, data: Listing, *, resamples: int = 500, seed: int = 0) -> None:
         self._data = data
         self._resamples = {name: SpeakerResamples.draw(data.lists[name].trials, resamples, seed=seed) for name in data.lists}
         self._reference = {name: self._measure(name, [data.base], (REFERENCE_DIM,))[REFERENCE_DIM] for name in data.lists}
@@ -57,16 +71,19 @@ class Bench:
             form: how the embeddings are stored before they are compared.
         """
         kept = tuple(dim for dim in dims if dim <= maps[0].outputs)
-        return self._describe({name: self._measure(name, maps, kept, form) for name in LISTS}, len(maps))
+        return self._describe({name: self._measure(name, maps, kept, form) for name in self._data.lists}, len(maps))
 
     def measure_embeddings(self, embedded: Sequence[Mapping[str, Embeddings]], dims: Sequence[int] = DIMS) -> dict[str, Any]:
         """The same for embeddings (utterances, dim) of every list, for each seed."""
-        found = {name: self._measure_embedded(name, [one[name] for one in embedded], dims) for name in LISTS}
+        found = {name: self._measure_embedded(name, [one[name] for one in embedded], dims) for name in self._data.lists}
         return self._describe(found, len(embedded))
 
     def measure_separate(self, maps: Mapping[int, Sequence[AffineMap]]) -> dict[str, Any]:
         """The same for one head of its own for each dim, measured at its whole length."""
-        found = {name: {dim: self._measure(name, heads, (dim,))[dim] for dim, heads in sorted(maps.items())} for name in LISTS}
+        found = {
+            name: {dim: self._measure(name, heads, (dim,))[dim] for dim, heads in sorted(maps.items())}
+            for name in self._data.lists
+        }
         return self._describe(found, len(next(iter(maps.values()))))
 
     def _measure(
@@ -103,7 +120,7 @@ class Bench:
                     "eer": one.rate,
                     "eer_deviation_over_seeds": one.deviation,
                     "eer_interval": [interval.low, interval.high],
-                    "relative_to_backbone_192": one.rate / reference.rate,
+                    "relative_to_backbone_192": one.rate / reference.rate if reference.rate else None,
                     "difference_interval": [versus.interval.low, versus.interval.high],
                     "p": versus.p_value,
                 }

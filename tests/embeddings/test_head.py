@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from mrl.embeddings import fit_head, load_head, project_embeddings, save_head
 from mrl.embeddings.formats import EmbeddingTable
 from mrl.errors import DataError, InputError
+from mrl.matryoshka.trained_head import HeadTraining
 
 
 def make_table(seed: int = 0, speakers: int = 40) -> tuple[EmbeddingTable, dict[str, str]]:
@@ -41,12 +43,27 @@ def test_a_rotation_puts_what_tells_speakers_apart_first_and_keeps_cosines() -> 
 
 def test_methods_differ_and_lda_needs_speakers() -> None:
     table, speakers = make_table()
-    weights = [fit_head(table, speakers, method=method).affine.weight for method in ("rotation", "pca", "lda")]
-    assert weights[0].shape == weights[2].shape == (24, 24)
-    assert not np.allclose(weights[0], weights[1], atol=1e-3) and not np.allclose(weights[1], weights[2], atol=1e-3)
-    fit_head(table, None, method="pca")
+    weights = [fit_head(table, speakers, method=method).affine.weight for method in ("rotation", "pca", "lda", "trained")]
+    assert {weight.shape for weight in weights} == {(24, 24)}
+    for first, second in pairwise(weights):
+        assert not np.allclose(first, second, atol=1e-3)
+    for method in ("pca", "uncentred", "rotation"):
+        fit_head(table, None, method=method)
+    with pytest.raises(InputError, match="'trained' needs speaker labels"):
+        fit_head(table, None, method="trained")
     with pytest.raises(InputError, match="lda"):
         fit_head(table, None, method="lda")
+
+
+def test_a_trained_head_separates_new_speakers_and_says_how_it_was_trained(tmp_path: Path) -> None:
+    table, speakers = make_table()
+    counted: list[int] = []
+    head = fit_head(table, speakers, method="trained", dims=(4, 24), training=HeadTraining(steps=80), advance=counted.append)
+    other, _ = make_table(1)
+    assert fisher(project_embeddings(head, other).matrix[:, :4]) > 3 * fisher(other.matrix[:, :4])
+    assert len(counted) == 80 and head.about["training"]["steps"] == 80
+    save_head(head, tmp_path / "head.safetensors")
+    assert load_head(tmp_path / "head.safetensors").about == head.about
 
 
 def test_a_head_survives_its_file(tmp_path: Path) -> None:

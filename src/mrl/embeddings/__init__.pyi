@@ -22,6 +22,7 @@ from .head import fit_head as fit_head
 from .head import load_head as load_head
 from .head import project_embeddings as project_embeddings
 from .head import save_head as save_head
+from .likely_speakers import likely_speakers as likely_speakers
 from .mapping import FileFailure as FileFailure
 from .mapping import MappedFiles as MappedFiles
 from .mapping import map_files as map_files

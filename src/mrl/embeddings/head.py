@@ -1,13 +1,13 @@
-"""Matryoshka heads for the embeddings of any toolkit: fitted in closed form, kept in one safetensors file, applied to tables."""
+"""Matryoshka heads for the embeddings of any toolkit: fitted or trained, kept in one safetensors file, applied to tables."""
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -18,9 +18,11 @@ from mrl.errors import DataError, InputError
 from mrl.files import write_safetensors
 from mrl.matryoshka import AffineMap, fit_projection
 from mrl.matryoshka.closed_form import Method
+from mrl.matryoshka.trained_head import HeadTraining, rotation_with_prefixes_of, train_head
 from mrl.version import __version__
 
 HEAD_FORMAT = "redimnet-mrl-head/1"
+HeadMethod = Method | Literal["trained", "trained-rotation"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,40 +44,77 @@ def fit_head(
     table: EmbeddingTable,
     speakers: Mapping[str, str] | None,
     *,
-    method: Method = "rotation",
+    method: HeadMethod = "rotation",
     dims: Sequence[int] | None = None,
     shrinkage: float = 0.7,
+    groups: Mapping[str, str] | None = None,
+    training: HeadTraining | None = None,
+    advance: Callable[[int], None] | None = None,
 ) -> Head:
-    """Fit a head to embeddings; see :func:`mrl.matryoshka.fit_projection`.
+    """Fit a head to embeddings; :func:`mrl.evaluation.choose_head` tries all methods and takes the best.
 
     Args:
         table: the embeddings, at best of several utterances of each of a few hundred speakers or more.
-        speakers: id -> speaker; ids beyond the table's are no harm. None only for ``"pca"`` and ``"rotation"``, which then go by
-            variance alone.
-        method: ``"rotation"`` keeps the cosines at full length as they are and orders directions; ``"pca"`` centres, too;
-            ``"lda"`` also whitens within speakers.
+        speakers: id -> speaker; ids beyond the table's are no harm. None only for ``"uncentred"``, ``"pca"`` and ``"rotation"``,
+            which go by variance alone then.
+        method: ``"rotation"`` and ``"uncentred"`` keep the cosines at full length as they are and order directions by
+            discrimination and by what they hold; ``"pca"`` centres, too; ``"lda"`` also whitens within speakers
+            (:func:`mrl.matryoshka.fit_projection`). ``"trained"`` goes on from ``"uncentred"`` by gradient
+            (:func:`mrl.matryoshka.trained_head.train_head`); ``"trained-rotation"`` makes a rotation of it that keeps cosines
+            at full length again.
         dims: prefix lengths; by default powers of two from 16 up and the length of the embeddings.
         shrinkage: of the within-speaker covariance, for ``"lda"``.
+        groups: id -> corpus, for training, so that no large one drowns the others. None: one.
+        training: settings of the training.
+        advance: called with 1 after every step of the training.
 
     Raises:
         DataError: embeddings without a speaker (all counted).
         InputError: unusable arguments, or labels that tell nothing.
     """
     width = table.matrix.shape[1]
-    chosen = tuple(sorted(set(dims))) if dims is not None else (*(2**p for p in range(4, 20) if 2**p < width), width)
-    if not chosen or chosen[0] < 1 or chosen[-1] > width:
-        raise InputError(f"dims must lie in 1..{width}, the size of the embeddings; found {list(chosen)}")
+    chosen = checked_head_dims(dims, width)
     labels = None if speakers is None else _labels(table, speakers)
-    affine = fit_projection(torch.from_numpy(table.matrix), labels, method=method, embed_dim=chosen[-1], shrinkage=shrinkage)
+    features = torch.from_numpy(table.matrix)
+    if method in ("trained", "trained-rotation"):
+        if labels is None:
+            raise InputError(f"method={method!r} needs speaker labels; without them use 'uncentred' or 'pca'")
+        training = HeadTraining() if training is None else training
+        start = fit_projection(features, method="uncentred", embed_dim=chosen[-1])
+        corpora = None if groups is None else _labels(table, groups, "group")
+        affine = train_head(features, labels, dims=chosen, start=start, groups=corpora, how=training, advance=advance)
+        if method == "trained-rotation":
+            affine = rotation_with_prefixes_of(affine)
+    else:
+        training = None
+        affine = fit_projection(features, labels, method=method, embed_dim=chosen[-1], shrinkage=shrinkage)
     about = {
         "method": method,
         "utterances": len(table.ids),
         "speakers": None if labels is None else int(labels.max()) + 1,
         "shrinkage": shrinkage if method == "lda" else None,
+        "training": None if training is None else asdict(training),
         "fitted_to": table.metadata,
         "package": f"redimnet-mrl {__version__}",
     }
     return Head(affine, chosen, about)
+
+
+def as_rotation(head: Head) -> Head:
+    """Return the ``"trained-rotation"`` of a ``"trained"`` head."""
+    return Head(rotation_with_prefixes_of(head.affine), head.dims, {**head.about, "method": "trained-rotation"})
+
+
+def checked_head_dims(dims: Sequence[int] | None, width: int) -> tuple[int, ...]:
+    """Return the prefix lengths of a head for embeddings of ``width`` numbers, ascending.
+
+    Raises:
+        InputError: a length is not in 1..width.
+    """
+    chosen = tuple(sorted(set(dims))) if dims is not None else (*(2**p for p in range(4, 20) if 2**p < width), width)
+    if not chosen or chosen[0] < 1 or chosen[-1] > width:
+        raise InputError(f"dims must lie in 1..{width}, the size of the embeddings; found {list(chosen)}")
+    return chosen
 
 
 def project_embeddings(head: Head, table: EmbeddingTable) -> EmbeddingTable:
@@ -144,9 +183,9 @@ def check_head_suffix(path: str | os.PathLike[str]) -> None:
         raise InputError(f"{path}: a head is written as .safetensors")
 
 
-def _labels(table: EmbeddingTable, speakers: Mapping[str, str]) -> torch.Tensor:
+def _labels(table: EmbeddingTable, speakers: Mapping[str, str], what: str = "speaker") -> torch.Tensor:
     absent = [name for name in table.ids if name not in speakers]
     if absent:
-        raise DataError(f"{len(absent)} of {len(table.ids)} embeddings have no speaker, the first is {absent[0]!r}")
+        raise DataError(f"{len(absent)} of {len(table.ids)} embeddings have no {what}, the first is {absent[0]!r}")
     number = {speaker: index for index, speaker in enumerate(sorted({speakers[name] for name in table.ids}))}
     return torch.tensor([number[speakers[name]] for name in table.ids])

@@ -6,6 +6,9 @@ from .conditions import Condition as Condition
 from .conditions import make_conditions as make_conditions
 from .figures import CalibratedFigures as CalibratedFigures
 from .figures import DimFigures as DimFigures
+from .head_choice import HeadChoice as HeadChoice
+from .head_choice import HeldOut as HeldOut
+from .head_choice import choose_head as choose_head
 from .head_fitting import fit_head_file as fit_head_file
 from .measure import SystemEmbeddings as SystemEmbeddings
 from .measure import SystemScores as SystemScores

@@ -1,0 +1,344 @@
+"""Which way of fitting a head is best for the embeddings at hand, measured on speakers and corpora that it was not fitted to.
+
+Every candidate is fitted to part of the speakers and judged on the others, in turn; and, where it is known which corpus an
+utterance comes from, fitted without a corpus and judged on it: the nearest thing to the data of others. Where it is not known,
+groups of like voices take the place of corpora. A candidate that makes the full length worse than the embedding itself is out; of
+the rest the one with the lowest error rates wins.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+import numpy as np
+import numpy.typing as npt
+
+from mrl.embeddings.formats import EmbeddingTable
+from mrl.embeddings.head import Head, HeadMethod, as_rotation, fit_head, project_embeddings
+from mrl.errors import DataError
+from mrl.progress import progress_bar
+from mrl.scoring import equal_error_rate, score_prefixes
+from mrl.trials.lists import TrialList
+from mrl.trials.making import make_balanced_trials
+
+CANDIDATES: tuple[HeadMethod, ...] = ("rotation", "uncentred", "pca", "lda", "trained", "trained-rotation")
+SAFE: HeadMethod = "uncentred"
+"""Cosines at full length stay exactly as they are, and no labels are needed."""
+
+WORST_FULL_LENGTH = 1.02
+"""A candidate whose error rate at full length is more than this times that of the embedding itself is out."""
+
+_FOLDS = 3
+_MOST_GROUPS = 4
+_LIKE_VOICES = 4  # groups of speakers that are put together where no corpora are known
+_CLUSTERING_ROUNDS = 25
+# With fewer a rate is the luck of single speakers.
+_FEWEST_SPEAKERS = 8
+_FEWEST_TARGETS = 50
+_MOST_TARGETS, _MOST_NONTARGETS = 6_000, 30_000
+# A list with fewer errors of the whole embedding weighs less.
+_ERRORS_OF_FULL_WEIGHT = 20.0
+# Utterances of the speakers that candidates are compared on; the chosen one is fitted to all.
+_MOST_COMPARED = 50_000
+
+Rates = dict[int, float]
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Error rates on utterances that the heads were not fitted to.
+
+    Attributes:
+        name: what was held out.
+        speakers: how many have several utterances, all parts together.
+        targets: same-speaker trials, all parts together.
+        full: equal error rate of the whole embedding.
+        cut: of its prefixes as they are.
+        heads: of each candidate, by dim.
+    """
+
+    name: str
+    speakers: int
+    targets: int
+    full: float
+    cut: Rates
+    heads: dict[HeadMethod, Rates]
+
+    @property
+    def errors(self) -> float:
+        """Same-speaker trials that the whole embedding gets wrong, at least one: how much the list can tell."""
+        return max(1.0, self.full * self.targets)
+
+    def relative(self, method: HeadMethod, dim: int) -> float:
+        """Return a candidate's error rate over that of the whole embedding; no rate counts as lower than half a trial."""
+        least = 0.5 / self.targets
+        return max(self.heads[method][dim], least) / max(self.full, least)
+
+
+@dataclass(frozen=True, eq=False)
+class HeadChoice:
+    """The head that was chosen, why, and what the candidates did on held-out lists (none where there was too little data)."""
+
+    head: Head
+    method: HeadMethod
+    why: str
+    lists: tuple[HeldOut, ...]
+
+    def as_dict(self) -> dict[str, object]:
+        """Return the choice as JSON values, for the head's file."""
+        return {
+            "why": self.why,
+            "held_out": [
+                {
+                    "name": one.name,
+                    "speakers": one.speakers,
+                    "targets": one.targets,
+                    "full": one.full,
+                    "cut": {str(dim): rate for dim, rate in one.cut.items()},
+                    "heads": {method: {str(dim): rate for dim, rate in rates.items()} for method, rates in one.heads.items()},
+                }
+                for one in self.lists
+            ],
+        }
+
+    def lines(self) -> list[str]:
+        """Return what was gained and lost at each dim, as lines of text."""
+        lines = [f"chosen: {self.method}, {self.why}"]
+        for one in self.lists:
+            lines.append(
+                f"{one.name} ({one.speakers:,} speakers, {one.targets:,} same-speaker trials): EER % of the whole embedding "
+                f"{100 * one.full:.2f}"
+            )
+            for dim, rate in one.heads[self.method].items():
+                change = 100 * (one.relative(self.method, dim) - 1.0)
+                lines.append(f"  {dim:>5}: {100 * rate:6.2f}   cut {100 * one.cut[dim]:6.2f}   against the whole {change:+.0f} %")
+        return lines
+
+
+def choose_head(
+    table: EmbeddingTable,
+    speakers: Mapping[str, str],
+    *,
+    groups: Mapping[str, str] | None = None,
+    dims: Sequence[int] | None = None,
+    candidates: Sequence[HeadMethod] = CANDIDATES,
+    seed: int = 0,
+) -> HeadChoice:
+    """Fit the head that does best on held-out speakers and corpora, and say how it was chosen.
+
+    Args:
+        table: the embeddings.
+        speakers: id -> speaker, or the groups of :func:`mrl.embeddings.likely_speakers`.
+        groups: id -> corpus, domain or language; None: told from ids that are paths with a folder for each speaker. Where nothing
+            tells, groups of like voices are held out instead.
+        dims: prefix lengths; None: those of :func:`mrl.embeddings.fit_head`.
+        candidates: ways of fitting; :data:`SAFE` is always one of them.
+        seed: of the folds and of the trials.
+
+    Raises:
+        DataError: an embedding has no speaker or, where groups are given, no group.
+        InputError: dims beyond the embeddings.
+    """
+    methods = tuple(dict.fromkeys((*candidates, SAFE)))
+    sample = _sample(table, speakers, seed)  # says which embeddings have no speaker
+    corpora = _corpora(table, speakers, groups)
+    tests = _tests(sample, speakers, corpora, seed)
+    if not tests:
+        head = fit_head(table, speakers, method=SAFE, dims=dims)
+        why = f"because fewer than {_FEWEST_SPEAKERS} speakers with several utterances could be held out to compare others"
+        return HeadChoice(head, SAFE, why, ())
+    with progress_bar("fitting heads", len(tests) * len(methods) + 1, unit="heads") as advance:
+        lists = _measure(sample, speakers, corpora, tests, methods, dims, advance)
+        method, why = _chosen(lists, methods)
+        head = fit_head(table, speakers, method=method, dims=dims, groups=corpora)
+        advance(1)
+    return HeadChoice(head, method, why, lists)
+
+
+@dataclass(frozen=True, eq=False)
+class _Test:
+    """Rows to fit to, and trials over other rows. Tests of one name are parts of one list."""
+
+    name: str
+    fit: npt.NDArray[np.int64]
+    judge: npt.NDArray[np.int64]
+    trials: TrialList
+    speakers: int
+
+
+def _sample(table: EmbeddingTable, speakers: Mapping[str, str], seed: int) -> EmbeddingTable:
+    """Return the table, or all utterances of random speakers where it is too long to fit to many times."""
+    absent = [name for name in table.ids if name not in speakers]
+    if absent:
+        raise DataError(f"{len(absent)} of {len(table.ids)} embeddings have no speaker, the first is {absent[0]!r}")
+    if len(table.ids) <= _MOST_COMPARED:
+        return table
+    names, of_row = np.unique([speakers[name] for name in table.ids], return_inverse=True)
+    order = np.random.default_rng(seed).permutation(len(names))
+    taken = order[np.cumsum(np.bincount(of_row)[order]) <= _MOST_COMPARED]
+    rows = np.flatnonzero(np.isin(of_row, taken))
+    return EmbeddingTable(tuple(table.ids[row] for row in rows), table.matrix[rows], table.metadata)
+
+
+def _tests(table: EmbeddingTable, speakers: Mapping[str, str], corpora: Mapping[str, str], seed: int) -> list[_Test]:
+    names, of_row = np.unique([speakers[name] for name in table.ids], return_inverse=True)
+    fold = np.random.default_rng(seed).permutation(len(names))[of_row] % _FOLDS
+    made = [_test("held-out speakers", table, of_row, fold == part, seed) for part in range(_FOLDS)]
+    tests = [test for test in made if test is not None]
+    of_corpus = np.array([corpora[name] for name in table.ids])
+    held = [_test(f"without {name}", table, of_row, of_corpus == name, seed) for name in np.unique(of_corpus)]
+    usable = sorted((test for test in held if test is not None), key=lambda test: -len(test.trials))
+    if not usable:
+        voices = _like_voices(table.matrix, of_row, seed)
+        held = [_test(f"without like voices {group + 1}", table, of_row, voices == group, seed) for group in range(_LIKE_VOICES)]
+        usable = [test for test in held if test is not None]
+    return [*tests, *usable[:_MOST_GROUPS]]
+
+
+def _test(name: str, table: EmbeddingTable, of_row: npt.NDArray[np.intp], held: npt.NDArray[np.bool_], seed: int) -> _Test | None:
+    """Return a test on the rows ``held``, or None where they or the others are too few."""
+    fit = np.flatnonzero(~held & ~np.isin(of_row, of_row[held]))  # a speaker of two corpora is not fitted to either
+    if min(_speakers_of_several(of_row[held]), _speakers_of_several(of_row[fit])) < _FEWEST_SPEAKERS:
+        return None
+    utterances: dict[str, list[str]] = {}
+    for row in np.flatnonzero(held):
+        utterances.setdefault(str(of_row[row]), []).append(table.ids[row])
+    trials = make_balanced_trials(utterances, max_targets=_MOST_TARGETS, max_nontargets=_MOST_NONTARGETS, seed=seed)
+    if trials.num_target < _FEWEST_TARGETS or trials.num_nontarget < _FEWEST_TARGETS:
+        return None
+    judge = trials.indices_into(table.ids)
+    return _Test(name, fit, judge, trials, _speakers_of_several(of_row[held]))
+
+
+def _speakers_of_several(of_row: npt.NDArray[np.intp]) -> int:
+    return int((np.unique(of_row, return_counts=True)[1] > 1).sum())
+
+
+def _corpora(table: EmbeddingTable, speakers: Mapping[str, str], groups: Mapping[str, str] | None) -> dict[str, str]:
+    if groups is None:
+        return {name: _folder_above(name, speakers[name]) for name in table.ids}
+    absent = [name for name in table.ids if name not in groups]
+    if absent:
+        raise DataError(f"{len(absent)} of {len(table.ids)} embeddings have no group, the first is {absent[0]!r}")
+    return {name: groups[name] for name in table.ids}
+
+
+def _folder_above(name: str, speaker: str) -> str:
+    """Return the path above the folder of the speaker; empty where the id does not hold it."""
+    parts = PurePosixPath(name.replace("\\", "/")).parts
+    return "/".join(parts[: parts.index(speaker)]) if speaker in parts[:-1] else ""
+
+
+def _like_voices(matrix: npt.NDArray[np.float32], of_row: npt.NDArray[np.intp], seed: int) -> npt.NDArray[np.int64]:
+    """Return for each utterance which of :data:`_LIKE_VOICES` groups its speaker belongs to (k-means of the speakers' means)."""
+    unit = matrix / np.maximum(np.linalg.norm(matrix, axis=1, keepdims=True), np.finfo(np.float32).tiny)
+    means = np.zeros((int(of_row.max()) + 1, matrix.shape[1]))
+    np.add.at(means, of_row, unit)
+    means /= np.bincount(of_row)[:, None]
+    centres = means[np.random.default_rng(seed).choice(len(means), min(_LIKE_VOICES, len(means)), replace=False)]
+    for _ in range(_CLUSTERING_ROUNDS):
+        nearest = ((centres**2).sum(axis=1) - 2 * means @ centres.T).argmin(axis=1)
+        for group in np.unique(nearest):
+            centres[group] = means[nearest == group].mean(axis=0)
+    return nearest[of_row]
+
+
+def _measure(
+    table: EmbeddingTable,
+    speakers: Mapping[str, str],
+    corpora: Mapping[str, str],
+    tests: Sequence[_Test],
+    methods: Sequence[HeadMethod],
+    dims: Sequence[int] | None,
+    advance: Callable[[int], None],
+) -> tuple[HeldOut, ...]:
+    parts: dict[str, list[HeldOut]] = {}
+    for test in tests:
+        fitted_to = EmbeddingTable(tuple(table.ids[row] for row in test.fit), table.matrix[test.fit], table.metadata)
+        judged = EmbeddingTable(test.trials.utterances, table.matrix[test.judge], table.metadata)
+        heads: dict[HeadMethod, Rates] = {}
+        trained: Head | None = None
+        for method in methods:
+            if method == "trained-rotation" and trained is not None:
+                head = as_rotation(trained)
+            else:
+                head = fit_head(fitted_to, speakers, method=method, dims=dims, groups=corpora)
+            trained = head if method == "trained" else trained
+            heads[method] = _rates(project_embeddings(head, judged).matrix, test.trials, head.dims)
+            advance(1)
+        width = table.matrix.shape[1]
+        plain = _rates(judged.matrix, test.trials, (*heads[SAFE], width))
+        cut = {dim: plain[dim] for dim in heads[SAFE]}
+        parts.setdefault(test.name, []).append(
+            HeldOut(test.name, test.speakers, test.trials.num_target, plain[width], cut, heads)
+        )
+    return tuple(_together(name, found) for name, found in parts.items())
+
+
+def _rates(matrix: npt.NDArray[np.float32], trials: TrialList, dims: Sequence[int]) -> Rates:
+    return {dim: equal_error_rate(scores, trials.labels) for dim, scores in score_prefixes(matrix, trials, dims).items()}
+
+
+def _together(name: str, parts: Sequence[HeldOut]) -> HeldOut:
+    """Return the mean rates of the parts of one list."""
+    first = parts[0]
+    return HeldOut(
+        name,
+        sum(part.speakers for part in parts),
+        sum(part.targets for part in parts),
+        _mean([part.full for part in parts]),
+        {dim: _mean([part.cut[dim] for part in parts]) for dim in first.cut},
+        {
+            method: {dim: _mean([part.heads[method][dim] for part in parts]) for dim in rates}
+            for method, rates in first.heads.items()
+        },
+    )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _chosen(lists: Sequence[HeldOut], methods: Sequence[HeadMethod]) -> tuple[HeadMethod, str]:
+    """Return the best of the candidates that lose nothing at full length, and why."""
+    dims = tuple(lists[0].cut)
+    lost = {method: _loss_at(dims[-1], method, lists) for method in methods if method != SAFE}
+    allowed = [method for method in methods if lost.get(method) is None]
+    weights = [min(1.0, one.errors / _ERRORS_OF_FULL_WEIGHT) for one in lists for _ in dims]
+    score = {method: _geometric_mean([one.relative(method, dim) for one in lists for dim in dims], weights) for method in allowed}
+    ranked = sorted(allowed, key=lambda method: score[method])
+    why = (
+        f"the lowest error rates on what was held out, {score[ranked[0]]:.2f} times that of the whole embedding "
+        f"(geometric mean over {len(lists)} lists and {len(dims)} dims)"
+    )
+    others = [f"{method} {score[method]:.2f}" for method in ranked[1:]]
+    others += [f"{method} loses at {dims[-1]} dimensions: {loss}" for method, loss in lost.items() if loss is not None]
+    return ranked[0], "; ".join([why, *others])
+
+
+def _loss_at(dim: int, method: HeadMethod, lists: Sequence[HeldOut]) -> str | None:
+    """Return what a candidate loses at full length, beyond chance, in words; None where it loses nothing.
+
+    A list has so many errors only: half a standard error and one trial are allowed for. Where the head is shorter than the
+    embedding, what the safe head loses there is no fault of the candidate.
+    """
+    relative = [one.relative(method, dim) / max(1.0, one.relative(SAFE, dim)) for one in lists]
+    for one, ratio in zip(lists, relative, strict=True):
+        if ratio > WORST_FULL_LENGTH + _chance(one.errors):
+            return f"{ratio:.2f} times the error rate on {one.name}"
+    mean = _geometric_mean(relative, [one.errors for one in lists])
+    if mean > WORST_FULL_LENGTH + _chance(sum(one.errors for one in lists)):
+        return f"{mean:.2f} times the error rate over all lists"
+    return None
+
+
+def _chance(errors: float) -> float:
+    return 0.5 / math.sqrt(errors) + 1.0 / errors
+
+
+def _geometric_mean(values: Sequence[float], weights: Sequence[float]) -> float:
+    logarithms = (weight * math.log(value) for value, weight in zip(values, weights, strict=True))
+    return math.exp(sum(logarithms) / sum(weights))
