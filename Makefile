@@ -29,7 +29,7 @@ check: .venv/ready
 docs: .venv/ready
 	$(BIN)/python -m docs.generate_command_line
 	$(BIN)/python -m docs.readme_figures
-	$(BIN)/python -m benchmarks.study.page docs/appendix/accuracy-study.md
+	$(BIN)/python -m benchmarks.study.page docs/appendix/accuracy-study.md docs/explanation/strong-network.md
 
 # Needs pip-tools. The lock pins torch, because a looser range takes builds of several gigabytes.
 lock:
