@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from mrl.bounded import read_json
+from mrl.bounded import record as record_of
 from mrl.errors import DownloadError
 from mrl.files import write_json
 
@@ -46,15 +47,12 @@ def read_record(file_name: str) -> CacheRecord:
         DownloadError: the record exists but cannot be read.
     """
     path = record_path(file_name)
+    advice = "the record is damaged: delete it, and the file is recorded again"
     try:
-        text = path.read_text(encoding="utf-8")
+        values = read_json(path, error=DownloadError, advice=advice)
     except FileNotFoundError:
         return CacheRecord()
-    try:
-        record = CacheRecord(**json.loads(text))
-    except (ValueError, TypeError) as error:
-        raise DownloadError(f"the record {path} is damaged ({error}); delete it, and the file is recorded anew") from error
-    return record
+    return record_of(CacheRecord, values, str(path), error=DownloadError, advice=advice)
 
 
 def write_record(file_name: str, record: CacheRecord) -> None:
