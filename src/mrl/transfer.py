@@ -76,7 +76,7 @@ def is_http_url(text: str) -> bool:
 class _SafeRedirects(urllib.request.HTTPRedirectHandler):
     """Follows redirects to http and https only, and from https never to http."""
 
-    def redirect_request(self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Message, newurl: str) -> Any:
+    def redirect_request(self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
         before, after = req.full_url.partition(":")[0].lower(), newurl.partition(":")[0].lower()
         if after not in ("http", "https") or (before == "https" and after != "https"):
             raise DownloadError(

@@ -176,7 +176,7 @@ def _model_folders(folder: Path) -> Maker:
 
 @reader("calibrations", "embeddings:load_calibration")
 def _calibrations(folder: Path) -> Maker:
-    from mrl.evaluation import load_calibration
+    from mrl.embeddings.calibrated import load_calibration
 
     place = corpus.write_model(folder / "model")
 
@@ -338,7 +338,7 @@ def _lists(folder: Path) -> Maker:
     import gzip
 
     from mrl.embeddings import collect_recordings
-    from mrl.evaluation import read_enrolment_map, read_speakers, read_trials
+    from mrl.trials import read_enrolment_map, read_speakers, read_trials
 
     plain = b"1 a/x.wav b/y.wav\n0 a/x.wav c/z.wav\n1 c/z.wav b/y.wav\n"
     kaldi = b"a/x.wav b/y.wav target\na/x.wav c/z.wav nontarget\n"

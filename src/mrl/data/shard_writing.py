@@ -68,8 +68,8 @@ class _Record:
     @classmethod
     def read(cls, path: Path) -> _Record:
         found = record(cls, read_json(path), str(path))
-        if not all(len(row) == len(ROW) and isinstance(row[-1], str) for row in found.rows):
-            raise DataError(f"{path}: a row does not have the {len(ROW)} values that belong in it")
+        if not all(len(row) == len(ROW.names or ()) and isinstance(row[-1], str) for row in found.rows):
+            raise DataError(f"{path}: a row does not have the {len(ROW.names or ())} values that belong in it")
         return found
 
 
