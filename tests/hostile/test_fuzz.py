@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.hostile import readers_of_notes  # noqa: F401  (registers its readers)
 from tests.hostile.limits import SECONDS, Outcome, attempt, bounded_memory
 from tests.hostile.readers import READERS, Reader
 

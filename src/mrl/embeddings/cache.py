@@ -58,10 +58,12 @@ class Shelf:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._seen: dict[Path, tuple[str, int, int] | None] = {}
 
     def find(self, paths: Sequence[Path]) -> dict[int, tuple[npt.NDArray[np.float32], ...]]:
         """Return ``{position in paths: one row for each output}`` for the recordings that are here and unchanged."""
-        wanted = {state: index for index, path in enumerate(paths) if (state := _state(path)) is not None}
+        self._seen |= {path: _state(path) for path in paths}
+        wanted = {state: index for index, path in enumerate(paths) if (state := self._seen[path]) is not None}
         found: dict[int, tuple[npt.NDArray[np.float32], ...]] = {}
         for part in sorted(self._folder.glob("part-*.npz")):
             try:
@@ -80,12 +82,12 @@ class Shelf:
         return found
 
     def add(self, paths: Sequence[Path], matrices: Matrices) -> None:
-        """Keep the rows of ``matrices`` for ``paths``; what has vanished meanwhile is left out.
+        """Keep the rows of ``matrices`` for ``paths``; what has vanished or been replaced since it was looked for is left out.
 
         Raises:
             OSError: the folder cannot be written to or the disk is full; what was there is kept.
         """
-        states = [_state(path) for path in paths]
+        states = [state if (state := _state(path)) == self._seen.get(path, state) else None for path in paths]
         kept = [index for index, state in enumerate(states) if state is not None]
         known = [state for state in states if state is not None]
         if not known:

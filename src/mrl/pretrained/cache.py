@@ -47,12 +47,12 @@ def read_record(file_name: str) -> CacheRecord:
         DownloadError: the record exists but cannot be read.
     """
     path = record_path(file_name)
-    advice = "the record is damaged: delete it, and the file is recorded again"
     try:
-        values = read_json(path, error=DownloadError, advice=advice)
+        return record_of(CacheRecord, read_json(path, error=DownloadError), "it", error=DownloadError)
     except FileNotFoundError:
         return CacheRecord()
-    return record_of(CacheRecord, values, str(path), error=DownloadError, advice=advice)
+    except DownloadError as error:
+        raise DownloadError(f"the record {path} is damaged ({error}); delete it, and the file is recorded again") from error
 
 
 def write_record(file_name: str, record: CacheRecord) -> None:

@@ -26,8 +26,7 @@ logger = logging.getLogger(__name__)
 
 # How torch.save began every file before it wrote zip archives (PyTorch 1.5 and older, or asked for).
 _LEGACY_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
-_WEIGHTS = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64})
-_COUNTERS = frozenset({torch.int64, torch.int32})
+_USABLE = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64, torch.int32})
 _PLAIN = (torch.Tensor, torch.nn.Parameter)
 _MOST_VALUES, _DEEPEST = 10_000, 20
 _ADVICE = "fetch it again (force_reload=True) or pass another file as weights="
@@ -175,15 +174,14 @@ def _verify_archive(file: Path, shown_as: str) -> None:
         raise CheckpointError(f"{shown_as} is damaged: the checksum of {brief(damaged)} in it is not right; {_ADVICE}")
 
 
-def _fault_of(name: str, tensor: object, storages: dict[int, int]) -> str:
+def _fault_of(tensor: object, storages: dict[int, int]) -> str:
     """Return what is wrong with a tensor, without looking at its numbers, which may be more than there is memory for."""
     if not isinstance(tensor, torch.Tensor):
         return f"is a {type(tensor).__name__}, expected a tensor"
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu" or type(tensor) not in _PLAIN:
         return f"is a tensor of the kind {tensor.layout}, {tensor.dtype} on {tensor.device}, expected plain numbers"
-    is_counter = name.endswith("num_batches_tracked")
-    if tensor.dtype not in (_COUNTERS if is_counter else _WEIGHTS):
-        return f"holds {tensor.dtype}, expected {'whole' if is_counter else 'floating-point'} numbers"
+    if tensor.dtype not in _USABLE:
+        return f"holds {tensor.dtype}, expected floating-point or whole numbers"
     storage = tensor.untyped_storage()
     if tensor.numel() * tensor.element_size() > storage.nbytes():
         return f"has the shape {tuple(tensor.shape)}, more numbers than the file holds for it"
@@ -199,7 +197,7 @@ def _checked(contents: object, shown_as: str, *, most_bytes: int | None = None) 
         raise CheckpointError(f"{shown_as} is a bare state_dict without the network's model_config; {expected}")
     missing = [key for key in ("model_config", "state_dict") if key not in contents]
     if missing:
-        found = brief(list(contents)) if contents else "nothing"
+        found = ", ".join(brief(key) for key in list(contents)[:8]) or "nothing"
         raise CheckpointError(f"{shown_as} lacks {' and '.join(map(repr, missing))} (found: {found}); {expected}")
     model_config, state_dict = contents["model_config"], contents["state_dict"]
     for key, value in (("model_config", model_config), ("state_dict", state_dict)):
@@ -213,7 +211,7 @@ def _checked(contents: object, shown_as: str, *, most_bytes: int | None = None) 
     _require_plain(model_config, "model_config", shown_as)
     storages: dict[int, int] = {}
     for name, tensor in state_dict.items():
-        wrong = _fault_of(name, tensor, storages)
+        wrong = _fault_of(tensor, storages)
         if wrong:
             raise CheckpointError(f"{shown_as}: state_dict[{brief(name)}] {wrong}")
     held = sum(storages.values())
