@@ -4,7 +4,7 @@ BIN := .venv/bin
 # The networks here are tiny: more threads in each process cost more than they bring, above all on a busy machine.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check docs lock clean
+.PHONY: demo test check docs fuzz lock clean
 
 # Synthetic voices, or your own recordings: make demo MRL_DATA=folder (one subfolder per speaker).
 demo: .venv/ready
@@ -12,6 +12,12 @@ demo: .venv/ready
 
 test: .venv/ready check
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# More hostile files for every reader than the tests have, from seeds of your own: make fuzz FUZZ_CASES=50000 FUZZ_SEED=7.
+FUZZ_CASES ?= 20000
+FUZZ_SEED ?= 1
+fuzz: .venv/ready
+	MRL_FUZZ_CASES=$(FUZZ_CASES) MRL_FUZZ_SEED=$(FUZZ_SEED) $(BIN)/python -m pytest -s -q tests/hostile/test_fuzz.py
 
 check: .venv/ready
 	$(BIN)/ruff check .
@@ -21,7 +27,7 @@ check: .venv/ready
 
 .venv/ready: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
@@ -33,7 +39,7 @@ docs: .venv/ready
 
 # Needs pip-tools. The lock pins torch, because a looser range takes builds of several gigabytes.
 lock:
-	pip-compile --quiet --strip-extras --extra dev --all-build-deps --allow-unsafe --no-header --no-emit-index-url --no-emit-find-links \
+	pip-compile --quiet --generate-hashes --strip-extras --extra dev --all-build-deps --allow-unsafe --no-header --no-emit-index-url --no-emit-find-links \
 		--no-emit-trusted-host --constraint constraints.txt --output-file requirements.lock pyproject.toml
 	sed -i "s/^\(torch==[0-9.]*\)+cpu/\1/" requirements.lock
 

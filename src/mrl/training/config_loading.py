@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from mrl.bounded import LIMITS, brief, parse_yaml, read_text
 from mrl.data.manifest import MANIFEST_SUFFIXES
 from mrl.errors import ConfigError
 from mrl.files import write_text
@@ -121,15 +122,10 @@ def _at(tree: Mapping[str, Any], place: Sequence[str]) -> dict[str, Any]:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, error=ConfigError, max_bytes=LIMITS.settings_bytes)
     except FileNotFoundError:
         raise ConfigError(f"configuration file {path} does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"configuration file {path} cannot be read: {error}") from error
-    try:
-        tree = yaml.load(text, Loader=_Loader)  # a SafeLoader
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    tree = parse_yaml(text, str(path), _Loader, error=ConfigError)
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -141,10 +137,14 @@ class _Loader(yaml.SafeLoader):
     """Refuses a key that stands twice: YAML would silently take the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for number, key in enumerate(keys):
-            if key in keys[:number]:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", node.value[number][0].start_mark)
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, (str, int, float, bool, type(None))):
+                raise yaml.constructor.ConstructorError(None, None, "a key is no plain value", key_node.start_mark)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
+            seen.add(key)
         return super().construct_mapping(node, deep)
 
 
@@ -152,11 +152,8 @@ def _read_override(override: str) -> dict[str, Any]:
     dotted, equals, text = override.partition("=")
     keys = dotted.strip().split(".")
     if not equals or len(keys) < 2 or not all(keys):
-        raise ConfigError(f"override {override!r} is not of the form section.key=value, such as training.batch_size=32")
-    try:
-        value = yaml.load(text, Loader=_Loader)  # a SafeLoader
-    except yaml.YAMLError as error:
-        raise ConfigError(f"override {override!r}: the value is not YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"override {brief(override)} is not of the form section.key=value, such as training.batch_size=32")
+    value = parse_yaml(text, f"the value of override {brief(override)}", _Loader, error=ConfigError)
     for key in reversed(keys):
         value = {key: value}
     return dict(value)
@@ -193,7 +190,7 @@ def _refuse_unknown(model: type[BaseModel], source: Mapping[Any, Any], place: tu
                 raise ConfigError(f"{name}: {dotted} is empty; give it keys ({', '.join(inner.model_fields)}) or leave it out")
             if not isinstance(value, Mapping):
                 raise ConfigError(
-                    f"{name}: {dotted} is {value!r}, expected keys such as {', '.join(list(inner.model_fields)[:4])}"
+                    f"{name}: {dotted} is {brief(value)}, expected keys such as {', '.join(list(inner.model_fields)[:4])}"
                 )
             _refuse_unknown(inner, value, (*place, str(key)), name)
 
@@ -262,7 +259,7 @@ def _describe(error: ValidationError, origin: Mapping[str, str]) -> str:
         file = next((origin[".".join(names[:end])] for end in range(len(names), 0, -1) if ".".join(names[:end]) in origin), None)
         message = problem["msg"].removeprefix("Value error, ")
         where = ".".join(_without_union_members(names))
-        found = f" (found {problem['input']!r})" if problem["type"] != "value_error" else ""
+        found = f" (found {brief(problem['input'])})" if problem["type"] != "value_error" else ""
         lines.append(f"{file + ': ' if file else ''}{where + ': ' if where else ''}{message}{found}")
     return "; ".join(lines)
 
