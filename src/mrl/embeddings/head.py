@@ -76,7 +76,7 @@ def fit_head(
     chosen = checked_head_dims(dims, width)
     labels = None if speakers is None else _labels(table, speakers)
     features = torch.from_numpy(table.matrix)
-    if method in ("trained", "trained-rotation"):
+    if method == "trained" or method == "trained-rotation":
         if labels is None:
             raise InputError(f"method={method!r} needs speaker labels; without them use 'uncentred' or 'pca'")
         training = HeadTraining() if training is None else training

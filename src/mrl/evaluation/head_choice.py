@@ -243,7 +243,8 @@ def _like_voices(matrix: npt.NDArray[np.float32], of_row: npt.NDArray[np.intp], 
         nearest = ((centres**2).sum(axis=1) - 2 * means @ centres.T).argmin(axis=1)
         for group in np.unique(nearest):
             centres[group] = means[nearest == group].mean(axis=0)
-    return nearest[of_row]
+    groups: npt.NDArray[np.int64] = nearest[of_row]
+    return groups
 
 
 def _measure(
