@@ -27,7 +27,7 @@ check: .venv/ready
 
 .venv/ready: requirements.lock pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	touch $@
 
@@ -39,7 +39,7 @@ docs: .venv/ready
 
 # Needs pip-tools. The lock pins torch, because a looser range takes builds of several gigabytes.
 lock:
-	pip-compile --quiet --generate-hashes --strip-extras --extra dev --all-build-deps --allow-unsafe --no-header --no-emit-index-url --no-emit-find-links \
+	pip-compile --quiet --strip-extras --extra dev --all-build-deps --allow-unsafe --no-header --no-emit-index-url --no-emit-find-links \
 		--no-emit-trusted-host --constraint constraints.txt --output-file requirements.lock pyproject.toml
 	sed -i "s/^\(torch==[0-9.]*\)+cpu/\1/" requirements.lock
 
