@@ -167,7 +167,7 @@ def encode_utterance(utterance: Utterance, encoding: Encoding, root: Path | None
             )
         suffix = utterance.path.suffix.lower()
         if not 2 <= len(suffix) <= _LONGEST_SUFFIX:
-            raise DataError(f"{utterance.path}: the suffix {suffix!r} does not tell the format; use --encode flac")
+            raise DataError(f"{utterance.path}: the extension {suffix!r} does not identify the format; use --encode flac")
         audio = utterance.path.read_bytes() if utterance.slice is None else utterance.slice.read()
     facts = {
         "speaker": utterance.speaker,
@@ -333,10 +333,10 @@ class ShardIndex:
             raise DataError(
                 f"{place} holds unfinished shards; run the same mrl data shard again to resume"
                 if holds_shards(place)
-                else f"{place} holds no shards ({DESCRIPTION} is not there); write them by mrl data shard"
+                else f"{place} holds no shards ({DESCRIPTION} is missing); write them with mrl data shard"
             ) from error
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{place / DESCRIPTION} cannot be read ({error}); {_MEND}") from error
+            raise DataError(f"{place / DESCRIPTION} cannot be read ({error}); {_REMEDY}") from error
         for shard in shards:
             _check_size(place / shard.name, shard.size)
         for name, expected in hashes.items():
@@ -344,7 +344,7 @@ class ShardIndex:
         names = json.loads((place / NAMES).read_text(encoding="utf-8"))
         rows = np.load(place / ROWS, mmap_mode="r" if memory_map else None, allow_pickle=False)
         if rows.dtype != ROW or len(rows) != sum(shard.utterances for shard in shards):
-            raise DataError(f"{place / ROWS} does not belong to {DESCRIPTION}; {_MEND}")
+            raise DataError(f"{place / ROWS} does not belong to {DESCRIPTION}; {_REMEDY}")
         return cls(place, shards, names["speakers"], names["sessions"], rows)
 
     def __len__(self) -> int:
@@ -445,16 +445,16 @@ def _check_size(path: Path, expected: int) -> None:
     try:
         found = path.stat().st_size
     except OSError as error:
-        raise DataError(f"{path} is missing or cannot be read ({error.strerror}); {_MEND}") from error
+        raise DataError(f"{path} is missing or cannot be read ({error.strerror}); {_REMEDY}") from error
     if found != expected:
         what = "it is cut off" if found < expected else "it was changed"
-        raise DataError(f"{path} has {found} bytes, its index says {expected}: {what}; {_MEND}")
+        raise DataError(f"{path} has {found} bytes, its index says {expected}: {what}; {_REMEDY}")
 
 
 def _check_hash(path: Path, expected: str) -> None:
     try:
         found = sha256_of(path)
     except OSError as error:
-        raise DataError(f"{path} is missing or cannot be read ({error.strerror}); {_MEND}") from error
+        raise DataError(f"{path} is missing or cannot be read ({error.strerror}); {_REMEDY}") from error
     if found != expected:
-        raise DataError(f"{path} was changed: its SHA-256 is {found[:12]}…, its index says {expected[:12]}…; {_MEND}")
+        raise DataError(f"{path} was changed: its SHA-256 is {found[:12]}…, its index says {expected[:12]}…; {_REMEDY}")
