@@ -1,4 +1,4 @@
-"""Which prefix lengths an embedding is trained for or measured at unless told otherwise."""
+"""The default prefix lengths that an embedding is trained for or measured at."""
 
 from __future__ import annotations
 

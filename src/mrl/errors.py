@@ -1,6 +1,6 @@
 """Errors that a user can act on.
 
-Every message is one clear line that says what was found, what was expected, and how to mend it. The command line prints it
+Every message is one clear line that says what was found, what was expected, and how to fix it. The command line prints it
 without a traceback and exits with status 2.
 """
 
@@ -55,7 +55,7 @@ class DataError(MRLError):
 
 
 class TrainingError(MRLError):
-    """Training cannot start or cannot go on (non-finite loss, nothing to train, wrong resume)."""
+    """Training cannot start or continue (non-finite loss, nothing to train, wrong resume)."""
 
 
 class MissingDependencyError(MRLError, ImportError):

@@ -39,7 +39,7 @@ class TransferSettings:
     """How patient a download is."""
 
     attempts: int = 4
-    """Tries in all; each goes on where the last one stopped, if the server can."""
+    """Total number of attempts; each resumes the previous one if the server supports it."""
     timeout_seconds: float = 30.0
     """Longest silence of the server, while connecting and between two pieces."""
     first_delay_seconds: float = 1.0
@@ -335,7 +335,7 @@ def _range_start(headers: Message) -> int | None:
 
 
 def _total_of(headers: Message) -> int | None:
-    """Return the whole file's size as told by ``Content-Range`` or else by ``Content-Length``."""
+    """Return the whole file's size from ``Content-Range`` or else ``Content-Length``."""
     content_range = headers.get("Content-Range")
     if content_range is not None:
         match = re.search(r"/([0-9]{1,18})\s*$", content_range)

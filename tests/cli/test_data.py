@@ -91,7 +91,7 @@ def test_speakers_of_trials_are_refused(corpus: Path, tmp_path: Path, capsys: py
     arguments = ["data", "prepare", str(corpus), "-o", str(target), "--eval-trials", str(trials)]
     assert run(arguments) == 2
     error = capsys.readouterr().err
-    assert "mrl data: error: 1 of 3 training speakers also stand in the evaluation trials (voxceleb1/id10270)" in error
+    assert "mrl data: error: 1 of 3 training speakers are also in the evaluation trials (voxceleb1/id10270)" in error
     assert "--overlap leave-out" in error and not target.exists()
     assert run([*arguments, "--overlap", "leave-out"]) == 0
     assert "evaluated: 1 of speakers in the evaluation trials" in capsys.readouterr().out

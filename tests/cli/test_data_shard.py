@@ -30,7 +30,7 @@ def test_write_again_and_verify(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert run(command) == 0
     assert f"({len(index.shards)} shards were there)" in capsys.readouterr().out
     assert run(["data", "shard", "--verify", "-o", str(shards)]) == 0
-    assert capsys.readouterr().out == f"{shards}: {len(index.shards)} shards with 4 utterances are as they were written\n"
+    assert capsys.readouterr().out == f"{shards}: {len(index.shards)} shards with 4 utterances are intact\n"
     os.truncate(shards / "shard-00000.tar", 2000)
     assert run(["data", "shard", "--verify", "-o", str(shards)]) == 2
     error = capsys.readouterr().err
@@ -54,7 +54,7 @@ def test_a_folder_with_an_unreadable_recording(tmp_path: Path, capsys: pytest.Ca
 def test_arguments_that_do_not_go_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for arguments, message in (
         ([], "Missing argument 'MANIFEST'"),
-        (["--verify", str(tmp_path)], "leave MANIFEST out"),
+        (["--verify", str(tmp_path)], "omit MANIFEST"),
         ([str(tmp_path), "--where", "a=b"], "belong to a manifest"),
     ):
         assert run(["data", "shard", *arguments, "-o", str(tmp_path / "out")]) == 2

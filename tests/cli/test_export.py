@@ -42,7 +42,7 @@ def test_export_and_check(model_folder: Path, voices: Path, tmp_path: Path, caps
     trials = ["--trials", str(voices / "trials.txt"), "--root", str(voices)]
     assert run(["export", str(model_folder), "-o", output, *trials]) == 0
     out = capsys.readouterr().out
-    assert "matryoshka, waveform in, 24 numbers out, fp32" in out and "smallest cosine 1.0000000" in out
+    assert "matryoshka, waveform in, 24 dimensions out, fp32" in out and "smallest cosine 1.0000000" in out
     assert "equal error rate at dim 8:" in out and "change +0.0000 points" in out
     assert run(["export", "--check", output]) == 0
     assert "m.onnx: good: fp32, cosine 1.0000000" in capsys.readouterr().out
@@ -55,7 +55,7 @@ def test_usage(model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     for arguments, message in (
         (["export"], "give MODEL and --output FILE"),
         (["export", "m", "--check", "x.onnx"], "stands alone"),
-        (["export", str(model_folder), "-o", str(tmp_path / "m.tflite")], "is none of an exported model"),
+        (["export", str(model_folder), "-o", str(tmp_path / "m.tflite")], "unsupported extension '.tflite'"),
         (["export", str(model_folder), "-o", str(tmp_path / "m.onnx"), "--precision", "int8-static"], "--calibration-audio"),
         (["export", str(EXPORTED), "-o", str(tmp_path / "m.onnx")], "is an exported file already"),
     ):

@@ -47,7 +47,7 @@ def test_voxceleb(tmp_path: Path) -> None:
     assert found.layout == "voxceleb2" and len(found.passed_over) == 4
     # The split is told by the folder that is given, too.
     assert told(root / "vox2/dev/aac", split="dev") == told(root, corpus="voxceleb2", split="dev")
-    with pytest.raises(DataError, match="none of the 2 recordings below .* is named as voxceleb does in the part 'test'"):
+    with pytest.raises(DataError, match="none of the 2 recordings below .* matches the layout voxceleb in the part 'test'"):
         find_recordings(root / "vox2/dev/aac", split="test")
 
 
@@ -96,7 +96,7 @@ def test_folders_are_what_remains(tmp_path: Path) -> None:
     assert found.corpus().speakers == ("ann", "bob")
     with pytest.raises(InputError, match="give the folder of the split"):
         find_recordings(root, split="dev")
-    with pytest.raises(DataError, match="all 1 recordings lie in .* itself"):
+    with pytest.raises(DataError, match="all 1 recordings are in .* itself"):
         find_recordings(make(tmp_path / "flat", "a.wav"))
     # A folder of speakers that are called like VoxCeleb's may be read as plain folders.
     make(tmp_path / "plain", f"id10001/{VIDEO}/1.wav")

@@ -93,7 +93,7 @@ def test_silent_places_are_drawn_again(tmp_path: Path) -> None:
     corpus = Corpus.of([Utterance(tmp_path / "half.wav", "a"), Utterance(tmp_path / "none.wav", "b")])
     for position in range(20):
         assert CropDataset(corpus, 0.1)[Draw(0, 0, position)][0].any()
-    with pytest.raises(AudioLoadingError, match=r"none\.wav: nothing but silence"):
+    with pytest.raises(AudioLoadingError, match=r"none\.wav: only silence"):
         CropDataset(corpus, 0.1)[Draw(1, 0, 0)]
 
 

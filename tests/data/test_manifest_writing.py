@@ -92,5 +92,5 @@ def test_a_full_disk_leaves_the_old_manifest(tmp_path: Path, monkeypatch: pytest
 
 
 def test_unknown_suffix(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"suffix '\.txt'; expected \.csv"):
+    with pytest.raises(DataError, match=r"unsupported extension '\.txt'; expected \.csv"):
         write_manifest(tmp_path / "m.txt", [])

@@ -26,8 +26,8 @@ def test_voxceleb_test_speakers() -> None:
     assert found.certain == ("id10271", "voxceleb1/id10270") and found.by_name == ()
     assert (found.voxceleb1_dev, found.voxceleb1_test, found.speakers) == (0, 2, 3)
     assert found.describe() == (
-        "2 of 3 training speakers also stand in the evaluation trials (id10271, voxceleb1/id10270); "
-        "VoxCeleb1-O is made of the 40 speakers of VoxCeleb1's test part: train on dev parts only"
+        "2 of 3 training speakers are also in the evaluation trials (id10271, voxceleb1/id10270); "
+        "VoxCeleb1-O contains the 40 speakers of VoxCeleb1's test part: train on dev parts only"
     )
 
 
@@ -36,9 +36,9 @@ def test_lists_e_and_h_are_made_of_dev_speakers() -> None:
     found = overlapping_speakers(trained, [f"id{number}/x6uYqmx31kE/00001.wav" for number in range(10001, 10008)])
     assert (found.voxceleb1_dev, found.voxceleb1_test) == (7, 0)
     text = found.describe()
-    assert text.startswith("7 of 7 training speakers also stand in the evaluation trials (voxceleb1/id10001, ")
+    assert text.startswith("7 of 7 training speakers are also in the evaluation trials (voxceleb1/id10001, ")
     assert "voxceleb1/id10005, ...)" in text
-    assert "VoxCeleb1-E and VoxCeleb1-H are made of all 1,251 speakers" in text and "train on VoxCeleb2 dev" in text
+    assert "VoxCeleb1-E and VoxCeleb1-H contain all 1,251 speakers" in text and "train on VoxCeleb2 dev" in text
 
 
 def test_numbers_of_other_corpora_are_other_people() -> None:
@@ -70,7 +70,7 @@ def test_folders(tmp_path: Path) -> None:
     trials = [tmp_path / "data/ann/2.wav", tmp_path / "else/bob/2.wav", tmp_path / "all/f.wav", "dan/1.wav", "loose.wav"]
     found = overlapping_speakers(trained, trials)
     assert (found.certain, found.by_name, found.all) == (("ann",), ("bob", "x/dan"), ("ann", "bob", "x/dan"))
-    assert found.describe(found.by_name) == "2 of 5 training speakers also stand in the evaluation trials (bob, x/dan)"
+    assert found.describe(found.by_name) == "2 of 5 training speakers are also in the evaluation trials (bob, x/dan)"
 
 
 @settings(max_examples=30, deadline=None)

@@ -64,7 +64,7 @@ def test_faulty_utterances_are_left_out_and_listed(faulty: Path, tmp_path: Path,
     assert rows["quiet.wav"]["reason"] == "the loudest sample is at -66 dB"
     assert rows["zero.wav"]["reason"] == "every sample is zero"
     assert rows["copy-of-1.flac"]["reason"] == f"the same audio as {faulty}/ann/1.wav"
-    assert rows["also-dans.wav"]["reason"].startswith("the same audio stands under 2 speakers (cid: ")
+    assert rows["also-dans.wav"]["reason"].startswith("the same audio is listed under 2 speakers (cid: ")
     assert rows["broken.wav"]["fault"] == "unreadable" and {row["kept"] for row in rows.values()} == {"no"}
     corpus = read_manifest(done.manifest)
     sessions = {one.speaker: one.session for one in corpus.utterances}
@@ -156,7 +156,7 @@ def test_nothing_left(tmp_path: Path) -> None:
     ):
         prepare_manifest(find_recordings(tmp_path / "data"), tmp_path / "m.csv")
     assert not (tmp_path / "m.csv").exists() and (tmp_path / "m.faults.tsv").exists()
-    with pytest.raises(InputError, match="suffix '.txt'"):
+    with pytest.raises(InputError, match="unsupported extension '.txt'"):
         prepare_manifest(find_recordings(tmp_path / "data"), tmp_path / "m.txt")
 
 

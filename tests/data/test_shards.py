@@ -300,10 +300,10 @@ def test_a_cut_index_is_told(finished: Path, tmp_path: Path, name: str, message:
 
 
 def test_folders_that_hold_something_else(speech: Path, finished: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"holds no shards \(shards\.json is not there\)"):
+    with pytest.raises(DataError, match=r"holds no shards \(shards\.json is missing\)"):
         read_shards(tmp_path)
     before = _contents(finished)
-    with pytest.raises(DataError, match=r"other settings or utterances \(different: encoding, seed\); choose another folder"):
+    with pytest.raises(DataError, match=r"with other settings or utterances \(different: encoding, seed\); choose another"):
         write_shards(_corpus(speech), finished, shard_megabytes=MEGABYTES, root=speech, encoding="as-is", seed=3)
     fewer = Corpus.of(_corpus(speech).utterances[1:])
     with pytest.raises(DataError, match=r"\(different: corpus\)"):

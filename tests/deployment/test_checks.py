@@ -84,7 +84,7 @@ def test_another_file_under_the_same_name(copied: Path) -> None:
     card = copied.with_name("tiny.onnx.json")
     values = json.loads(card.read_text())
     card.write_text(json.dumps({**values, "files": {".onnx": sha256_of(copied)}}))
-    with pytest.raises(CheckpointError, match="damaged or no ONNX model"):
+    with pytest.raises(CheckpointError, match="damaged or not an ONNX model"):
         check_export(copied)
 
 

@@ -222,7 +222,7 @@ class TestForms:
     def test_arguments(self, model_folder: Path, tmp_path: Path) -> None:
         (tmp_path / "empty").mkdir()
         for settings, error, message in (
-            ({"output": "m.bin"}, InputError, r"'\.bin' is none of an exported model"),
+            ({"output": "m.bin"}, InputError, r"unsupported extension '\.bin' for an exported model"),
             ({"kind": "audio"}, InputError, "input 'audio' is unknown"),
             ({"precision": "int4"}, InputError, "precision 'int4' is unknown"),
             ({"output": "m.pt2", "precision": "fp16"}, InputError, "pt2 files are written in fp32, not in fp16"),

@@ -9,7 +9,10 @@ import pytest
 from mrl.pretrained import PretrainedCheckpoint, find_by_name, list_pretrained
 from tests.docs.markdown import ROOT
 
-GUIDE = (ROOT / "docs" / "reference" / "pretrained-models.md").read_text(encoding="utf-8")
+REFERENCE = ROOT / "docs" / "reference"
+GUIDE = (REFERENCE / "pretrained-models.md").read_text(encoding="utf-8")
+SECOND = (REFERENCE / "redimnet2.md").read_text(encoding="utf-8")
+FIRST_GENERATION = [checkpoint for checkpoint in list_pretrained() if checkpoint.family == "redimnet"]
 
 
 def _row(model_name: str) -> list[str]:
@@ -22,7 +25,7 @@ def _number(cell: str) -> float | None:
     return None if cell == "–" else float(cell.strip("~M").replace(",", "")) * (1e6 if cell.endswith("M") else 1.0)
 
 
-@pytest.mark.parametrize("model_name", sorted({checkpoint.model_name for checkpoint in list_pretrained()}))
+@pytest.mark.parametrize("model_name", sorted({checkpoint.model_name for checkpoint in FIRST_GENERATION}))
 def test_the_table_of_networks(model_name: str) -> None:
     checkpoint = find_by_name(model_name)
     parameters, published_parameters, gmacs, original, extended, hard = _row(model_name)
@@ -37,9 +40,8 @@ def test_the_table_of_networks(model_name: str) -> None:
 
 
 def test_figures_in_sentences() -> None:
-    every = list_pretrained()
-    assert f"These {len(every)} combinations are all there are" in GUIDE
-    assert {(one.train_type, one.dataset) for one in every} == {
+    assert f"These {len(FIRST_GENERATION)} combinations are all there are" in GUIDE
+    assert {(checkpoint.train_type, checkpoint.dataset) for checkpoint in FIRST_GENERATION} == {
         ("ptn", "vox2"),
         ("ft_lm", "vox2"),
         ("ptn", "vb2"),
@@ -50,19 +52,32 @@ def test_figures_in_sentences() -> None:
     assert f"Published for M: {named}." in " ".join(GUIDE.split())
     times_b2 = {name: round(_gmacs(name) / _gmacs("b2")) for name in ("b5", "b6", "b3")}
     assert times_b2 == {"b5": 11, "b6": 23, "b3": 3} and "at about 11 and 23 times the operations of b2" in GUIDE
-    lower = [one.model_name for one in every if one.dataset == "vox2" and one.eer is not None and one.eer.original < 0.6]
+    rates = {item.model_name: item.eer for item in FIRST_GENERATION if item.dataset == "vox2" and item.eer is not None}
+    lower = [model_name for model_name, eer in rates.items() if eer.original < 0.6]
     assert lower == ["b2", "b3", "b4", "b5", "b6"] and "b2 to b6 are published below 0.6 %" in GUIDE
 
 
 def test_non_commercial_weights_are_named() -> None:
-    restricted = {one.model_name for one in list_pretrained() if one.non_commercial}
+    restricted = {checkpoint.model_name for checkpoint in FIRST_GENERATION if checkpoint.non_commercial}
     assert restricted == {"S", "M"}
     licences: dict[bool, set[str]] = {
-        flag: {one.licence for one in list_pretrained() if one.non_commercial is flag} for flag in (True, False)
+        flag: {checkpoint.licence for checkpoint in list_pretrained() if checkpoint.non_commercial is flag}
+        for flag in (True, False)
     }
     assert licences == {True: {"CC-BY-NC-SA-4.0"}, False: {"CC-BY-4.0"}}
     assert "| S and M (`vb2` in the data set) | CC-BY-NC-SA-4.0 |" in GUIDE
     assert "| b0 to b6 (`vox2`) | treated as CC-BY-4.0 |" in GUIDE
+
+
+def test_the_table_of_the_second_generation() -> None:
+    rows = re.findall(r"^\| (redimnet2-\S+) `(\S+)`, (\S+)( \*)? \|(.*)\|$", SECOND, re.MULTILINE)
+    assert len(rows) == 10
+    for model_name, train_type, dataset, star, cells in rows:
+        checkpoint = find_by_name(f"{model_name}-{dataset}-{train_type}")
+        assert checkpoint.non_commercial is bool(star)
+        assert checkpoint.eer is not None
+        published = (checkpoint.eer.original, checkpoint.eer.extended, checkpoint.eer.hard)
+        assert tuple(float(cell) for cell in cells.split("|")[2:5]) == published, model_name
 
 
 def _gmacs(model_name: str) -> float:

@@ -48,7 +48,7 @@ def test_what_cannot_be_read() -> None:
     for changed, message in (
         ({}, "x was not written by mrl export"),
         ({**properties, "format": "redimnet-mrl-export/9"}, "format 'redimnet-mrl-export/9'; this version reads"),
-        ({name: text for name, text in properties.items() if name != "mrl_dims"}, "does not say its mrl_dims"),
+        ({name: text for name, text in properties.items() if name != "mrl_dims"}, "does not state its mrl_dims"),
         ({**properties, "mrl_dims": "[64,"}, "a property is not JSON"),
     ):
         with pytest.raises(CheckpointError, match=message):

@@ -145,7 +145,7 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
     (tmp_path / "empty.onnx").write_bytes(b"")
     (tmp_path / "text.onnx").write_text("not a model")
     for name in ("cut", "empty", "text"):
-        with pytest.raises(CheckpointError, match=f"{name}.onnx is damaged or no ONNX model"):
+        with pytest.raises(CheckpointError, match=f"{name}.onnx is damaged or not an ONNX model"):
             OnnxEmbedder(tmp_path / f"{name}.onnx")
     with pytest.raises(InputError, match="does not exist"):
         OnnxEmbedder(tmp_path / "absent.onnx")
@@ -158,7 +158,7 @@ def test_files_that_cannot_be_used(tmp_path: Path) -> None:
     values = {**description.to_dict(), "input": "features"}
     describe_in(model, Description.from_dict(values, "tiny.onnx"))
     onnx.save(model, str(tmp_path / "features.onnx"))
-    with pytest.raises(InputError, match="takes features from a front end of your own"):
+    with pytest.raises(InputError, match="takes features from your own front end"):
         OnnxEmbedder(tmp_path / "features.onnx")
 
 

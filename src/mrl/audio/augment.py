@@ -23,7 +23,7 @@ from mrl.audio.simulated_rooms import RoomSimulation, hash_of, simulate_rooms
 from mrl.audio.sources import FileSlice, find_audio_files
 from mrl.errors import DataError, InputError
 
-# Recordings of noise, voices and rooms kept in memory, so that augmentation does not read them anew for every crop.
+# Recordings of noise, voices and rooms kept in memory, so that augmentation does not read them again for every crop.
 
 
 AudioFile: TypeAlias = Path | FileSlice

@@ -34,13 +34,13 @@ class AudioLimits:
             raise Unreadable(
                 f"a sample rate of {rate:,} Hz; rates from {self.lowest_rate:,} to {self.highest_rate:,} Hz are read",
                 final=True,
-                mend="check that its header is right",
+                remedy="check that its header is right",
             )
         if not 1 <= channels <= self.channels:
             raise Unreadable(
                 f"{channels:,} channels; 1 to {self.channels} are read",
                 final=True,
-                mend="write fewer channels to a file of their own",
+                remedy="write fewer channels to a file of their own",
             )
 
     def check_length(self, seconds: float) -> None:
@@ -49,7 +49,7 @@ class AudioLimits:
             raise Unreadable(
                 f"{seconds / 3600:.4g} hours long; at most {self.seconds / 3600:g} hours are read",
                 final=True,
-                mend="cut it into parts",
+                remedy="cut it into parts",
             )
 
     def check_size(self, samples: int, channels: int, *, rate: int, delivered_rate: int) -> None:
@@ -59,7 +59,7 @@ class AudioLimits:
             raise Unreadable(
                 f"{held:,} bytes when decoded; at most {self.decoded_bytes:,} are read at once",
                 final=True,
-                mend="read a part of it (offset and duration), or cut it into parts",
+                remedy="read a part of it (offset and duration), or cut it into parts",
             )
 
 
@@ -152,25 +152,27 @@ class AudioInfo:
 class Unreadable(Exception):
     """This decoder cannot read the file; reading.py turns it into AudioLoadingError.
 
-    ``final`` says that no other decoder need be asked, ``mend`` what the user can do.
+    ``final`` says that no other decoder need be asked, ``remedy`` what the user can do.
     """
 
-    def __init__(self, reason: str, *, final: bool = False, mend: str = "") -> None:
+    def __init__(self, reason: str, *, final: bool = False, remedy: str = "") -> None:
         super().__init__(reason)
         self.reason = " ".join(reason.split()).rstrip(".")
         self.final = final
-        self.mend = mend
+        self.remedy = remedy
 
 
 def cut_off(found: float | None, promised: float | None, witness: str) -> Unreadable:
     """The refusal of a truncated file, with the seconds that are there and that should be."""
     seen = "an unknown number of seconds" if found is None else f"{found:.2f} s"
     due = "a length that it does not state" if promised is None else f"{promised:.2f} s"
-    return Unreadable(f"the file is cut off: {seen} found of {due} ({witness})", final=True, mend="copy or fetch the file again")
+    return Unreadable(
+        f"the file is cut off: {seen} found of {due} ({witness})", final=True, remedy="copy or fetch the file again"
+    )
 
 
 def past_the_end(offset: float, seconds: float) -> Unreadable:
     """The refusal of an offset at which nothing is left to read."""
     return Unreadable(
-        f"offset {offset:g} s is past the end, the recording has {seconds:.2f} s", final=True, mend="use a smaller offset"
+        f"offset {offset:g} s is past the end, the recording has {seconds:.2f} s", final=True, remedy="use a smaller offset"
     )

@@ -1,4 +1,4 @@
-"""What can be said about a recording without listening: readable or not, length, level, clipping, and a hash of what is heard.
+"""Facts about a recording: whether it is readable, its length, level and clipping, and a hash of its decoded samples.
 
 Nothing here needs torch, so that processes that examine a large corpus start quickly and stay small.
 """

@@ -114,7 +114,7 @@ def _decode(recording: Recording, window: Window, *, may_seek: bool) -> Decoded 
             due = "" if promised is None else f" of {float(promised):.2f} s"
             raise Unreadable(
                 f"ffmpeg: {_said(error)} ({position / rate:.2f} s found{due})",
-                mend="the file is cut off or damaged: copy or fetch it again",
+                remedy="the file is cut off or damaged: copy or fetch it again",
             ) from error
         if reached_end and promised is not None and position / rate < promised - _TOLERANCE_SECONDS:
             raise cut_off(position / rate, float(promised), "length in the header")

@@ -40,7 +40,7 @@ def inspect_header(recording: Recording) -> HeaderFacts:
     with recording.stream() as stream:
         head = stream.read(512)
         if size == 0:
-            raise Unreadable("the file is empty (0 bytes)", final=True, mend="copy or fetch the file again")
+            raise Unreadable("the file is empty (0 bytes)", final=True, remedy="copy or fetch the file again")
         _refuse_text(head)
         if head[:4] in (b"RIFF", b"RF64") and head[8:12] == b"WAVE":
             _check_wav(stream, size)
@@ -57,11 +57,11 @@ def _refuse_text(head: bytes) -> None:
         raise Unreadable(
             "this is a web page, not a recording",
             final=True,
-            mend="the download failed and saved its error page: fetch the file again",
+            remedy="the download failed and saved its error page: fetch the file again",
         )
     if start.startswith(b"version https://git-lfs"):
         raise Unreadable(
-            "this is a Git LFS pointer, not a recording", final=True, mend="run `git lfs pull` where the file came from"
+            "this is a Git LFS pointer, not a recording", final=True, remedy="run `git lfs pull` where the file came from"
         )
 
 

@@ -24,7 +24,7 @@ SAMPLE_RATE = 16000
 
 _FULL_SCALE_TOLERANCE = 16.0  # float files a little above full scale are clipped; far above it the scale itself is wrong
 _SMALLER = "read a part of it (offset and duration), or cut it into parts"
-_MEND = "expected wav, flac, ogg, opus, mp3, m4a, webm or another format that ffmpeg reads: check that it is audio and complete"
+_REMEDY = "expected wav, flac, ogg, opus, mp3, m4a, webm or another format that ffmpeg reads: check that it is audio and complete"
 
 
 def load_audio(
@@ -63,7 +63,7 @@ def load_audio(
     file, facts = _examine(path)
     reasons: list[str] = []
     decoded: Decoded | None = None
-    mend = ""
+    remedy = ""
     for decoder in (ffmpeg_decoder,) if facts.mp3 else (soundfile_decoder, ffmpeg_decoder):
         try:
             decoded = _ask(decoder.__name__, functools.partial(decoder.decode, file, window))
@@ -71,10 +71,10 @@ def load_audio(
         except Unreadable as refusal:
             reasons.append(refusal.reason)
             if refusal.final:
-                raise _error(file, reasons, refusal.mend) from refusal
-            mend = refusal.mend
+                raise _error(file, reasons, refusal.remedy) from refusal
+            remedy = refusal.remedy
     if decoded is None:
-        raise _error(file, reasons, mend)
+        raise _error(file, reasons, remedy)
     with _within_memory(file):
         _refuse_unusable(file, decoded, allow_silence)
         samples = window.deliver(decoded.samples, decoded.rate)
@@ -94,7 +94,7 @@ def audio_info(path: AudioSource) -> AudioInfo:
     """
     file, facts = _examine(path)
     reasons: list[str] = []
-    mend = ""
+    remedy = ""
     if not facts.mp3:
         try:
             return _ask(soundfile_decoder.__name__, lambda: soundfile_decoder.info(file))
@@ -104,8 +104,8 @@ def audio_info(path: AudioSource) -> AudioInfo:
         return _ask(ffmpeg_decoder.__name__, lambda: ffmpeg_decoder.info(file, length_stated=facts.length_stated))
     except Unreadable as refusal:
         reasons.append(refusal.reason)
-        mend = refusal.mend
-    raise _error(file, reasons, mend)
+        remedy = refusal.remedy
+    raise _error(file, reasons, remedy)
 
 
 def _window(offset: float, duration: float | None, sample_rate: int) -> Window:
@@ -123,7 +123,7 @@ def _examine(path: AudioSource) -> tuple[Recording, HeaderFacts]:
     try:
         return recording, _ask("header", lambda: inspect_header(recording))
     except Unreadable as refusal:
-        raise _error(recording, [refusal.reason], refusal.mend) from refusal
+        raise _error(recording, [refusal.reason], refusal.remedy) from refusal
 
 
 def _ask(decoder: str, question: Callable[[], _Answer]) -> _Answer:
@@ -137,13 +137,13 @@ def _ask(decoder: str, question: Callable[[], _Answer]) -> _Answer:
     except (Unreadable, MRLError):
         raise
     except OSError as error:
-        raise Unreadable(f"it cannot be opened ({said(error)})", mend="check the path and its permissions") from error
+        raise Unreadable(f"it cannot be opened ({said(error)})", remedy="check the path and its permissions") from error
     except MemoryError as error:
-        raise Unreadable("there is not enough memory to decode it", final=True, mend=_SMALLER) from error
+        raise Unreadable("there is not enough memory to decode it", final=True, remedy=_SMALLER) from error
     except Exception as error:
         name = decoder.rpartition(".")[2].removesuffix("_decoder")
         raise Unreadable(
-            f"{name}: damaged ({type(error).__name__}: {said(error)})", mend="copy or fetch the file again"
+            f"{name}: damaged ({type(error).__name__}: {said(error)})", remedy="copy or fetch the file again"
         ) from error
 
 
@@ -154,7 +154,7 @@ def _within_memory(file: Recording) -> Iterator[None]:
     except MemoryError as error:
         raise _error(file, ["there is not enough memory to resample it"], _SMALLER) from error
     except Unreadable as refusal:
-        raise _error(file, [refusal.reason], refusal.mend) from refusal
+        raise _error(file, [refusal.reason], refusal.remedy) from refusal
 
 
 def _refuse_unusable(file: Recording, decoded: Decoded, allow_silence: bool) -> None:
@@ -175,5 +175,5 @@ def _refuse_unusable(file: Recording, decoded: Decoded, allow_silence: bool) -> 
         raise _error(file, ["digital silence: every sample read is zero"], "leave it out, or read another part")
 
 
-def _error(file: Recording, reasons: list[str], mend: str) -> AudioLoadingError:
-    return AudioLoadingError(f"{file.name}: {'; '.join(reasons)}; {mend or _MEND}")
+def _error(file: Recording, reasons: list[str], remedy: str) -> AudioLoadingError:
+    return AudioLoadingError(f"{file.name}: {'; '.join(reasons)}; {remedy or _REMEDY}")

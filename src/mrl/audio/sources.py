@@ -99,7 +99,7 @@ class FileSlice:
         if self.crc32 is not None and zlib.crc32(data) != self.crc32:
             raise AudioLoadingError(
                 f"{self}: its bytes are not those that were written (CRC-32 {zlib.crc32(data):08x}, expected {self.crc32:08x}); "
-                "copy the file again or write it anew"
+                "copy the file again or write it again"
             )
         return data
 
@@ -222,7 +222,7 @@ def _read_fully(stream: io.FileIO, count: int) -> bytes:
 def _too_short(place: FileSlice, size: int) -> AudioLoadingError:
     return AudioLoadingError(
         f"{place}: the file is cut off: it has {size} bytes, this recording reaches to {place.offset + place.length}; "
-        "copy it again or write it anew"
+        "copy it again or write it again"
     )
 
 

@@ -122,7 +122,7 @@ def prepare(
         click.echo(f"note: {done.clipped:,} utterances have more than 1 % of their samples at full scale")
     if done.passed_over:
         click.echo(
-            f"note: {done.passed_over:,} recordings were passed over: other corpus or split, or not where {done.layout} has them"
+            f"note: {done.passed_over:,} recordings were skipped: another corpus or split, or not in the layout {done.layout}"
         )
 
 
@@ -257,12 +257,12 @@ def shard(
     """
     if verify:
         if source is not None:
-            raise click.UsageError("--verify reads the shards alone; leave MANIFEST out")
+            raise click.UsageError("--verify reads the shards alone; omit MANIFEST")
         from mrl.data import ShardIndex
 
         index = ShardIndex.load(output)
         index.verify()
-        click.echo(f"{output}: {len(index.shards)} shards with {len(index):,} utterances are as they were written")
+        click.echo(f"{output}: {len(index.shards)} shards with {len(index):,} utterances are intact")
         return
     if source is None:
         raise click.UsageError("Missing argument 'MANIFEST'.")

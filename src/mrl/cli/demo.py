@@ -18,7 +18,7 @@ import click
 @click.option(
     "--backbone",
     type=click.Choice(["bundled", "tiny"]),
-    help="Without --weights: the network that comes with the package (the default for --data), or a tiny one trained on the spot "
+    help="Without --weights: the network that comes with the package (the default for --data), or a tiny one trained on the fly "
     "(the default for synthetic voices).",
 )
 @click.option("--seed", type=int, default=0, show_default=True, help="Seed of everything random.")

@@ -57,7 +57,7 @@ def command(
 
     if check is not None:
         if model is not None or output is not None:
-            raise click.UsageError("--check FILE stands alone; leave MODEL and --output out")
+            raise click.UsageError("--check FILE stands alone; omit MODEL and --output")
         checked = check_export(check)
         click.echo(
             f"{checked.path}: good: {checked.precision}, cosine {checked.cosine:.7f} with the network that it was made from"

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("model")
 @click.argument("inputs", nargs=-1, required=True, type=click.Path(path_type=Path), metavar="RECORDINGS...")
-@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Model folder to write; new or empty.")
-@click.option("--depths", type=DimList(), help="After which stages, such as 1,2,3; after every one by default.")
+@click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Model folder to write, new or empty.")
+@click.option("--depths", type=DimList(), help="Stages to add exits after, such as 1,2,3; all but the last by default.")
 @extraction_options(batch_seconds=30.0)
 @device_option
 def command(

@@ -36,7 +36,7 @@ VERBS: dict[str, str] = {
     "trials": "Fetch, make and check trial lists.",
     "evaluate": "Measure the error rate at every dimension on a trial list.",
     "calibrate": "Calibrate a model folder or an exported file: log-likelihood ratios and thresholds.",
-    "quantise-report": "Measure what storing voices in fewer bytes costs.",
+    "quantise-report": "Measure what storing embeddings in fewer bytes costs.",
     "export": "Write a model for ONNX Runtime, OpenVINO or torch.export.",
     "fit-exits": "Add early exits to a model: faster embeddings from its first stages.",
     "fit-projection": "Fit a Matryoshka head to embeddings from any toolkit.",

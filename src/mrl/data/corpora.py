@@ -1,4 +1,4 @@
-"""What lies in a folder or stands in a manifest: recordings with speaker, session and corpus, found by the corpus's layout."""
+"""The recordings of a folder or a manifest, with speaker, session and corpus, according to the corpus's layout."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def scan_speaker_folders(root: str | os.PathLike[str]) -> Corpus:
     """Return the corpus under ``root``: each direct subfolder is a speaker, with recordings at any depth below it.
 
     The first folder level inside a speaker's folder is taken as the session (the video, in VoxCeleb); files that lie directly in
-    the speaker's folder have no session. Subfolders without recordings and hidden ones are passed over.
+    the speaker's folder have no session. Hidden subfolders and those without recordings are skipped.
 
     Raises:
         DataError: ``root`` is not a folder, has no subfolders, or no recordings in them.
@@ -217,7 +217,7 @@ def _from_public(files: Sequence[Path], root: Path, layout: str, split: str | No
     if not found:
         part = "" if split is None else f" in the part {split!r}"
         raise DataError(
-            f"none of the {len(files):,} recordings below {root} is named as {layout} does{part}, the first is {files[0]}; "
+            f"none of the {len(files):,} recordings below {root} matches the layout {layout}{part}, the first is {files[0]}; "
             "use --corpus folders if each subfolder is a speaker"
         )
     return FoundRecordings(layout, tuple(sorted(found, key=_order)), tuple(passed_over))
@@ -233,7 +233,7 @@ def _from_folders(files: Sequence[Path], root: Path) -> FoundRecordings:
         else:
             found.append(Recording(file, parts[0], parts[1] if len(parts) > 2 else None))
     if not found:
-        raise DataError(f"all {len(files):,} recordings lie in {root} itself; expected one subfolder per speaker")
+        raise DataError(f"all {len(files):,} recordings are in {root} itself; expected one subfolder per speaker")
     return FoundRecordings("folders", tuple(sorted(found, key=_order)), tuple(passed_over))
 
 

@@ -171,7 +171,7 @@ class WholeUtterances:
 
 
 def seconds_of(utterance: Utterance, max_seconds: float) -> float:
-    """Return the length of what :func:`read_whole` returns, in seconds, from the header where the utterance does not tell.
+    """Return the length of what :func:`read_whole` returns, in seconds, from the header if the utterance does not state it.
 
     Raises:
         AudioLoadingError: the header cannot be read.

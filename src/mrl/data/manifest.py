@@ -151,7 +151,7 @@ def manifest_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, Mapping[s
         raise DataError(f"manifest {source} {found}")
     suffix = source.suffix.lower()
     if suffix not in MANIFEST_SUFFIXES:
-        raise DataError(f"manifest {source} has the suffix {suffix!r}; expected {', '.join(MANIFEST_SUFFIXES)}")
+        raise DataError(f"manifest {source} has the unsupported extension {suffix!r}; expected {', '.join(MANIFEST_SUFFIXES)}")
     if suffix == ".parquet":
         yield from _parquet_rows(source)
         return
@@ -226,7 +226,9 @@ def write_manifest(
     target = Path(path)
     suffix = target.suffix.lower()
     if suffix not in MANIFEST_SUFFIXES:
-        raise DataError(f"manifest {target} has the suffix {target.suffix!r}; expected {', '.join(MANIFEST_SUFFIXES)}")
+        raise DataError(
+            f"manifest {target} has the unsupported extension {target.suffix!r}; expected {', '.join(MANIFEST_SUFFIXES)}"
+        )
     names = list(columns) if columns is not None else _used_columns(rows)
     with atomic_path(target) as temporary:
         try:

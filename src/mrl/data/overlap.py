@@ -1,4 +1,4 @@
-"""Speakers that are trained on and evaluated on: what makes error rates look better than they are."""
+"""Speakers in both training and evaluation data, which make error rates look better than they are."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _FAMILIES = {
     "cnc": "cnceleb",
     "voxblink2": "voxblink2",
     "vb2": "voxblink2",
-}  # what corpora are called, in small letters and without hyphens -> whose numbers their speakers have
+}  # name of a corpus, in lower case and without hyphens -> the corpus whose ids its speakers have
 
 
 @dataclass(frozen=True)
@@ -45,17 +45,17 @@ class SpeakerOverlap:
         return tuple(sorted((*self.certain, *self.by_name)))
 
     def describe(self, names: Iterable[str] | None = None) -> str:
-        """Return one line that says who and, for VoxCeleb1, why; ``names`` are told of instead of all."""
+        """Return one line that says who and, for VoxCeleb1, why; ``names`` are reported instead of all."""
         chosen = sorted(self.all if names is None else names)
         examples = ", ".join(chosen[:_EXAMPLES]) + (", ..." if len(chosen) > _EXAMPLES else "")
-        text = f"{len(chosen):,} of {self.speakers:,} training speakers also stand in the evaluation trials ({examples})"
+        text = f"{len(chosen):,} of {self.speakers:,} training speakers are also in the evaluation trials ({examples})"
         if self.voxceleb1_dev:
             text += (
-                "; VoxCeleb1-E and VoxCeleb1-H are made of all 1,251 speakers of VoxCeleb1, those of its dev part included: to "
+                "; VoxCeleb1-E and VoxCeleb1-H contain all 1,251 speakers of VoxCeleb1, including its dev part: to "
                 "report them train on VoxCeleb2 dev; whoever trains on VoxCeleb1 dev can report VoxCeleb1-O only"
             )
         elif self.voxceleb1_test:
-            text += "; VoxCeleb1-O is made of the 40 speakers of VoxCeleb1's test part: train on dev parts only"
+            text += "; VoxCeleb1-O contains the 40 speakers of VoxCeleb1's test part: train on dev parts only"
         return text
 
 
@@ -67,7 +67,7 @@ def overlapping_speakers(corpus: Corpus, trials: Iterable[str | os.PathLike[str]
 
     Args:
         corpus: what is trained on; speakers may be named ``corpus/speaker``.
-        trials: the recordings that the trials name, as in the list; absolute paths, where the recordings are at hand, tell more.
+        trials: the recordings that the trials name, as in the list; absolute paths give more information, if the recordings are available.
     """
     public: set[tuple[str, str]] = set()
     folders: dict[str, set[Path]] = {}  # what may be a speaker's name -> where such folders are
@@ -76,7 +76,7 @@ def overlapping_speakers(corpus: Corpus, trials: Iterable[str | os.PathLike[str]
         name = public_name(path)
         if name is not None:
             public.add((name.family, name.speaker))
-            folders.setdefault(name.speaker, set())  # for a corpus that does not tell whose numbers it has
+            folders.setdefault(name.speaker, set())  # for a corpus that does not say whose ids it uses
         elif len(path.parts) >= 2 and path.parts[-2] not in ("/", "..", "."):
             folders.setdefault(path.parts[-2], set()).add(Path(path).parent)
     resolved = {name: {folder.resolve() for folder in places if folder.is_absolute()} for name, places in folders.items()}

@@ -1,4 +1,4 @@
-"""From a corpus as it lies on disk to a manifest that training can trust, and a list of what was left out."""
+"""From a corpus on disk to a manifest that is safe to train on, and a list of what was left out."""
 
 from __future__ import annotations
 
@@ -72,8 +72,8 @@ class Limits:
 def find_faults(recordings: Sequence[Recording], facts: Sequence[StretchFacts], limits: Limits) -> dict[int, Fault]:
     """Return what is wrong, by position; positions without a fault are absent.
 
-    Of several copies of the same audio by one speaker, all but the first are duplicates. Where copies stand under several
-    speakers nobody can tell whose they are, and all are contradictory.
+    Of several copies of the same audio by one speaker, all but the first are duplicates. If copies are listed under several
+    speakers, nobody can tell which is right, and all are contradictory.
     """
     faults: dict[int, Fault] = {}
     copies: dict[str, list[int]] = {}
@@ -119,7 +119,8 @@ def _copies(recordings: Sequence[Recording], members: Sequence[int]) -> dict[int
         first = {speaker: next(i for i in members if recordings[i].full_speaker == speaker) for speaker in speakers}
         named = "; ".join(f"{speaker}: {recordings[index].path}" for speaker, index in list(first.items())[:3])
         return {
-            index: Fault("contradictory", f"the same audio stands under {len(speakers)} speakers ({named})") for index in members
+            index: Fault("contradictory", f"the same audio is listed under {len(speakers)} speakers ({named})")
+            for index in members
         }
     original = recordings[members[0]].path
     return {index: Fault("duplicate", f"the same audio as {original}") for index in members[1:]}
@@ -211,7 +212,7 @@ def _faulty(one: Recording, kind: str, reason: str) -> FaultyUtterance:
 
 
 KEEPABLE = ("silent", "too-short", "duplicate", "contradictory")
-"""Faults that :func:`prepare_manifest` can be told to pass; clipping is no fault unless a limit is set."""
+"""Faults that :func:`prepare_manifest` can ignore; clipping is not a fault unless a limit is set."""
 
 
 NOTABLE_CLIPPED_SHARE = 0.01
@@ -237,7 +238,7 @@ class Preparation:
         utterances, speakers, seconds: in the manifest.
         found: utterances in the source.
         faults: kind -> how many, of all that were found.
-        kept: kind -> how many of them are in the manifest all the same.
+        kept: kind -> how many of them are in the manifest nevertheless.
         clipped: utterances with more than :data:`NOTABLE_CLIPPED_SHARE` of their samples at full scale.
         passed_over: recordings that do not fit the layout.
     """
@@ -282,7 +283,7 @@ def prepare_manifest(
         keep: kinds of fault (of :data:`KEEPABLE`) that stay in the manifest and are listed only.
         decode: false: read headers only, and do not look for silence, clipping, duplicates and damage inside.
         evaluation: recordings of trials whose speakers must not be trained on.
-        overlap: what to do with those speakers: refuse to go on, leave their utterances out, or allow them.
+        overlap: what to do with those speakers: refuse, leave their utterances out, or allow them.
         num_workers: processes; None: one per processor.
         show_progress: draw a bar (on a terminal only).
 
@@ -294,7 +295,7 @@ def prepare_manifest(
     """
     target = Path(output)
     if target.suffix.lower() not in MANIFEST_SUFFIXES:
-        raise InputError(f"{target} has the suffix {target.suffix!r}; expected {', '.join(MANIFEST_SUFFIXES)}")
+        raise InputError(f"{target} has the unsupported extension {target.suffix!r}; expected {', '.join(MANIFEST_SUFFIXES)}")
     unknown = sorted(set(keep) - set(KEEPABLE))
     if unknown:
         raise InputError(f"{unknown[0]!r} cannot be kept; expected {', '.join(KEEPABLE)}")
@@ -311,7 +312,7 @@ def prepare_manifest(
     faults = find_faults(recordings, facts, limits or Limits())
     for index, one in enumerate(recordings):
         if one.full_speaker in evaluated and index not in faults:
-            faults[index] = Fault("evaluated", "the speaker stands in the evaluation trials")
+            faults[index] = Fault("evaluated", "the speaker is in the evaluation trials")
     kept = [index for index in range(len(recordings)) if index not in faults or faults[index].kind in keep]
     report = target.with_suffix(".faults.tsv")
     base = (Path(root) if root is not None else target.parent).absolute()

@@ -87,7 +87,7 @@ def write_shards(
 ) -> ShardReport:
     """Write the utterances of a corpus, in random order, into tar shards with an index.
 
-    Each shard appears at once when it is finished. The same call after a kill keeps and verifies the finished shards and goes on;
+    Each shard appears at once when it is complete. The same call after a kill verifies and keeps the finished shards and resumes;
     the result is byte for byte that of an undisturbed run. On a finished folder it verifies everything.
 
     Args:
@@ -237,7 +237,7 @@ class _Writer:
         differing = [name for name in ("format", *facts) if found.get(name) != {"format": FORMAT, **facts}[name]]
         if differing:
             raise DataError(
-                f"{self.folder} holds shards of other settings or utterances (different: {', '.join(differing)}); "
+                f"{self.folder} holds shards made with other settings or utterances (different: {', '.join(differing)}); "
                 "choose another folder, or delete this one to write it again"
             )
 
@@ -248,13 +248,13 @@ class _Writer:
         except FileNotFoundError:
             return None
         except (OSError, DataError) as error:
-            _LOG.warning("%s cannot be read (%s); its shard is written again", self._record_path(number), error)
+            _LOG.warning("%s cannot be read (%s); rewriting its shard", self._record_path(number), error)
             return None
         path = self.folder / record.shard.name
         if (record.first, record.key) != (first, key) or not path.exists():
             return None
         if path.stat().st_size != record.shard.size or sha256_of(path) != record.shard.sha256:
-            _LOG.warning("%s is not as it was written (%d bytes expected); it is written again", path, record.shard.size)
+            _LOG.warning("%s has changed (%d bytes expected); rewriting it", path, record.shard.size)
             return None
         return record
 

@@ -168,7 +168,7 @@ def encode_utterance(utterance: Utterance, encoding: Encoding, root: Path | None
             )
         suffix = utterance.path.suffix.lower()
         if not 2 <= len(suffix) <= _LONGEST_SUFFIX:
-            raise DataError(f"{utterance.path}: the suffix {suffix!r} does not tell the format; use --encode flac")
+            raise DataError(f"{utterance.path}: the extension {suffix!r} does not identify the format; use --encode flac")
         audio = utterance.path.read_bytes() if utterance.slice is None else utterance.slice.read()
     facts = {
         "speaker": utterance.speaker,
@@ -274,7 +274,7 @@ ROW = np.dtype(
 _BLOCK_ROWS = 10_000
 
 
-_MEND = "copy it again, or write the shards again into an empty folder (mrl data shard)"
+_REMEDY = "copy it again, or write the shards again into an empty folder (mrl data shard)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -336,37 +336,41 @@ class ShardIndex:
         """
         place = Path(folder)
         try:
-            described = read_json_object(place / DESCRIPTION, advice=_MEND)
+            described = read_json_object(place / DESCRIPTION, advice=_REMEDY)
             if described.get("format") != FORMAT:
                 found = brief(described.get("format"))
                 raise DataError(f"{place / DESCRIPTION} is of format {found}, this version reads format {FORMAT}")
             listed = described.get("shards")
             shards = (
-                [record(Shard, one, str(place / DESCRIPTION), advice=_MEND) for one in listed] if isinstance(listed, list) else []
+                [record(Shard, one, str(place / DESCRIPTION), advice=_REMEDY) for one in listed]
+                if isinstance(listed, list)
+                else []
             )
             hashes = {name: str(described.get(name)) for name in (ROWS, NAMES)}
             if not all(Path(shard.name).name == shard.name and shard.name.isprintable() for shard in shards):
-                raise DataError(f"{place / DESCRIPTION} names shards outside its folder; {_MEND}")
+                raise DataError(f"{place / DESCRIPTION} names shards outside its folder; {_REMEDY}")
         except FileNotFoundError as error:
             raise DataError(
                 f"{place} holds unfinished shards; run the same mrl data shard again to resume"
                 if holds_shards(place)
-                else f"{place} holds no shards ({DESCRIPTION} is not there); write them by mrl data shard"
+                else f"{place} holds no shards ({DESCRIPTION} is missing); write them with mrl data shard"
             ) from error
         for shard in shards:
             _check_size(place / shard.name, shard.size)
         for name, expected in hashes.items():
             _check_hash(place / name, expected)
-        names = record(_Names, read_json(place / NAMES, advice=_MEND, max_bytes=_NAMES_BYTES), str(place / NAMES), advice=_MEND)
-        rows = read_npy(place / ROWS, memory_map=memory_map, advice=_MEND)
+        names = record(
+            _Names, read_json(place / NAMES, advice=_REMEDY, max_bytes=_NAMES_BYTES), str(place / NAMES), advice=_REMEDY
+        )
+        rows = read_npy(place / ROWS, memory_map=memory_map, advice=_REMEDY)
         if rows.dtype != ROW or rows.shape != (sum(shard.utterances for shard in shards),):
-            raise DataError(f"{place / ROWS} does not belong to {DESCRIPTION}; {_MEND}")
+            raise DataError(f"{place / ROWS} does not belong to {DESCRIPTION}; {_REMEDY}")
         if len(rows) and (
             rows["shard"].max() >= len(shards)
             or rows["speaker"].max() >= len(names.speakers)
             or not -1 <= rows["session"].min() <= rows["session"].max() < len(names.sessions)
         ):
-            raise DataError(f"{place / ROWS} refers to shards, speakers or sessions that are not there; {_MEND}")
+            raise DataError(f"{place / ROWS} refers to shards, speakers or sessions that are not there; {_REMEDY}")
         return cls(place, shards, names.speakers, names.sessions, rows)
 
     def __len__(self) -> int:
@@ -467,16 +471,16 @@ def _check_size(path: Path, expected: int) -> None:
     try:
         found = path.stat().st_size
     except OSError as error:
-        raise DataError(f"{path} is missing or cannot be read ({error.strerror}); {_MEND}") from error
+        raise DataError(f"{path} is missing or cannot be read ({error.strerror}); {_REMEDY}") from error
     if found != expected:
         what = "it is cut off" if found < expected else "it was changed"
-        raise DataError(f"{path} has {found} bytes, its index says {expected}: {what}; {_MEND}")
+        raise DataError(f"{path} has {found} bytes, its index says {expected}: {what}; {_REMEDY}")
 
 
 def _check_hash(path: Path, expected: str) -> None:
     try:
         found = sha256_of(path)
     except OSError as error:
-        raise DataError(f"{path} is missing or cannot be read ({error.strerror}); {_MEND}") from error
+        raise DataError(f"{path} is missing or cannot be read ({error.strerror}); {_REMEDY}") from error
     if found != expected:
-        raise DataError(f"{path} was changed: its SHA-256 is {found[:12]}…, its index says {expected[:12]}…; {_MEND}")
+        raise DataError(f"{path} was changed: its SHA-256 is {found[:12]}…, its index says {expected[:12]}…; {_REMEDY}")

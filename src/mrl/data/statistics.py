@@ -32,7 +32,7 @@ class CorpusStatistics:
         utterances_per_speaker, sessions_per_speaker: (speakers,) counts; sessions only of speakers whose sessions are known.
         without_session: utterances whose session is not known.
         sample_rates: Hz -> utterances.
-        corpora: name -> utterances; empty if the manifest does not tell.
+        corpora: name -> utterances; empty if the manifest has no such column.
     """
 
     speakers: int

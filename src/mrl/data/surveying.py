@@ -58,7 +58,7 @@ def writing_journal(path: Path | None, *, decode: bool) -> Iterator[Callable[[St
 
 
 def read_journal(path: Path, *, decode: bool) -> dict[StretchKey, StretchFacts]:
-    """Return what surveys of the same kind have noted; lines that cannot be read are passed over, to be found out again.
+    """Return what surveys of the same kind have noted; unreadable lines are skipped, and their recordings are examined again.
 
     Raises:
         DataError: the file is there but cannot be opened.
@@ -94,7 +94,7 @@ _BATCH = 32  # recordings per task of a process
 _WORTH_A_PROCESS = 256  # recordings: a process takes about a second to start
 
 
-_CRASHED = "the process that read it died: a decoder crashed on it, or the memory was full"
+_CRASHED = "the process that read it died: a decoder crashed on it, or memory ran out"
 
 
 _Batch = list[int]

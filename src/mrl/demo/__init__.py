@@ -1,4 +1,4 @@
-"""The whole job in minutes: voices, a backbone, a Matryoshka model in two stages, error rates at every dimension."""
+"""The whole pipeline in minutes: voices, a backbone, a Matryoshka model in two stages, error rates at every dimension."""
 
 import lazy_loader
 

@@ -88,8 +88,8 @@ def split_corpus(voices: Path, output: Path, *, seed: int) -> DemoCorpus:
 
 def _usable_speakers(corpus: Corpus, root: Path) -> dict[str, list[str]]:
     recordings = defaultdict(list)
-    for one in corpus.utterances:
-        recordings[one.speaker].append(one.path.relative_to(root).as_posix())
+    for utterance in corpus.utterances:
+        recordings[utterance.speaker].append(utterance.path.relative_to(root).as_posix())
     return {speaker: names[:_MOST_UTTERANCES_PER_SPEAKER] for speaker, names in recordings.items() if len(names) > 1}
 
 

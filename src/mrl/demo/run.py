@@ -28,7 +28,7 @@ _BACKBONE, _MATRYOSHKA = "backbone", "matryoshka"  # the folders of the two runs
 _FEW_DRAWS = 8  # crops per speaker and epoch where the network is no tiny one, so that minutes suffice
 
 BackboneKind: TypeAlias = Literal["bundled", "tiny"]
-"""The network of the model that comes with the package, or a tiny one trained on the spot."""
+"""The network of the model that comes with the package, or a tiny one trained on the fly."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ def run_demo(
         output: folder for everything that is written; what an earlier demonstration left there is replaced.
         data: a folder with one subfolder per speaker; None makes synthetic voices.
         weights: an official ReDimNet checkpoint as the backbone.
-        backbone: which one to take without ``weights``; by default the bundled one for recordings of one's own, and for synthetic
-            voices a tiny one, which learns them from scratch.
+        backbone: which one to take without ``weights``; by default the bundled one for your own recordings, and for synthetic
+            voices a tiny one, trained from scratch.
         seed: of voices, split, training and bootstrap.
         num_speakers: how many synthetic voices.
         backbone_epochs: epochs of the tiny backbone.
@@ -107,7 +107,7 @@ def run_demo(
     _LOG.info("Training the Matryoshka model on %s", weights)
     config = _matryoshka_config(corpus, output / _MATRYOSHKA, seed, weights, stage_1_epochs, stage_2_epochs, draws_per_speaker)
     model_folder = run_training(config).run_folder / "best"
-    _LOG.info("Measuring on speakers that were never seen")
+    _LOG.info("Evaluating on unseen speakers")
     enough = corpus.counts["test"][0] >= MINIMUM_SPEAKERS
     if not enough:
         _LOG.info(
@@ -141,8 +141,8 @@ def _write_bundled_backbone(folder: Path) -> Path:
     """Write the network inside the bundled model as an official checkpoint, which training starts from; return the file."""
     bundled = next(iter(bundled_models()), None)
     if bundled is None:
-        raise CheckpointError("this installation of the package has no model in it; give --weights or --backbone tiny")
-    _LOG.info("The backbone is that of %s, which comes with the package. %s", bundled.name, bundled.release.notice)
+        raise CheckpointError("this installation has no bundled model; give --weights or --backbone tiny")
+    _LOG.info("The backbone is that of the bundled model %s. %s", bundled.name, bundled.release.notice)
     checkpoint = folder / f"{bundled.name}.pt"
     checkpoint.parent.mkdir(parents=True, exist_ok=True)
     write_official_checkpoint(checkpoint, *ReDimNetMRL.from_pretrained(bundled.folder).backbone.to_official())

@@ -1,4 +1,4 @@
-"""Models leave the house: ONNX, OpenVINO and torch.export files that are held against the network before they count as done."""
+"""Export to ONNX, OpenVINO and torch.export files, which are compared with the network before they are put in place."""
 
 import lazy_loader
 

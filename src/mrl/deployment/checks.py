@@ -219,7 +219,7 @@ def check_parity(
         reference: the network.
         runner: the file.
         shapes: (recordings, seconds) of every comparison.
-        advance: told after each comparison.
+        advance: called after each comparison.
 
     Raises:
         ExportError: the file fails, gives another shape, NaN, or embeddings that are not of unit length.
@@ -373,7 +373,7 @@ def check_export(path: str | os.PathLike[str]) -> CheckedFile:
     parts = files_of(file)
     absent = [part for part in parts if not part.is_file()]
     if absent:
-        raise InputError(f"{absent[0]} does not exist or is no file; give a file that mrl export wrote")
+        raise InputError(f"{absent[0]} does not exist or is not a file; give a file written by mrl export")
     card = _read_card(card_of(file))
     for part in parts:
         files = card.get("files")

@@ -103,13 +103,13 @@ def compare_variants(
         folder: an empty folder; its files are left there.
         with_calibration: whether "int8-static" can be made.
         trial_data: for equal error rates.
-        advance: told after each form.
+        advance: called after each form.
     """
     base_path = folder / f"base{FORMATS['onnx'].suffix}"
     builder.write("onnx", "fp32", base_path)
     base = open_runner(base_path, threads=1)
     base_bytes = _bytes_of(base_path)
-    found = []
+    variants = []
     for format_name, precision in _candidates(with_calibration):
         path = folder / f"{format_name}-{precision}{FORMATS[format_name].suffix}"
         try:
@@ -127,20 +127,16 @@ def compare_variants(
         is_base = (format_name, precision) == ("onnx", "fp32")
         speed = 1.0 if is_base else _speed(base, runner, reference)
         num_bytes = _bytes_of(path)
-        keep, reason = (
-            (True, "what the others are measured by")
-            if is_base
-            else _verdict(precision, num_bytes / base_bytes, speed, cosine, rates)
-        )
+        keep, reason = (True, "the reference") if is_base else _verdict(precision, num_bytes / base_bytes, speed, cosine, rates)
         change = None if rates is None else rates.largest_change()
-        found.append(
+        variants.append(
             Variant(
                 format_name, precision, num_bytes, speed, cosine, None if rates is None else rates.exported, change, keep, reason
             )
         )
         if advance is not None:
             advance(1)
-    return tuple(found)
+    return tuple(variants)
 
 
 def count_candidates(with_calibration: bool) -> int:

@@ -1,4 +1,4 @@
-"""Exporting a model: written aside, held against the PyTorch network, and only then put in place."""
+"""Exporting a model: written to a temporary folder, compared with the PyTorch network, and only then put in place."""
 
 from __future__ import annotations
 
@@ -136,8 +136,8 @@ def export_model(
         spec: a model folder, an official checkpoint, or the name of a released model.
         output: the file to write.
         weights: for a released name, where its file is.
-        depth: leave a model folder's network after so many stages: the exit is exported as a network of its own, without the
-            folder's calibration, which is of the whole one.
+        depth: stop a model folder's network after this many stages: the early exit is exported as a network of its own,
+            without the folder's calibration, which is for the whole network.
         kind: "waveform" with the front end inside, or "features" for toolkits with their own.
         precision: "fp32", "fp16" (weights stored in 16 bit), "int8-dynamic" or "int8-static".
         calibration_audio: folder with recordings like those to come, for "int8-static".
@@ -209,7 +209,7 @@ def _check_arguments(
     if precision not in precisions_of(format_name):
         raise InputError(
             f"{format_name} files are written in {', '.join(precisions_of(format_name))}, not in {precision}; "
-            "choose another precision or suffix"
+            "choose another precision or extension"
         )
     if precision == "int8-static" and calibration_audio is None:
         raise InputError("int8-static needs recordings that show the range of activations (--calibration-audio FOLDER)")
@@ -266,9 +266,9 @@ def _card(report: ExportReport, hashes: dict[str, str]) -> dict[str, Any]:
 
 
 def export_lines(report: ExportReport) -> Iterator[str]:
-    """Yield what the command line tells about an export."""
+    """Yield the lines that the command line prints about an export."""
     about = report.description
-    yield f"{report.path}: {about.kind}, {about.input} in, {about.embed_dim} numbers out, {about.precision}"
+    yield f"{report.path}: {about.kind}, {about.input} in, {about.embed_dim} dimensions out, {about.precision}"
     if about.cut is not None:
         yield f"the first {about.cut['depth']} of {about.cut['stages']} stages, by an early exit"
     yield f"{report.num_bytes:,} bytes"

@@ -53,7 +53,7 @@ def format_of(path: str | os.PathLike[str]) -> FormatName:
         if known.suffix == suffix:
             return name
     expected = ", ".join(f"{known.suffix} ({name})" for name, known in FORMATS.items())
-    raise InputError(f"{os.fspath(path)}: the suffix {suffix!r} is none of an exported model; expected {expected}")
+    raise InputError(f"{os.fspath(path)}: unsupported extension {suffix!r} for an exported model; expected {expected}")
 
 
 def files_of(path: str | os.PathLike[str]) -> tuple[Path, ...]:
@@ -110,7 +110,7 @@ def open_runner(path: str | os.PathLike[str], *, threads: int | None = None) -> 
     file = Path(path).expanduser()
     name = format_of(file)
     if not file.is_file():
-        raise InputError(f"{file} does not exist or is no file; give a file that mrl export wrote")
+        raise InputError(f"{file} does not exist or is not a file; give a file written by mrl export")
     if name == "onnx":
         return _OnnxRunner(file, threads)
     return _OpenVinoRunner(file, threads) if name == "openvino" else _ProgramRunner(file)
@@ -137,15 +137,15 @@ class _OpenVinoRunner:
             model = core.read_model(str(file))
             self._network = core.compile_model(model, "CPU", settings)
         except Exception as error:
-            raise CheckpointError(f"{file} is damaged or no OpenVINO model ({_short(error)}); export it again") from error
+            raise CheckpointError(f"{file} is damaged or not an OpenVINO model ({_short(error)}); export it again") from error
         text = "{}"
         with contextlib.suppress(RuntimeError):  # what it raises when there is no such entry
             text = str(model.get_rt_info(["redimnet_mrl", "description"]).value)
         self.description = Description.from_dict(_parsed(text, file), str(file))
 
     def __call__(self, batch: Matrix) -> Outputs:
-        found = self._network(batch)
-        return Outputs(np.array(found[EMBEDDING]), np.array(found[RAW_EMBEDDING]))
+        outputs = self._network(batch)
+        return Outputs(np.array(outputs[EMBEDDING]), np.array(outputs[RAW_EMBEDDING]))
 
 
 class _ProgramRunner:
@@ -156,7 +156,7 @@ class _ProgramRunner:
         try:
             program = torch.export.load(str(file), extra_files=extra)
         except Exception as error:
-            raise CheckpointError(f"{file} is damaged or no exported program ({_short(error)}); export it again") from error
+            raise CheckpointError(f"{file} is damaged or not an exported program ({_short(error)}); export it again") from error
         self._module = program.module()
         self.description = Description.from_dict(_parsed(extra[FORMATS["pt2"].description_entry] or "{}", file), str(file))
 

@@ -38,7 +38,7 @@ MINIMUM_COSINE: dict[Precision, float] = {"fp32": 0.99999, "fp16": 0.9999, "int8
 only catch what is broken: whether they are good enough is for the error rates to say."""
 
 
-_SMALLEST_TENSOR = 64  # numbers; storing fewer in 16 bit saves nothing
+_SMALLEST_TENSOR = 64  # elements; storing fewer in 16 bits saves nothing
 
 
 _EXACT_IN_16_BIT = ("log_mel.", "normalisation.", "pooled_norm.", "head_norm.")
@@ -123,14 +123,14 @@ def quantised(model: Any, precision: Precision, calibration: Callable[[], Iterat
         except Exception as error:
             # The quantiser raises plain errors of many kinds.
             detail = " ".join(str(error).split())[:160]
-            raise ExportError(f"the graph cannot be brought to {precision}: {type(error).__name__}: {detail}") from error
+            raise ExportError(f"the graph cannot be converted to {precision}: {type(error).__name__}: {detail}") from error
         return onnx.load(str(result))
 
 
 def model_hash(description: Description, graph: Any) -> str:
     """Return a hash that files share whose embeddings may be mixed.
 
-    Weights in 16 bit move embeddings less than any use of them can tell; 8-bit arithmetic makes a model of its own.
+    Weights in 16 bits change embeddings too little to matter; 8-bit arithmetic makes a different model.
     """
     if description.precision in ("fp32", "fp16"):
         return description.weights_sha256

@@ -81,7 +81,7 @@ class Description:
         optional = {field.name for field in dataclasses.fields(cls) if field.default is not dataclasses.MISSING}
         missing = [name for name in names if name not in values and name not in optional]
         if missing:
-            raise CheckpointError(f"{where} does not say its {', '.join(missing)}; write the file again with mrl export")
+            raise CheckpointError(f"{where} does not state its {', '.join(missing)}; write the file again with mrl export")
         advice = "write the file again with mrl export"
         found = record(cls, dict(values), where, error=CheckpointError, advice=advice, ignore_unknown=True)
         sensible = (
@@ -116,7 +116,7 @@ class Description:
         """
         if "format" not in properties:
             raise CheckpointError(
-                f"{where} was not written by mrl export: it does not say its sample rate, prefix lengths and input; "
+                f"{where} was not written by mrl export: it does not state its sample rate, prefix lengths and input; "
                 "export the model folder or checkpoint that it was made from"
             )
         words = {field.name for field in dataclasses.fields(cls) if field.type == "str"} | {"format"}

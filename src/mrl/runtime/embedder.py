@@ -50,7 +50,7 @@ class OnnxEmbedder:
         self.description = Description.from_properties(self._session.get_modelmeta().custom_metadata_map, str(self.path))
         if self.description.input != "waveform":
             raise InputError(
-                f"{self.path} takes {self.description.input} from a front end of your own, not waveforms; "
+                f"{self.path} takes {self.description.input} from your own front end, not waveforms; "
                 "export the model again without --input"
             )
 
@@ -146,7 +146,7 @@ class OnnxEmbedder:
 
 
 def unit_prefix(raw: Matrix, dim: int) -> Matrix:
-    """Return the first ``dim`` numbers of embeddings ``(batch, embed_dim)``, scaled to unit length."""
+    """Return the first ``dim`` dimensions of embeddings ``(batch, embed_dim)``, scaled to unit length."""
     prefix = raw[:, :dim]
     lengths = np.linalg.norm(prefix, axis=1, keepdims=True)
     return np.ascontiguousarray(prefix / np.maximum(lengths, _SHORTEST_NORM), dtype=np.float32)

@@ -23,7 +23,7 @@ def open_session(path: str | os.PathLike[str], threads: int | None = None) -> An
     """
     file = Path(path).expanduser()
     if not file.is_file():
-        raise InputError(f"{file} does not exist or is no file; give a file that mrl export wrote")
+        raise InputError(f"{file} does not exist or is not a file; give a file written by mrl export")
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, int) or threads < 1):
         raise InputError(f"threads={threads!r} is not a number of threads; expected a whole number from 1 up, or None")
     try:
@@ -43,7 +43,7 @@ def open_session(path: str | os.PathLike[str], threads: int | None = None) -> An
     except Exception as error:
         # Its error classes derive from Exception only and differ between versions.
         detail = " ".join(str(error).split())[:160]
-        raise CheckpointError(f"{file} is damaged or no ONNX model ({detail}); export or copy it again") from error
+        raise CheckpointError(f"{file} is damaged or not an ONNX model ({detail}); export or copy it again") from error
 
 
 def usable_processors() -> int:

@@ -87,7 +87,7 @@ def _check(waveform: Waveform, what: str, sample_rate: int, minimum_samples: int
     if samples < minimum_samples:
         raise InputError(
             f"{what} has {samples} samples ({1000 * samples / sample_rate:.1f} ms at {sample_rate} Hz); the network needs at "
-            f"least {minimum_samples} ({1000 * minimum_samples / sample_rate:.1f} ms), and good scores want seconds"
+            f"least {minimum_samples} ({1000 * minimum_samples / sample_rate:.1f} ms), and reliable scores need seconds"
         )
     if not np.isfinite(waveform).all():
-        raise InputError(f"{what} holds NaN or infinite samples; mend or drop this recording")
+        raise InputError(f"{what} contains NaN or infinite samples; repair or drop this recording")

@@ -126,8 +126,8 @@ def create_app(service: VoiceService, *, token: str, hosts: frozenset[str] | Non
         if len(files) > limits.max_files:
             raise Refusal(413, f"a request may have {limits.max_files} recordings at most, this one has {len(files)}")
         opened = [file.file for file in files]
-        heard = await work(lambda: service.hear_for(name, [_read(file) for file in opened], extend=add))
-        return await write(lambda: service.enrol(name, heard, extend=add))
+        embedded = await work(lambda: service.embed_for(name, [_read(file) for file in opened], extend=add))
+        return await write(lambda: service.enrol(name, embedded, extend=add))
 
     @app.post("/api/verify", summary="Is this the voice?", responses=missing)
     async def verify(

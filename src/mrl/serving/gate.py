@@ -60,7 +60,7 @@ def host_name(header: str) -> str:
     return header.partition(":")[0].rstrip(".")
 
 
-# The token that a request must carry, and when one is made up.
+# The token that a request must carry, and when one is generated.
 
 
 _SHORTEST = 16
@@ -120,7 +120,7 @@ class Limits:
         max_seconds: duration of one recording.
         max_files: recordings in one request.
         max_name: characters of a voice's name.
-        max_requests: that are worked on or wait at the same time; one more is told to come back later.
+        max_requests: that are worked on or wait at the same time; one more is asked to come back later.
         upload_seconds: in which the body of a request must have arrived.
     """
 
@@ -164,7 +164,7 @@ def too_busy() -> Refusal:
 
 
 def refusal_of(error: MRLError, store: Path) -> Refusal:
-    """Return what a client is told of an error of this package; the path of the store is nothing to it."""
+    """Return the message that a client gets for an error of this package, without the path of the store."""
     if isinstance(error, Refusal):
         return error
     if isinstance(error, (AudioLoadingError, InputError)):

@@ -46,7 +46,7 @@ def serve(
         token_file: a file with the token.
         limits: on requests.
         threads: recordings that are embedded at the same time, each on one processor; as many as there are processors by default.
-        announce: told the address of the page once connections are accepted.
+        announce: called with the address of the page once connections are accepted.
 
     Raises:
         MissingDependencyError: the extra ``serve`` is not installed.
@@ -105,7 +105,7 @@ def _require_packages() -> None:
 
 
 def _settle_token(host: str, token: str | None, token_file: str | os.PathLike[str] | None) -> tuple[str, bool]:
-    """Return the token and whether it was made up here."""
+    """Return the token and whether it was generated."""
     if token is not None and token_file is not None:
         raise InputError("give the token or a file with it, not both")
     if token is not None:

@@ -44,7 +44,7 @@ def is_recording(data: bytes) -> bool:
     start = _after_id3(data)
     head = data[start : start + 16]
     if start and not head.startswith((b"fLaC", b"\xff")):
-        return False  # ffmpeg skips a tag and guesses anew by what follows: only MP3, AAC and FLAC have one
+        return False  # ffmpeg skips a tag and guesses from what follows: only MP3, AAC and FLAC have one
     return (
         head.startswith(_STARTS)
         or (head[:4] in (b"RIFF", b"RF64") and head[8:12] == b"WAVE")
@@ -150,7 +150,7 @@ class Voices(BaseModel):
 
 
 class Recording(BaseModel):
-    """What was heard."""
+    """A recording that was received."""
 
     seconds: float
     speech_seconds: float = Field(description="Of it, not quiet.")
@@ -268,7 +268,7 @@ class VoiceService:
         known = self._store.voices(offset, limit)
         return Voices(total=len(self._store), voices=[_voice_info(voice) for voice in known])
 
-    def hear_for(self, name: str, recordings: Sequence[bytes], *, extend: bool) -> list[EmbeddedRecording]:
+    def embed_for(self, name: str, recordings: Sequence[bytes], *, extend: bool) -> list[EmbeddedRecording]:
         """Embed recordings that are to be enrolled by :meth:`enrol`, if they can be.
 
         Raises:
@@ -280,16 +280,18 @@ class VoiceService:
             raise Refusal(409, f"a voice {wanted!r} is enrolled already; add to it, remove it first, or choose another name")
         if extend and not known:
             raise _not_enrolled(wanted)
-        return [self._hear(data, f"recording {number}: ") for number, data in enumerate(recordings, start=1)]
+        return [self._embed(data, f"recording {number}: ") for number, data in enumerate(recordings, start=1)]
 
-    def enrol(self, name: str, heard: Sequence[EmbeddedRecording], *, extend: bool) -> Enrolled:
+    def enrol(self, name: str, embedded: Sequence[EmbeddedRecording], *, extend: bool) -> Enrolled:
         """Enrol a voice, or add recordings to one.
 
         Raises:
             InputError, DataError: as for :func:`mrl.identification.enrol`.
         """
-        voice = enrol(self._embedder, self._new_name(name), heard, self._store.path, extend=extend)
-        return Enrolled(voice=_voice_info(voice), recordings=[_recording(one) for one in heard], warnings=_warnings(heard))
+        voice = enrol(self._embedder, self._new_name(name), embedded, self._store.path, extend=extend)
+        return Enrolled(
+            voice=_voice_info(voice), recordings=[_recording(recording) for recording in embedded], warnings=_warnings(embedded)
+        )
 
     def verify(self, name: str, recording: bytes) -> Verified:
         """Compare a recording with a voice, at every dim.
@@ -300,65 +302,65 @@ class VoiceService:
         wanted = clean_name(name)
         if wanted not in self._store:
             raise _not_enrolled(wanted)
-        heard = self._hear(recording)
+        embedded = self._embed(recording)
         scores: list[DimScore] = []
         decision: tuple[int, bool | None, str] | None = None
         for dim in self.dims:
-            found = verify_voice(self._embedder, wanted, heard, self._store, dim=dim)
+            result = verify_voice(self._embedder, wanted, embedded, self._store, dim=dim)
             scores.append(
                 DimScore(
                     dim=dim,
-                    score=found.score,
-                    log_likelihood_ratio=found.log_likelihood_ratio,
-                    threshold=found.rule.threshold,
-                    accepted=found.same_speaker,
+                    score=result.score,
+                    log_likelihood_ratio=result.log_likelihood_ratio,
+                    threshold=result.rule.threshold,
+                    accepted=result.same_speaker,
                 )
             )
-            if found.same_speaker is not None:
-                decision = dim, found.same_speaker, found.rule.basis
+            if result.same_speaker is not None:
+                decision = dim, result.same_speaker, result.rule.basis
         dim_decided, accepted, basis = decision or (None, None, "")
         return Verified(
             name=wanted,
-            recording=_recording(heard),
+            recording=_recording(embedded),
             scores=scores,
             accepted=accepted,
             decided_at_dim=dim_decided,
             basis=basis,
-            warnings=_warnings([heard]),
+            warnings=_warnings([embedded]),
         )
 
     def identify(self, recording: bytes, top: int) -> Identified:
-        """Say whose voice a recording may be.
+        """Identify the speaker of a recording.
 
         Raises:
             Refusal: 409 no voice is enrolled; the recording cannot be used.
         """
         if not len(self._store):
             raise Refusal(409, "no voice is enrolled; enrol one first")
-        heard = self._hear(recording)
-        found = identify(self._embedder, heard, self._store, top=min(top, MOST_CANDIDATES))
+        embedded = self._embed(recording)
+        result = identify(self._embedder, embedded, self._store, top=min(top, MOST_CANDIDATES))
         candidates = []
-        for one in found.candidates:
-            scores = self._scores(one.name, heard)
+        for candidate in result.candidates:
+            scores = self._scores(candidate.name, embedded)
             if scores:
                 candidates.append(
                     Candidate(
-                        name=one.name,
-                        score=one.score,
-                        log_likelihood_ratio=one.log_likelihood_ratio,
-                        accepted=one.accepted,
+                        name=candidate.name,
+                        score=candidate.score,
+                        log_likelihood_ratio=candidate.log_likelihood_ratio,
+                        accepted=candidate.accepted,
                         scores=scores,
                     )
                 )
         return Identified(
-            recording=_recording(heard),
+            recording=_recording(embedded),
             candidates=candidates,
-            decided=found.rule.threshold is not None,
-            name=found.name,
-            threshold=found.rule.threshold,
-            basis=found.rule.basis,
-            voices=found.voices,
-            warnings=_warnings([heard]),
+            decided=result.rule.threshold is not None,
+            name=result.name,
+            threshold=result.rule.threshold,
+            basis=result.rule.basis,
+            voices=result.voices,
+            warnings=_warnings([embedded]),
         )
 
     def remove(self, name: str) -> None:
@@ -372,16 +374,16 @@ class VoiceService:
             raise _not_enrolled(wanted)
         self._store.remove([wanted])
 
-    def _scores(self, name: str, heard: EmbeddedRecording) -> list[Score]:
+    def _scores(self, name: str, embedded: EmbeddedRecording) -> list[Score]:
         """Return the scores at every dim; none where the voice has been deleted meanwhile."""
         try:
-            return [Score(dim=dim, score=voice_score(self._store, name, heard, dim)) for dim in self.dims]
+            return [Score(dim=dim, score=voice_score(self._store, name, embedded, dim)) for dim in self.dims]
         except DataError:
             if name in self._store:
                 raise
             return []
 
-    def _hear(self, data: bytes, which: str = "") -> EmbeddedRecording:
+    def _embed(self, data: bytes, which: str = "") -> EmbeddedRecording:
         try:
             waveform = decode_recording(data, self._limits)
             return embed_recording(self._embedder, np.ascontiguousarray(waveform), name="a recording that was sent")
@@ -412,14 +414,14 @@ def _voice_info(voice: Voice) -> VoiceInfo:
     )
 
 
-def _recording(heard: EmbeddedRecording) -> Recording:
-    return Recording(seconds=heard.seconds, speech_seconds=heard.speech_seconds)
+def _recording(embedded: EmbeddedRecording) -> Recording:
+    return Recording(seconds=embedded.seconds, speech_seconds=embedded.speech_seconds)
 
 
-def _warnings(heard: Sequence[EmbeddedRecording]) -> list[str]:
+def _warnings(embedded: Sequence[EmbeddedRecording]) -> list[str]:
     return [
-        f"{one.speech_seconds:.2f} s of speech in a recording of {one.seconds:.2f} s; "
+        f"{recording.speech_seconds:.2f} s of speech in a recording of {recording.seconds:.2f} s; "
         f"below {SHORT_SECONDS:g} s scores are uncertain"
-        for one in heard
-        if one.speech_seconds < SHORT_SECONDS
+        for recording in embedded
+        if recording.speech_seconds < SHORT_SECONDS
     ]
