@@ -67,7 +67,8 @@ def overlapping_speakers(corpus: Corpus, trials: Iterable[str | os.PathLike[str]
 
     Args:
         corpus: what is trained on; speakers may be named ``corpus/speaker``.
-        trials: the recordings that the trials name, as in the list; absolute paths give more information, if the recordings are available.
+        trials: the recordings that the trials name, as in the list; absolute paths give more information where recordings are
+            available.
     """
     public: set[tuple[str, str]] = set()
     folders: dict[str, set[Path]] = {}  # what may be a speaker's name -> where such folders are
