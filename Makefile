@@ -4,7 +4,7 @@ BIN := .venv/bin
 # The networks here are tiny: more threads in each process cost more than they bring, above all on a busy machine.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: demo test check docs lock clean
+.PHONY: demo test check docs fuzz lock clean
 
 # Synthetic voices, or your own recordings: make demo MRL_DATA=folder (one subfolder per speaker).
 demo: .venv/ready
@@ -12,6 +12,12 @@ demo: .venv/ready
 
 test: .venv/ready check
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+# More hostile files for every reader than the tests have, from seeds of your own: make fuzz FUZZ_CASES=50000 FUZZ_SEED=7.
+FUZZ_CASES ?= 20000
+FUZZ_SEED ?= 1
+fuzz: .venv/ready
+	MRL_FUZZ_CASES=$(FUZZ_CASES) MRL_FUZZ_SEED=$(FUZZ_SEED) $(BIN)/python -m pytest -s -q tests/hostile/test_fuzz.py
 
 check: .venv/ready
 	$(BIN)/ruff check .
@@ -29,7 +35,7 @@ check: .venv/ready
 docs: .venv/ready
 	$(BIN)/python -m docs.generate_command_line
 	$(BIN)/python -m docs.readme_figures
-	$(BIN)/python -m benchmarks.study.page docs/appendix/accuracy-study.md
+	$(BIN)/python -m benchmarks.study.page docs/appendix/accuracy-study.md docs/explanation/strong-network.md
 
 # Needs pip-tools. The lock pins torch, because a looser range takes builds of several gigabytes.
 lock:

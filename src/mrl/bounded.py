@@ -56,6 +56,7 @@ class ReadLimits:
 
 
 LIMITS = ReadLimits()
+_LONGEST_LINE = 16 << 20
 
 # What only Python's slower hooks notice: whole numbers and exponents of many digits.
 _LONG_NUMBER = re.compile(rf"\d{{{LIMITS.digits + 1}}}|[eE]\+?\d{{3}}")
@@ -119,6 +120,42 @@ def read_text(
     except UnicodeDecodeError as reason:
         found = f"{os.fspath(path)} cannot be read: it is not UTF-8 text ({reason.reason} at byte {reason.start})"
         raise error(_line(found, advice)) from reason
+
+
+def lines_of(
+    stream: BinaryIO, name: str, *, error: ErrorKind = DataError, advice: str = "", max_bytes: int | None = None
+) -> Iterator[bytes]:
+    """Yield the lines of an open file with their ends, none of them longer than 16 MB.
+
+    Args:
+        stream: the file, or what unpacks it.
+        name: what errors call it.
+        error, advice: as for :func:`parse_json`.
+        max_bytes: of all lines together; None: any.
+
+    Raises:
+        MRLError: of the kind ``error``.
+    """
+    total = 0
+    while line := stream.readline(_LONGEST_LINE + 1):
+        total += len(line)
+        if len(line) > _LONGEST_LINE:
+            raise error(_line(f"{name} has a line of more than {_LONGEST_LINE:,} bytes", advice))
+        if max_bytes is not None and total > max_bytes:
+            raise error(_line(f"{name} would unpack to more than {max_bytes:,} bytes", advice))
+        yield line
+
+
+def text_of(line: bytes, place: str, *, error: ErrorKind = DataError) -> str:
+    """Return a line as text.
+
+    Raises:
+        MRLError: of the kind ``error``: it is not UTF-8; ``place`` says where.
+    """
+    try:
+        return line.decode("utf-8")
+    except UnicodeDecodeError as reason:
+        raise error(f"{place} is not UTF-8 text: {reason.reason} at byte {reason.start} of the line") from reason
 
 
 # --- JSON

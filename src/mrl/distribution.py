@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 _MEETING = datetime.timedelta(minutes=10)
-_TIMEOUT = datetime.timedelta(hours=2)  # shares are of equal length, but machines differ, and one may validate while others wait
+_TIMEOUT = datetime.timedelta(minutes=30)  # shares are of equal length, but machines differ, and one validates while others wait
 
 
 @dataclasses.dataclass(frozen=True)

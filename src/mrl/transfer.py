@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import json
 import logging
 import re
 import socket
@@ -20,7 +19,8 @@ from io import FileIO
 from pathlib import Path
 from typing import Any, NoReturn
 
-from mrl.errors import DownloadError
+from mrl.bounded import read_json, record
+from mrl.errors import DataError, DownloadError
 from mrl.files import write_json
 from mrl.progress import progress_bar
 from mrl.version import __version__
@@ -30,6 +30,8 @@ logger = logging.getLogger(__name__)
 _CHUNK_BYTES = 1 << 16
 _PASSING_STATUS = frozenset({408, 425, 429, 500, 502, 503, 504})
 _LONGEST_DELAY_SECONDS = 60.0
+_NUMBER = re.compile("[0-9]{1,18}")
+_NOTE_BYTES = 100_000
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class TransferSettings:
     """Longest silence of the server, while connecting and between two pieces."""
     first_delay_seconds: float = 1.0
     """Pause before the second try; doubled before each further one."""
+    most_bytes: int = 8 << 30
+    """The largest file where its size is not known."""
 
 
 class _PassingError(Exception):
@@ -63,7 +67,22 @@ class _PartialState:
 
 def is_http_url(text: str) -> bool:
     """Whether the text is an http or https address."""
-    return urllib.parse.urlsplit(text).scheme.lower() in ("http", "https")
+    try:
+        return urllib.parse.urlsplit(text).scheme.lower() in ("http", "https")
+    except ValueError:  # half an IPv6 address, and the like
+        return text.lower().startswith(("http://", "https://"))
+
+
+class _SafeRedirects(urllib.request.HTTPRedirectHandler):
+    """Follows redirects to http and https only, and from https never to http."""
+
+    def redirect_request(self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
+        before, after = req.full_url.partition(":")[0].lower(), newurl.partition(":")[0].lower()
+        if after not in ("http", "https") or (before == "https" and after != "https"):
+            raise DownloadError(
+                f"{req.full_url} leads to {newurl}, by a weaker protocol than it was asked for; it is not followed"
+            )
+        return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
 def fetch_url(
@@ -95,7 +114,9 @@ def fetch_url(
         DownloadError: with the reason alone; the caller adds what to do. ``partial`` stays only if it can be gone on with.
     """
     settings = settings or TransferSettings()
-    transfer = _Transfer(url, partial, expected_bytes, will_be_verified, show_progress, settings.timeout_seconds)
+    transfer = _Transfer(
+        url, partial, expected_bytes, will_be_verified, show_progress, settings.timeout_seconds, settings.most_bytes
+    )
     for attempt in range(1, settings.attempts + 1):
         try:
             return transfer.attempt()
@@ -126,14 +147,19 @@ class _Transfer:
         will_be_verified: bool,
         show_progress: bool,
         timeout_seconds: float,
+        most_bytes: int,
     ) -> None:
         self._url = url
-        self._host = urllib.parse.urlsplit(url).netloc.rpartition("@")[2]
+        try:
+            self._host = urllib.parse.urlsplit(url).netloc.rpartition("@")[2]
+        except ValueError as error:
+            raise DownloadError(f"{url!r} is not a usable address: {error}") from error
         self._partial = partial
         self._expected_bytes = expected_bytes
         self._will_be_verified = will_be_verified
         self._show_progress = show_progress
         self._timeout_seconds = timeout_seconds
+        self._most_bytes = most_bytes
 
     def attempt(self) -> bool:
         state = _read_state(self._partial, self._url, self._will_be_verified)
@@ -161,7 +187,8 @@ class _Transfer:
                 headers["If-Range"] = state.validator
         with self._network_errors():
             request = urllib.request.Request(self._url, headers=headers)
-            response: http.client.HTTPResponse = urllib.request.urlopen(request, timeout=self._timeout_seconds)
+            opener = urllib.request.build_opener(_SafeRedirects)
+            response: http.client.HTTPResponse = opener.open(request, timeout=self._timeout_seconds)
             return response
 
     def _refuse_status(self, error: urllib.error.HTTPError) -> NoReturn:
@@ -205,6 +232,8 @@ class _Transfer:
     def _receive(self, response: http.client.HTTPResponse, start: int, total: int | None) -> None:
         description = self._partial.name.removeprefix(".").removesuffix(".part")
         received = start
+        sizes = [size for size in (total, self._expected_bytes) if size is not None]
+        most = min(sizes) if sizes else self._most_bytes
         kilobytes = None if total is None else -(-total // 1000)
         with (
             self._open_partial(append=start > 0) as stream,
@@ -218,12 +247,13 @@ class _Transfer:
                     break
                 if received == 0 and chunk.lstrip()[:1] == b"<":
                     self._refuse_web_page()
+                if received + len(chunk) > most:
+                    discard_partial(self._partial)
+                    known = "it announced" if total == most else "were expected" if sizes else "a file of unknown size may have"
+                    raise DownloadError(f"{self._url} sent more than the {most:,} bytes that {known}")
                 self._write(stream, chunk)
                 advance((received + len(chunk)) // 1000 - received // 1000)
                 received += len(chunk)
-                if total is not None and received > total:
-                    discard_partial(self._partial)
-                    raise DownloadError(f"{self._url} sent more than the {total:,} bytes it announced")
         if total is not None and received < total:
             raise _PassingError(f"the connection to {self._host} ended after {received:,} of {total:,} bytes")
 
@@ -282,9 +312,8 @@ def _read_state(partial: Path, url: str, will_be_verified: bool) -> _PartialStat
     if not partial.exists():
         return None
     state: _PartialState | None = None
-    with contextlib.suppress(OSError, ValueError, TypeError):  # An unreadable note only means: begin again.
-        values: dict[str, Any] = json.loads(_state_path(partial).read_text(encoding="utf-8"))
-        state = _PartialState(**values)
+    with contextlib.suppress(OSError, DataError):  # An unreadable note only means: begin again.
+        state = record(_PartialState, read_json(_state_path(partial), max_bytes=_NOTE_BYTES), str(_state_path(partial)))
     if state is None or state.url != url or (state.validator is None and not will_be_verified):
         discard_partial(partial)
         return None
@@ -301,7 +330,7 @@ def _validator_of(headers: Message) -> str | None:
 
 
 def _range_start(headers: Message) -> int | None:
-    match = re.match(r"\s*bytes\s+(\d+)-", headers.get("Content-Range", ""))
+    match = re.match(r"\s*bytes\s+([0-9]{1,18})-", headers.get("Content-Range", ""))
     return int(match.group(1)) if match else None
 
 
@@ -309,12 +338,12 @@ def _total_of(headers: Message) -> int | None:
     """Return the whole file's size as told by ``Content-Range`` or else by ``Content-Length``."""
     content_range = headers.get("Content-Range")
     if content_range is not None:
-        match = re.search(r"/(\d+)\s*$", content_range)
+        match = re.search(r"/([0-9]{1,18})\s*$", content_range)
         return int(match.group(1)) if match else None
     length = headers.get("Content-Length", "")
-    return int(length) if length.isdigit() else None
+    return int(length) if _NUMBER.fullmatch(length) else None
 
 
 def _retry_after(headers: Message) -> float | None:
     seconds = headers.get("Retry-After", "")
-    return min(float(seconds), _LONGEST_DELAY_SECONDS) if seconds.isdigit() else None
+    return min(float(seconds), _LONGEST_DELAY_SECONDS) if _NUMBER.fullmatch(seconds) else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -33,7 +34,9 @@ def _speakers(place: Path) -> list[list[str]]:
     return [[str(file) for file in files[first : first + 3]] for first in range(0, len(files), 3)]
 
 
-def test_the_whole_life_of_voices(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_whole_life_of_voices(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     store = ["--store", str(tmp_path / "v.sqlite")]
     model = ["--model", str(place / "calibrated")]
     speakers = _speakers(place)
@@ -89,6 +92,12 @@ def test_the_whole_life_of_voices(place: Path, tmp_path: Path, capsys: pytest.Ca
     captured = capsys.readouterr()
     assert [line.split("\t")[0] for line in captured.out.splitlines()] == [f"speaker {number}" for number in range(4)]
     assert captured.err == "4 voices\n"
+    monkeypatch.setenv("TERM", "dumb")  # no colours
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert run(["voices", "list", *store]) == 0
+    headings, *rows = [line for line in capsys.readouterr().out.splitlines() if line.strip()]
+    assert headings.split() == ["voice", "recordings", "seconds", "model", "changed"]
+    assert [row.split()[:3] for row in rows] == [["speaker", str(number), recordings] for number, recordings in enumerate("3222")]
 
 
 def test_models_do_not_mix(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

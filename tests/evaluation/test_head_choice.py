@@ -148,5 +148,4 @@ def test_the_file_says_how_the_head_was_chosen(monkeypatch: pytest.MonkeyPatch) 
     assert "trained-rotation" not in fitted[:-1]  # made of the trained one, not trained again
     for one in choice.lists:
         assert one.heads["trained-rotation"][24] == pytest.approx(one.full, abs=1e-3)
-    rates = np.array([(one.heads["trained-rotation"][8], one.cut[8]) for one in choice.lists])
-    assert rates[:, 0].mean() < rates[:, 1].mean()  # of single short lists either may be the better one
+        assert one.heads["trained-rotation"][8] < one.cut[8]

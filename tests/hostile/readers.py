@@ -86,7 +86,7 @@ def trees(place: Path, tree: Any, read: Action, *, dump: Callable[[Any], str] = 
 # --- recordings
 
 
-@reader("audio files", "audio:load_audio", "audio:audio_info", "audio.examining:examine")
+@reader("audio files", "audio.ffmpeg_decoder:_open", "audio.soundfile_decoder:_open")
 def _audio(folder: Path) -> Maker:
     from mrl.audio import audio_info, load_audio
 
@@ -100,7 +100,7 @@ def _audio(folder: Path) -> Maker:
     return files(folder, {**corpus.recordings(), **hostile}, read, fixed=tuple(hostile))
 
 
-@reader("recordings in memory", "serving:decode_recording")
+@reader("recordings in memory", "audio.ffmpeg_decoder:_open", "audio.soundfile_decoder:_open")
 def _uploads(folder: Path) -> Maker:
     from mrl.serving import Limits
     from mrl.serving.service import decode_recording
@@ -117,7 +117,7 @@ def _uploads(folder: Path) -> Maker:
 # --- networks
 
 
-@reader("checkpoints", "pretrained:load_pretrained_redimnet", "pretrained:read_official_checkpoint")
+@reader("checkpoints", "pretrained.checkpoint:_unpickle", "pretrained.checkpoint:_verify_archive")
 def _checkpoints(folder: Path) -> Maker:
     """Half of them archives with damaged bytes, half whole ones with something else in them than an official checkpoint has."""
     import torch
@@ -149,7 +149,7 @@ def _checkpoints(folder: Path) -> Maker:
     return make
 
 
-@reader("model folders", "matryoshka:ReDimNetMRL.from_pretrained", "matryoshka.saving:read_model_folder")
+@reader("model folders", "matryoshka.saving:read_model_config", "matryoshka.saving:read_model_folder")
 def _model_folders(folder: Path) -> Maker:
     """The description with wrong values, or the weights with damaged bytes and a hash that fits them."""
     from mrl.files import sha256_of
@@ -174,9 +174,9 @@ def _model_folders(folder: Path) -> Maker:
     return make
 
 
-@reader("calibrations", "embeddings:load_calibration")
+@reader("calibrations", "embeddings.calibrated:_checked", "scoring.calibration:Calibration.from_dict")
 def _calibrations(folder: Path) -> Maker:
-    from mrl.evaluation import load_calibration
+    from mrl.embeddings.calibrated import load_calibration
 
     place = corpus.write_model(folder / "model")
 
@@ -190,7 +190,7 @@ def _calibrations(folder: Path) -> Maker:
     return trees(place / "calibration.json", json.loads((place / "calibration.json").read_text()), read)
 
 
-@reader("ONNX files", "runtime:OnnxEmbedder", "runtime.session:open_session", weight=0.25)
+@reader("ONNX files", "runtime.session:open_session", weight=0.25)
 def _onnx(folder: Path) -> Maker:
     """The golden file with damaged bytes, and its description with wrong values."""
     import numpy as np
@@ -222,7 +222,11 @@ def _onnx(folder: Path) -> Maker:
     return make
 
 
-@reader("descriptions of exported files", "runtime:Description.from_properties", "runtime:Description.from_dict")
+@reader(
+    "descriptions of exported files",
+    "runtime.description:Description.from_properties",
+    "runtime.description:Description.from_dict",
+)
 def _descriptions(folder: Path) -> Maker:
     import onnx
 
@@ -243,7 +247,7 @@ def _descriptions(folder: Path) -> Maker:
     return make
 
 
-@reader("heads", "embeddings:load_head")
+@reader("heads", "embeddings.head:load_head")
 def _heads(folder: Path) -> Maker:
     import torch
 
@@ -279,11 +283,17 @@ def _tables(suffix: str) -> Callable[[Path], Maker]:
     return prepare
 
 
-for _suffix in (".npz", ".parquet", ".safetensors", ".ark"):
-    reader(f"embeddings ({_suffix})", "embeddings:load_embeddings")(_tables(_suffix))
+for _suffix, _function in (
+    (".npz", "_read_npz"),
+    (".parquet", "_read_parquet"),
+    (".safetensors", "_read_safetensors"),
+    (".ark", ""),
+):
+    _covers = ("embeddings.formats:load_embeddings", *((f"embeddings.formats:{_function}",) if _function else ()))
+    reader(f"embeddings ({_suffix})", *_covers)(_tables(_suffix))
 
 
-@reader("embeddings (.scp)", "embeddings:load_embeddings", "embeddings.kaldi:read_kaldi")
+@reader("embeddings (.scp)", "embeddings.kaldi:_scp", "embeddings.kaldi:_ark")
 def _scp(folder: Path) -> Maker:
     from mrl.embeddings import load_embeddings
 
@@ -293,7 +303,7 @@ def _scp(folder: Path) -> Maker:
     return files(folder, {"scp": lines, "1.scp": lines[: lines.index(b"x ")]}, load_embeddings, fixed=("scp",))
 
 
-@reader("folders of embeddings", "embeddings:ShardedEmbeddings.open")
+@reader("folders of embeddings", "embeddings.formats:ShardedEmbeddings.open")
 def _sharded(folder: Path) -> Maker:
     from mrl.embeddings import ShardedEmbeddings, save_embeddings
     from mrl.files import sha256_of
@@ -311,7 +321,14 @@ _ROWS = [
 ]
 
 
-@reader("manifests", "data:read_manifest", "data.manifest:manifest_rows")
+@reader(
+    "manifests",
+    "data.manifest:manifest_rows",
+    "data.manifest:_text_lines",
+    "data.manifest:_table_rows",
+    "data.manifest:_jsonl_rows",
+    "data.manifest:_parquet_rows",
+)
 def _manifests(folder: Path) -> Maker:
     from mrl.data import read_manifest, write_manifest
 
@@ -333,12 +350,12 @@ def _manifests(folder: Path) -> Maker:
     return make
 
 
-@reader("lists", "trials:read_trials", "trials:read_enrolment_map", "trials:read_speakers", "embeddings:collect_recordings")
+@reader("lists", "trials.lists:text_lines", "trials.speakers:read_speakers", "embeddings.extraction:_read_list")
 def _lists(folder: Path) -> Maker:
     import gzip
 
     from mrl.embeddings import collect_recordings
-    from mrl.evaluation import read_enrolment_map, read_speakers, read_trials
+    from mrl.trials import read_enrolment_map, read_speakers, read_trials
 
     plain = b"1 a/x.wav b/y.wav\n0 a/x.wav c/z.wav\n1 c/z.wav b/y.wav\n"
     kaldi = b"a/x.wav b/y.wav target\na/x.wav c/z.wav nontarget\n"
@@ -357,7 +374,7 @@ def _lists(folder: Path) -> Maker:
 # --- settings and notes
 
 
-@reader("configurations", "training:load_config")
+@reader("configurations", "training.config_loading:_read_yaml", "training.config_loading:_read_override")
 def _configurations(folder: Path) -> Maker:
     import yaml
 
@@ -399,7 +416,12 @@ def _configurations(folder: Path) -> Maker:
     return make
 
 
-@reader("voice stores", "identification:VoiceStore", "identification:load_voices")
+@reader(
+    "voice stores",
+    "identification.database:connection",
+    "identification.voice_matrix:_map",
+    "identification.voice_matrix:_read_header",
+)
 def _stores(folder: Path) -> Maker:
     from mrl.identification import VoiceStore, load_voices
     from tests.identification.makers import MODEL, filled_store, speakers
@@ -423,7 +445,7 @@ def _stores(folder: Path) -> Maker:
     return make
 
 
-@reader("exports of voices", "identification:import_voices")
+@reader("exports of voices", "identification.exchange:_read", "identification.exchange:_lines")
 def _exchange(folder: Path) -> Maker:
     from mrl.identification import export_voices, import_voices
     from tests.identification.makers import filled_store

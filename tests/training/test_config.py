@@ -124,7 +124,7 @@ def test_a_later_source_replaces_the_earlier_one(tmp_path: Path) -> None:
         ("advanced: {teacher_init: pca}", r"teacher_init has no use without loss\.similarity_weight"),
         (
             "{loss: {similarity_weight: 1}, advanced: {teacher_init: pca, teacher_pull: 1}}",
-            r"another advanced\.teacher_init turns; choose one",
+            r"another advanced\.teacher_init rotates; choose one",
         ),
         ("loss: {type: none}", r"type: none leaves nothing to minimise; set loss\.similarity_weight"),
         ("loss: {type: none, similarity_weight: 1, dim_dropout: 0.5}", r"no meaning with type: none"),
@@ -224,3 +224,14 @@ def test_path_keys_exist() -> None:
     for key in leaves(TrainConfig):
         if re.search(r"folder|dir$|root$|manifest$|trials$", key.rsplit(".", 1)[1]):
             assert key in PATH_KEYS, key
+
+
+def test_names_that_nobody_gave_say_nothing_about_a_file_of_weights(tmp_path: Path) -> None:
+    config = load_config([], ["advanced.weights=mine.pt"])
+    assert config.advanced.model_name == "b2" and "model_name" not in config.advanced.model_fields_set
+    save_config(config, tmp_path / "saved.yaml")
+    again = load_config([tmp_path / "saved.yaml"])
+    assert again.to_dict() == config.to_dict() and "model_name" not in again.advanced.model_fields_set
+    named = load_config([], ["advanced.weights=mine.pt", "advanced.model_name=b2"])
+    save_config(named, tmp_path / "named.yaml")
+    assert "model_name" in load_config([tmp_path / "named.yaml"]).advanced.model_fields_set

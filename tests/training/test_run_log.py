@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import sys
 import warnings
@@ -51,6 +52,7 @@ def test_tensorboard_has_every_curve_also_after_a_resume(make_config: ConfigFact
         assert [one.value for one in read] == pytest.approx(list(curve.values()), rel=1e-6), name
 
 
+@pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="needs Weights & Biases (the extra logs)")
 def test_wandb_offline_has_every_curve_and_goes_on_under_one_name(
     make_config: ConfigFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,8 @@ from mrl.backbone.base import Backbone
 from mrl.backbone.encoder import BackboneConfig
 from mrl.backbone.redimnet.network import ReDimNet
 from mrl.backbone.redimnet2.network import ReDimNet2
+from mrl.backbone.size import require_size
+from mrl.bounded import brief
 from mrl.errors import CheckpointError, InputError
 
 _NETWORKS: tuple[type[Backbone], ...] = (ReDimNet, ReDimNet2)
@@ -46,7 +48,14 @@ def backbone_from_official(model_config: Mapping[str, Any], state_dict: Mapping[
         ConfigError: ``model_config`` has an unknown key or an unsupported value.
         CheckpointError: the weights lack an entry, have one too many, or one of another shape.
     """
-    return family_of(model_config).from_official(model_config, state_dict)
+    network = family_of(model_config)
+    counted = [name for name, tensor in state_dict.items() if tensor.is_floating_point() == name.endswith("num_batches_tracked")]
+    if counted:
+        raise CheckpointError(
+            f"{brief(counted[0])} holds {state_dict[counted[0]].dtype}, another kind of numbers than belongs there"
+        )
+    require_size(lambda: network.from_model_config(model_config), state_dict)
+    return network.from_official(model_config, state_dict)
 
 
 def scratch_backbone(name: str) -> Backbone:

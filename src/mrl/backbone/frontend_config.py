@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mrl.backbone.reading import ConfigReader, is_count
+from mrl.backbone.reading import LONGEST_FFT, ConfigReader, is_count
 from mrl.errors import ConfigError
 
 FEATURE_NORMALISATIONS = ("mn", "mvn", "bn")
@@ -60,7 +60,7 @@ def read_front_end(spec_params: Mapping[str, Any], where: str, bands: int, hop_l
     """
     reader = ConfigReader(spec_params, where)
     sample_rate = reader.positive("sample_rate", 16000)
-    n_fft = reader.positive("n_fft", 512)
+    n_fft = reader.take("n_fft", 512, lambda v: is_count(v) and v <= LONGEST_FFT, f"a whole number up to {LONGEST_FFT}")
     config = FrontEndConfig(
         sample_rate=sample_rate,
         n_fft=n_fft,

@@ -6,7 +6,12 @@ import difflib
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from mrl.bounded import brief
 from mrl.errors import ConfigError
+
+# Bounds on what a file may describe, far beyond any network there is.
+LONGEST_FFT, MOST_BANDS = 1 << 15, 1024
+_LARGEST, _MOST_STAGES, _MOST_BLOCKS = 1 << 20, 32, 64
 
 
 class ConfigReader:
@@ -25,12 +30,17 @@ class ConfigReader:
         self._known.append(key)
         value = self._left.pop(key, default)
         if not check(value):
-            raise ConfigError(f"{self.where}: {key}={value!r} is not supported; expected {expected}")
+            raise ConfigError(f"{self.where}: {key}={brief(value)} is not supported; expected {expected}")
         return value
 
     def choice(self, key: str, default: Any, choices: Iterable[Any]) -> Any:
         allowed = tuple(choices)
-        return self.take(key, default, lambda v: v in allowed, "one of " + ", ".join(map(repr, allowed)))
+        return self.take(
+            key,
+            default,
+            lambda v: not isinstance(v, (list, dict, set)) and v in allowed,
+            "one of " + ", ".join(map(repr, allowed)),
+        )
 
     def positive(self, key: str, default: int | None, *, none_allowed: bool = False) -> Any:
         expected = "a positive whole number" + (" or None" if none_allowed else "")
@@ -63,9 +73,19 @@ class ConfigReader:
         for key in self._left:
             near = difflib.get_close_matches(str(key), self._known, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else f"; known keys: {', '.join(sorted(self._known))}"
-            raise ConfigError(f"{self.where}: unknown key {key!r}{hint}")
+            raise ConfigError(f"{self.where}: unknown key {brief(key)}{hint}")
 
 
 def is_count(value: Any, *, zero: bool = False) -> bool:
     """Whether ``value`` is a whole number above 0, or 0 where ``zero`` allows it; true and false are none."""
-    return isinstance(value, int) and not isinstance(value, bool) and value >= (0 if zero else 1)
+    return isinstance(value, int) and not isinstance(value, bool) and (0 if zero else 1) <= value <= _LARGEST
+
+
+def is_block_count(value: Any) -> bool:
+    """Whether ``value`` is a number of blocks that a stage may have."""
+    return is_count(value) and value <= _MOST_BLOCKS
+
+
+def are_stages(value: Any) -> bool:
+    """Whether ``value`` is a list of as many stages as a network may have."""
+    return isinstance(value, (list, tuple)) and 0 < len(value) <= _MOST_STAGES

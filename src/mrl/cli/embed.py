@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mrl.cli.options import ModelChoice, extraction_options, model_options
+from mrl.errors import printable
 
 if TYPE_CHECKING:
     from mrl.embeddings import Extraction
@@ -73,7 +74,8 @@ def command(
     else:
         failures, where = embedded.failures, ""
         for failure in failures:
-            click.echo(f"{failure.path}: {failure.reason.removeprefix(f'{failure.path}: ')}", err=True)
+            name = printable(str(failure.path))
+            click.echo(f"{name}: {printable(failure.reason).removeprefix(f'{name}: ')}", err=True)
         if len(embedded.paths):
             click.echo(f"{len(embedded.paths)} embeddings of {embedded.matrix.shape[1]} dimensions written to {output}")
     if failures:

@@ -15,12 +15,12 @@ from mrl.cli.options import DimList
 @click.option(
     "--labels",
     type=click.Path(path_type=Path),
-    help="File with lines 'utterance speaker' (Kaldi's utt2spk); without it, likely speakers are used.",
+    help="File with lines 'utterance speaker' (Kaldi's utt2spk); without it, speakers are guessed from the embeddings.",
 )
 @click.option(
     "--groups",
     type=click.Path(path_type=Path),
-    help="File with lines 'utterance corpus', to judge on held-out corpora too; by default from ids that are paths.",
+    help="File with lines 'utterance corpus': which corpora to hold out; by default taken from ids that are paths.",
 )
 @click.option("-o", "--output", required=True, type=click.Path(path_type=Path), help="Head to write: .safetensors.")
 @click.option(
@@ -28,7 +28,7 @@ from mrl.cli.options import DimList
     type=click.Choice(["auto", "rotation", "uncentred", "pca", "lda", "trained", "trained-rotation"]),
     default="auto",
     show_default=True,
-    help="Method; auto compares all of them on held-out speakers and corpora.",
+    help="How the head is made; auto compares all methods on held-out speakers and corpora.",
 )
 @click.option("--dims", type=DimList(), help="Dimensions of the head, such as 16,64,256; the largest is its output.")
 @click.option(
@@ -49,7 +49,7 @@ def command(
     dims: tuple[int, ...] | None,
     pairs: tuple[tuple[Path, Path], ...],
 ) -> None:
-    """Fit a Matryoshka head to embeddings from any toolkit, in seconds to minutes.
+    """Fit a Matryoshka head to embeddings from any toolkit, in a minute or two on a CPU.
 
     EMBEDDINGS is a file of embeddings of training speakers: .npz, .parquet, .safetensors, or Kaldi's .ark and .scp. Measure the
     projected embeddings with mrl evaluate, on other speakers than those used for the fit.

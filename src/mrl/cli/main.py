@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import logging
+import os
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,12 +16,12 @@ from typing import Any
 
 import click
 
-from mrl.errors import MRLError, ProcessError, ReportedElsewhereError
+from mrl.cli.interrupting import EXIT_INTERRUPTED, ended_by_interrupt
+from mrl.errors import MRLError, ProcessError, ReportedElsewhereError, printable
 from mrl.processes import ProcessPlace
 from mrl.version import __version__
 
 EXIT_ERROR = 2
-EXIT_INTERRUPTED = 130
 
 VERBS: dict[str, str] = {
     "pretrained": "List, download and check the released ReDimNet checkpoints.",
@@ -146,7 +147,15 @@ def run(args: Sequence[str]) -> int:
 
 def main() -> int:
     """Entry point of the command ``mrl``."""
-    return run(sys.argv[1:])
+    with ended_by_interrupt():
+        status = run(sys.argv[1:])
+    if status == EXIT_INTERRUPTED:
+        # Threads that still decode would keep the process alive until they are done.
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError):
+                stream.flush()
+        os._exit(status)
+    return status
 
 
 @contextlib.contextmanager
@@ -170,6 +179,7 @@ class _MessageFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         text = super().format(record)
+        text = "\n".join(printable(line, most=len(line)) for line in text.split("\n"))  # names of files, chosen by others
         return text if record.levelno <= logging.INFO else f"{record.levelname.lower()}: {text}"
 
 

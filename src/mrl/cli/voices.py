@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -120,14 +121,20 @@ def command() -> None:
 def list_voices(store: Path | None, as_json: bool) -> None:
     """List the enrolled voices."""
     from mrl.identification import VoiceStore, default_store
+    from mrl.tables import Table, print_tables
 
     voices = VoiceStore(store or default_store()).voices()
     if as_json:
         click.echo(json.dumps([dataclasses.asdict(voice) for voice in voices], indent=2, ensure_ascii=False))
         return
-    for voice in voices:
-        facts = (voice.name, _recordings(voice), f"{voice.seconds:.1f} s", f"model {voice.model_hash[:12]}")
-        click.echo("\t".join((*facts, f"changed {voice.updated_at}")))
+    if sys.stdout.isatty():
+        rows = [(v.name, f"{v.recordings:,}", f"{v.seconds:.1f}", v.model_hash[:12], v.updated_at) for v in voices]
+        headings = ("voice", "recordings", "seconds", "model", "changed")
+        print_tables(Table(headings, tuple(rows), words=(0, 3, 4), group=None, frame=False, unbroken=(0, 3)))
+    else:
+        for voice in voices:
+            facts = (voice.name, _recordings(voice), f"{voice.seconds:.1f} s", f"model {voice.model_hash[:12]}")
+            click.echo("\t".join((*facts, f"changed {voice.updated_at}")))
     click.echo(f"{len(voices)} voice{'s' if len(voices) != 1 else ''}", err=True)
 
 

@@ -9,13 +9,16 @@ import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
+from mrl.bounded import brief, lines_of, open_regular, parse_json, text_of
+from mrl.bounded_tables import read_parquet
 from mrl.data.utterances import UNKNOWN_SPEAKER, Corpus, Utterance
 from mrl.errors import DataError, MissingDependencyError
 from mrl.files import atomic_path
 
 FilterValue = str | int | float | bool | Sequence[str | int | float | bool]
+_ROWS_AT_ONCE = 10_000
 MANIFEST_SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 
 
@@ -79,7 +82,9 @@ def filtered_rows(
             continue
         for column in required:
             if row.get(column) in (None, ""):
-                raise DataError(f"{place}: no value in column {column!r} (columns here: {', '.join(columns)})")
+                raise DataError(f"{place}: no value in column {column!r} (columns here: {brief(columns)})")
+            if isinstance(row[column], (list, dict, bool)):
+                raise DataError(f"{place}: {column} is {brief(row[column])}; expected a text")
         passed += 1
         yield place, row
     if not rows:
@@ -125,11 +130,11 @@ def _number(row: Mapping[str, Any], column: str, place: str) -> float | None:
     if value in (None, ""):
         return None
     try:
-        number = float(value)
-    except (TypeError, ValueError):
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number) or number < 0:
-        raise DataError(f"{place}: {column} is {value!r}; expected seconds, 0 or more")
+        raise DataError(f"{place}: {column} is {brief(value)}; expected seconds, 0 or more")
     return number
 
 
@@ -150,19 +155,30 @@ def manifest_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, Mapping[s
     if suffix == ".parquet":
         yield from _parquet_rows(source)
         return
-    try:
-        with source.open(encoding="utf-8-sig", newline="") as stream:
-            if suffix == ".jsonl":
-                yield from _jsonl_rows(source, stream)
-            else:
-                yield from _table_rows(source, stream, "\t" if suffix == ".tsv" else ",")
-    except UnicodeDecodeError as error:
-        raise DataError(f"manifest {source} is not UTF-8 text: {error.reason} at byte {error.start}") from error
+    with open_regular(source) as stream:
+        lines = _text_lines(source, stream)
+        if suffix == ".jsonl":
+            yield from _jsonl_rows(source, lines)
+        else:
+            yield from _table_rows(source, lines, "\t" if suffix == ".tsv" else ",")
+
+
+def _text_lines(source: Path, stream: BinaryIO) -> Iterator[str]:
+    for number, line in enumerate(lines_of(stream, f"manifest {source}"), start=1):
+        text = text_of(line, f"manifest {source}, line {number},")
+        yield text.removeprefix("\ufeff") if number == 1 else text
 
 
 def _table_rows(source: Path, stream: Any, delimiter: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     reader = csv.DictReader(stream, delimiter=delimiter)
-    for row in reader:
+    rows = iter(reader)
+    while True:
+        try:
+            row = next(rows)
+        except StopIteration:
+            return
+        except csv.Error as error:  # a null character, or a field of more than 128 kB
+            raise DataError(f"{source} line {reader.line_num}: {error}") from error
         place = f"{source} line {reader.line_num}"
         if None in row:
             raise DataError(f"{place}: more fields than the header names ({len(reader.fieldnames or ())})")
@@ -174,10 +190,7 @@ def _jsonl_rows(source: Path, stream: Any) -> Iterator[tuple[str, Mapping[str, A
         if not line.strip():
             continue
         place = f"{source} line {number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{place}: not JSON ({error.msg}); expected one object per line") from error
+        row = parse_json(line, place, advice="expected one object per line")
         if not isinstance(row, dict):
             raise DataError(f"{place}: {type(row).__name__} found; expected one object per line")
         yield place, row
@@ -185,18 +198,14 @@ def _jsonl_rows(source: Path, stream: Any) -> Iterator[tuple[str, Mapping[str, A
 
 def _parquet_rows(source: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     try:
-        from pyarrow import ArrowException, parquet
+        import pyarrow  # noqa: F401
     except ImportError as error:
         raise MissingDependencyError(f'reading {source.name} needs pyarrow: pip install "redimnet-mrl[parquet]"') from error
-    try:
-        with parquet.ParquetFile(source) as table:
-            number = 0
-            for batch in table.iter_batches():
-                for row in batch.to_pylist():
-                    number += 1
-                    yield f"{source} row {number}", row
-    except (ArrowException, OSError) as error:
-        raise DataError(f"manifest {source} cannot be read as Parquet: {error}") from error
+    number = 0
+    for batch in read_parquet(source).to_batches(max_chunksize=_ROWS_AT_ONCE):
+        for row in batch.to_pylist():
+            number += 1
+            yield f"{source} row {number}", row
 
 
 def write_manifest(

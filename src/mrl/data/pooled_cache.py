@@ -24,6 +24,7 @@ import numpy.typing as npt
 import torch
 
 from mrl.audio import SAMPLE_RATE
+from mrl.bounded import read_json, read_npy, record, said
 from mrl.data.crops import (
     AugmentFunction,
     Batch,
@@ -96,6 +97,16 @@ class ViewSource:
         return augmented_crop(utterance, round(self._settings.crop_seconds * SAMPLE_RATE), key, self._augment), label
 
 
+@dataclasses.dataclass(frozen=True)
+class _Description:
+    """What ``cache.json`` says of the shape of a cache."""
+
+    utterances: int
+    views: int
+    pooled_dim: int
+    storage: Storage = "float32"
+
+
 class PooledCache:
     """Read access to a finished cache: ``cache.read([View(...), ...])`` -> (batch, pooled_dim) float32.
 
@@ -134,15 +145,17 @@ class PooledCache:
             DataError: it is absent, unfinished or damaged.
         """
         place = Path(folder)
+        advice = f"{place} is not a finished cache of pooled statistics; delete the folder to compute it again"
         try:
-            description = json.loads((place / "cache.json").read_text(encoding="utf-8"))
-            shape = (description["utterances"], description["views"], description["pooled_dim"])
-            cache = cls(place, *shape, description.get("storage", "float32"))
+            values = read_json(place / "cache.json", advice=advice)
+            found = record(_Description, values, str(place / "cache.json"), advice=advice, ignore_unknown=True)
+            shape = (found.utterances, found.views, found.pooled_dim)
+            if min(shape) < 1:
+                raise DataError(f"{place / 'cache.json'} tells of no statistics; {advice}")
+            cache = cls(place, *shape, found.storage)
             cache.bad = {View(*view): reason for path in sorted(place.glob("bad-*.json")) for *view, reason in _read_bad(path)}
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(
-                f"{place} is not a finished cache of pooled statistics ({error}); delete the folder to compute it again"
-            ) from error
+        except FileNotFoundError as error:
+            raise DataError(f"there is no cache.json; {advice}") from error
         for shard in range(cache.shards):
             _start_of_shard(_shard_path(place, shard), _shard_shape(shard, *shape), cache.storage)
         return cache
@@ -401,7 +414,11 @@ def _bad_path(folder: Path, shard: int) -> Path:
 
 
 def _read_bad(path: Path) -> list[tuple[int, int, str]]:
-    return [(int(utterance), int(view), str(reason)) for utterance, view, reason in json.loads(path.read_text(encoding="utf-8"))]
+    rows = read_json(path)
+    try:
+        return [(int(utterance), int(view), str(reason)) for utterance, view, reason in rows]
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{path} does not list utterances with reasons ({said(error)}); delete it to compute it again") from error
 
 
 def _shard_shape(shard: int, utterances: int, views: int, pooled_dim: int) -> tuple[int, int, int]:
@@ -411,9 +428,9 @@ def _shard_shape(shard: int, utterances: int, views: int, pooled_dim: int) -> tu
 def _start_of_shard(path: Path, shape: tuple[int, int, int], storage: Storage) -> int:
     """Check a shard and return where its data begin in the file, in bytes."""
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path} is missing or damaged ({error}); delete it to compute it again") from error
+        array = read_npy(path, advice="delete it to compute it again")
+    except FileNotFoundError as error:
+        raise DataError(f"{path} is missing; compute it again") from error
     if array.shape != shape or array.dtype != storage or not isinstance(array, np.memmap):
         raise DataError(f"{path} holds {array.dtype} {array.shape}, expected {storage} {shape}; delete it to compute it again")
     return int(array.offset)

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
+from mrl.bounded import read_json, read_json_object, record
 from mrl.data.shards import (
     DESCRIPTION,
     FORMAT,
@@ -66,9 +67,10 @@ class _Record:
 
     @classmethod
     def read(cls, path: Path) -> _Record:
-        values = json.loads(path.read_text(encoding="utf-8"))
-        left_out = [LeftOut(**one) for one in values["left_out"]]
-        return cls(Shard(**values["shard"]), values["first"], values["end"], values["key"], values["rows"], left_out)
+        found = record(cls, read_json(path), str(path))
+        if not all(len(row) == len(ROW.names or ()) and isinstance(row[-1], str) for row in found.rows):
+            raise DataError(f"{path}: a row does not have the {len(ROW.names or ())} values that belong in it")
+        return found
 
 
 def write_shards(
@@ -225,7 +227,7 @@ class _Writer:
         if begun and not plan.exists():
             raise DataError(f"{self.folder} holds tar files of unknown origin; choose another folder")
         if begun:
-            self._check_same(json.loads(plan.read_text(encoding="utf-8")), facts)
+            self._check_same(read_json_object(plan, advice="choose another folder"), facts)
         else:
             write_json(plan, {"format": FORMAT, **facts})
         for stale in self.folder.glob(".shard-*.tmp.*"):
@@ -245,7 +247,7 @@ class _Writer:
             record = _Record.read(self._record_path(number))
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, DataError) as error:
             _LOG.warning("%s cannot be read (%s); its shard is written again", self._record_path(number), error)
             return None
         path = self.folder / record.shard.name
@@ -257,12 +259,16 @@ class _Writer:
         return record
 
     def _verified(self, facts: dict[str, Any], progress: bool) -> ShardReport:
-        described = json.loads((self.folder / DESCRIPTION).read_text(encoding="utf-8"))
+        described = read_json_object(self.folder / DESCRIPTION, advice="delete it to write the shards again")
         self._check_same(described, facts)
         index = ShardIndex.load(self.folder)
         index.verify(progress=progress)
         self._remove_records()
-        return ShardReport(index, len(index.shards), tuple(LeftOut(**one) for one in described["left_out"]))
+        return ShardReport(
+            index,
+            len(index.shards),
+            tuple(record(LeftOut, one, str(self.folder / DESCRIPTION)) for one in described.get("left_out", ())),
+        )
 
     def _finish(self, records: Sequence[_Record], kept: int, facts: dict[str, Any]) -> ShardReport:
         rows = np.array([(*row[:-1], row[-1].encode()) for record in records for row in record.rows], dtype=ROW)

@@ -30,6 +30,7 @@ import numpy.typing as npt
 
 from mrl.audio import SAMPLE_RATE, FileSlice, audio_info, load_audio
 from mrl.audio.decoded import AudioInfo
+from mrl.bounded import brief, read_json, read_json_object, read_npy, record
 from mrl.data.utterances import Corpus, Utterance
 from mrl.errors import DataError, InputError
 from mrl.files import atomic_path, sha256_of, write_json
@@ -286,6 +287,17 @@ class Shard:
     utterances: int
 
 
+@dataclasses.dataclass(frozen=True)
+class _Names:
+    """What ``names.json`` holds."""
+
+    speakers: list[str]
+    sessions: list[str]
+
+
+_NAMES_BYTES = 1 << 30
+
+
 class ShardIndex:
     """A folder of shards, opened by :meth:`load`.
 
@@ -324,28 +336,38 @@ class ShardIndex:
         """
         place = Path(folder)
         try:
-            described = json.loads((place / DESCRIPTION).read_text(encoding="utf-8"))
-            if described["format"] != FORMAT:
-                raise DataError(f"{place / DESCRIPTION} is of format {described['format']}, this version reads format {FORMAT}")
-            shards = [Shard(**one) for one in described["shards"]]
-            hashes = {name: str(described[name]) for name in (ROWS, NAMES)}
+            described = read_json_object(place / DESCRIPTION, advice=_MEND)
+            if described.get("format") != FORMAT:
+                found = brief(described.get("format"))
+                raise DataError(f"{place / DESCRIPTION} is of format {found}, this version reads format {FORMAT}")
+            listed = described.get("shards")
+            shards = (
+                [record(Shard, one, str(place / DESCRIPTION), advice=_MEND) for one in listed] if isinstance(listed, list) else []
+            )
+            hashes = {name: str(described.get(name)) for name in (ROWS, NAMES)}
+            if not all(Path(shard.name).name == shard.name and shard.name.isprintable() for shard in shards):
+                raise DataError(f"{place / DESCRIPTION} names shards outside its folder; {_MEND}")
         except FileNotFoundError as error:
             raise DataError(
                 f"{place} holds unfinished shards; run the same mrl data shard again to resume"
                 if holds_shards(place)
                 else f"{place} holds no shards ({DESCRIPTION} is not there); write them by mrl data shard"
             ) from error
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise DataError(f"{place / DESCRIPTION} cannot be read ({error}); {_MEND}") from error
         for shard in shards:
             _check_size(place / shard.name, shard.size)
         for name, expected in hashes.items():
             _check_hash(place / name, expected)
-        names = json.loads((place / NAMES).read_text(encoding="utf-8"))
-        rows = np.load(place / ROWS, mmap_mode="r" if memory_map else None, allow_pickle=False)
-        if rows.dtype != ROW or len(rows) != sum(shard.utterances for shard in shards):
+        names = record(_Names, read_json(place / NAMES, advice=_MEND, max_bytes=_NAMES_BYTES), str(place / NAMES), advice=_MEND)
+        rows = read_npy(place / ROWS, memory_map=memory_map, advice=_MEND)
+        if rows.dtype != ROW or rows.shape != (sum(shard.utterances for shard in shards),):
             raise DataError(f"{place / ROWS} does not belong to {DESCRIPTION}; {_MEND}")
-        return cls(place, shards, names["speakers"], names["sessions"], rows)
+        if len(rows) and (
+            rows["shard"].max() >= len(shards)
+            or rows["speaker"].max() >= len(names.speakers)
+            or not -1 <= rows["session"].min() <= rows["session"].max() < len(names.sessions)
+        ):
+            raise DataError(f"{place / ROWS} refers to shards, speakers or sessions that are not there; {_MEND}")
+        return cls(place, shards, names.speakers, names.sessions, rows)
 
     def __len__(self) -> int:
         return len(self.rows)

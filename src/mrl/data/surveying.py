@@ -15,6 +15,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 from mrl.audio.examining import Stretch, StretchFacts, examine_all, is_same_file
+from mrl.bounded import lines_of, open_regular, parse_json, record
 from mrl.errors import DataError, InputError, ProcessError
 from mrl.progress import progress_bar
 
@@ -65,16 +66,17 @@ def read_journal(path: Path, *, decode: bool) -> dict[StretchKey, StretchFacts]:
     known: dict[StretchKey, StretchFacts] = {}
     fits = False
     try:
-        with path.open(encoding="utf-8", errors="replace") as stream:
-            for line in stream:
-                with contextlib.suppress(ValueError, TypeError):
-                    value = json.loads(line)
+        with open_regular(path) as stream:
+            for line in lines_of(stream, str(path), advice="delete it to examine everything again"):
+                with contextlib.suppress(ValueError, TypeError, DataError):
+                    value = parse_json(line, str(path))
                     if isinstance(value, dict):
                         fits = value == _heading(decode)
                     elif fits:
                         name, start, seconds, facts = value
                         if len(facts) == len(_FIELDS):
-                            known[name, start, seconds] = StretchFacts(*facts)
+                            values = dict(zip(_FIELDS, facts, strict=True))
+                            known[name, start, seconds] = record(StretchFacts, values, str(path))
     except FileNotFoundError:
         return known
     except OSError as error:

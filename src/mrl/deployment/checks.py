@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import torch
 
 from mrl.audio import SAMPLE_RATE, SyntheticVoice, find_audio_files, load_audio
 from mrl.backbone import Backbone
+from mrl.bounded import read_json_object, read_safetensors, require_floats
 from mrl.deployment.formats import Runner, card_of, files_of, open_runner, self_test_of
 from mrl.deployment.network import ConvolutionalLogMel, InputKind, Model, backbone_of
 from mrl.deployment.onnx_graph import MINIMUM_COSINE
@@ -376,7 +376,8 @@ def check_export(path: str | os.PathLike[str]) -> CheckedFile:
         raise InputError(f"{absent[0]} does not exist or is no file; give a file that mrl export wrote")
     card = _read_card(card_of(file))
     for part in parts:
-        if card.get("files", {}).get(part.suffix) != sha256_of(part):
+        files = card.get("files")
+        if not isinstance(files, dict) or files.get(part.suffix) != sha256_of(part):
             raise CheckpointError(
                 f"{part} is not the file that {card_of(file).name} beside it describes (SHA-256 differs); "
                 "copy both again, or export the model again"
@@ -400,25 +401,19 @@ def check_export(path: str | os.PathLike[str]) -> CheckedFile:
 def _read_card(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise CheckpointError(f"{path} is missing; copy it together with the exported file")
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{path} is not JSON ({error}); copy it again") from error
-    return values if isinstance(values, dict) else {}
+    return read_json_object(path, error=CheckpointError, advice="copy it again")
 
 
 def _read_pairs(path: Path) -> list[tuple[Matrix, Matrix]]:
-    from safetensors import SafetensorError, safe_open
-
     if not path.is_file():
         raise CheckpointError(f"{path} is missing; copy it together with the exported file")
-    try:
-        with safe_open(path, framework="numpy") as archive:
-            names = set(archive.keys())
-            count = sum(name.startswith("input_") for name in names)
-            pairs = [(archive.get_tensor(f"input_{number}"), archive.get_tensor(f"expected_{number}")) for number in range(count)]
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} is damaged ({' '.join(str(error).split())[:120]}); copy it again") from error
+    tensors = read_safetensors(path, error=CheckpointError, advice="copy it again").tensors
+    require_floats(tensors, str(path), error=CheckpointError, advice="copy it again")
+    count = sum(name.startswith("input_") for name in tensors)
+    wanted = [(f"input_{number}", f"expected_{number}") for number in range(count)]
+    if not all(one in tensors and tensors[one].ndim > 1 for pair in wanted for one in pair):
+        raise CheckpointError(f"{path} does not hold pairs of inputs and expected embeddings; copy it again")
+    pairs = [(tensors[fed], tensors[expected]) for fed, expected in wanted]
     if not pairs:
         raise CheckpointError(f"{path} holds no self-test; copy it again")
     return pairs

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from mrl.bounded import parse_json
 from mrl.errors import CheckpointError, InputError, MissingDependencyError
 from mrl.runtime.description import Description
 from mrl.runtime.embedder import EMBEDDING, RAW_EMBEDDING
@@ -182,10 +182,7 @@ def require_openvino() -> Any:
 
 
 def _parsed(text: str, file: Path) -> dict[str, Any]:
-    try:
-        values = json.loads(text)
-    except ValueError as error:
-        raise CheckpointError(f"{file}: its description is not JSON ({error}); export it again") from error
+    values = parse_json(text, f"the description in {file}", error=CheckpointError, advice="export it again")
     return values if isinstance(values, dict) else {}
 
 

@@ -12,8 +12,6 @@ import json
 import logging
 import os
 import secrets
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mrl.bounded import read_npz
 from mrl.errors import DataError
 from mrl.files import atomic_path, write_json
 
@@ -28,7 +27,8 @@ Matrices = tuple[npt.NDArray[np.float32], ...]
 
 _FORMAT = 1
 _LOG = logging.getLogger(__name__)
-_DAMAGE = (EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error)
+_DAMAGE = (DataError, ValueError, TypeError, FileNotFoundError)
+_MOST_OUTPUTS = 8
 
 
 class EmbeddingCache:
@@ -58,17 +58,19 @@ class Shelf:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._seen: dict[Path, tuple[str, int, int] | None] = {}
 
     def find(self, paths: Sequence[Path]) -> dict[int, tuple[npt.NDArray[np.float32], ...]]:
         """Return ``{position in paths: one row for each output}`` for the recordings that are here and unchanged."""
-        wanted = {state: index for index, path in enumerate(paths) if (state := _state(path)) is not None}
+        self._seen |= {path: _state(path) for path in paths}
+        wanted = {state: index for index, path in enumerate(paths) if (state := self._seen[path]) is not None}
         found: dict[int, tuple[npt.NDArray[np.float32], ...]] = {}
         for part in sorted(self._folder.glob("part-*.npz")):
             try:
-                with part.open("rb") as stream:
-                    archive = np.load(stream, allow_pickle=False)
-                    names, states = archive["paths"], archive["states"]
-                    outputs = [archive[f"output{number}"] for number in range(len(archive.files) - 2)]
+                kinds = {"paths": "U", "states": "i", **{f"output{number}": "f" for number in range(_MOST_OUTPUTS)}}
+                arrays = read_npz(part, kinds, optional=[name for name in kinds if name.startswith("output")])
+                names, states = arrays.pop("paths"), arrays.pop("states")
+                outputs = list(arrays.values())
                 rows = zip(names, states, *outputs, strict=True)
                 for name, (size, changed), *values in rows:
                     index = wanted.get((str(name), int(size), int(changed)))
@@ -80,12 +82,12 @@ class Shelf:
         return found
 
     def add(self, paths: Sequence[Path], matrices: Matrices) -> None:
-        """Keep the rows of ``matrices`` for ``paths``; what has vanished meanwhile is left out.
+        """Keep the rows of ``matrices`` for ``paths``; what has vanished or been replaced since it was looked for is left out.
 
         Raises:
             OSError: the folder cannot be written to or the disk is full; what was there is kept.
         """
-        states = [_state(path) for path in paths]
+        states = [state if (state := _state(path)) == self._seen.get(path, state) else None for path in paths]
         kept = [index for index, state in enumerate(states) if state is not None]
         known = [state for state in states if state is not None]
         if not known:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from mrl.bounded import read_json_object
 from mrl.errors import CheckpointError
 from mrl.scoring.calibration import Calibration
 from mrl.scoring.decisions import NO_CALIBRATION
@@ -72,12 +72,7 @@ def calibration_of_export(path: str | os.PathLike[str], description: Description
 
 
 def _checked(path: Path, weights_sha256: str, model: str | os.PathLike[str]) -> Calibration:
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); calibrate again (mrl calibrate) or delete it") from error
-    if not isinstance(values, dict):
-        raise CheckpointError(f"{path} holds a {type(values).__name__}, no calibration; calibrate again (mrl calibrate)")
+    values = read_json_object(path, error=CheckpointError, advice="calibrate again (mrl calibrate) or delete it")
     try:
         calibration = Calibration.from_dict(values)
     except CheckpointError as error:

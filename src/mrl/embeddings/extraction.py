@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mrl.audio import SAMPLE_RATE, find_audio_files, load_audio
+from mrl.bounded import read_text, said
 from mrl.distribution import Processes as Processes
 from mrl.embeddings.cache import EmbeddingCache, Shelf
 from mrl.embeddings.embedder import Embedder, Matrix, Output, Waveform
@@ -327,9 +328,9 @@ def collect_recordings(inputs: Iterable[PathLike]) -> list[Path]:
 
 def _read_list(path: Path) -> list[Path]:
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"list of recordings {path} cannot be read: {error}") from error
+        lines = read_text(path).splitlines()
+    except OSError as error:
+        raise DataError(f"list of recordings {path} cannot be read: {said(error)}") from error
     recordings = [Path(line.strip()) for line in lines if line.strip()]
     if not recordings:
         raise DataError(f"list of recordings {path} is empty; expected one path per line")

@@ -25,10 +25,8 @@ from mrl.trials.lists import TrialList
 from mrl.trials.making import make_balanced_trials
 
 CANDIDATES: tuple[HeadMethod, ...] = ("rotation", "uncentred", "pca", "lda", "trained", "trained-rotation")
-EXACT: tuple[HeadMethod, ...] = ("rotation", "uncentred", "trained-rotation")
-"""Cosines at full length stay exactly as they are."""
 SAFE: HeadMethod = "uncentred"
-"""Exact, and needs no labels."""
+"""Cosines at full length stay exactly as they are, and no labels are needed."""
 
 WORST_FULL_LENGTH = 1.02
 """A candidate whose error rate at full length is more than this times that of the embedding itself is out."""

@@ -12,7 +12,7 @@ import numpy as np
 from mrl.embeddings.formats import EmbeddingTable, check_suffix, load_embeddings, save_embeddings
 from mrl.embeddings.head import Head, HeadMethod, check_head_suffix, fit_head, project_embeddings, save_head
 from mrl.embeddings.likely_speakers import likely_speakers
-from mrl.evaluation.head_choice import CANDIDATES, EXACT, choose_head
+from mrl.evaluation.head_choice import choose_head
 from mrl.matryoshka.trained_head import HeadTraining
 from mrl.progress import progress_bar
 from mrl.trials.speakers import read_speakers
@@ -83,8 +83,9 @@ def _choose(
     if speakers is None:
         table = _sample(table)
         speakers = {name: str(group) for name, group in zip(table.ids, likely_speakers(table.matrix), strict=True)}
-    # Guessed labels are right where the embedding is sure already: they cannot show what is lost at full length.
-    choice = choose_head(table, speakers, groups=groups, dims=dims, candidates=CANDIDATES if labelled else EXACT)
+    # Guessed speakers are those that the embedding itself is sure of, so that a head's loss at full length is overstated: the
+    # choice errs on the safe side.
+    choice = choose_head(table, speakers, groups=groups, dims=dims)
     about = {**choice.head.about, "choice": choice.as_dict()}
     lines = choice.lines()
     if not labelled:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from mrl.bounded import brief, lines_of, open_regular, parse_json, said
 from mrl.embeddings.compact import EMBEDDING_FORMATS
 from mrl.errors import DataError
 from mrl.files import atomic_path
@@ -21,6 +22,7 @@ from mrl.identification.database import StoredRecording, StoredVoice
 from mrl.identification.store import VoiceStore
 
 FORMAT = "redimnet-mrl-voices/1"
+_LARGEST_DIM = 1 << 20
 
 
 def export_voices(store: VoiceStore, path: str | os.PathLike[str], names: Sequence[str] | None = None) -> int:
@@ -37,14 +39,14 @@ def export_voices(store: VoiceStore, path: str | os.PathLike[str], names: Sequen
     """
     voices = store.stored_voices(names)
     head = {"format": FORMAT, "embed_dim": store.embed_dim, "embedding_format": store.form}
+    # A process that is killed leaves voice prints in a temporary file: the store remembers where, and removes them.
+    note = store.note_export(path)
     try:
-        with atomic_path(path) as temporary:
-            temporary.touch(mode=0o600)
-            with temporary.open("w", encoding="utf-8") as stream:
-                for line in (head, *map(_to_json, voices)):
-                    stream.write(json.dumps(line, ensure_ascii=False) + "\n")
-    except OSError as error:  # that of a full disk names no file
-        raise OSError(error.errno, error.strerror or str(error), os.fspath(path)) from error
+        with atomic_path(path, private=True) as temporary, temporary.open("w", encoding="utf-8") as stream:
+            for line in (head, *map(_to_json, voices)):
+                stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+    finally:
+        store.forget_export(note)
     return len(voices)
 
 
@@ -75,25 +77,26 @@ def _read(file: Path) -> tuple[dict[str, Any], list[StoredVoice]]:
         raise DataError(f"there is no file {file} to import voices from")
     number, lines = 0, _lines(file)
     try:
-        head: dict[str, Any] = json.loads(next(lines, "null"))
+        head: dict[str, Any] = parse_json(next(lines, b"null"), f"{file}, line 1")
         if not isinstance(head, dict) or head.get("format") != FORMAT:
             raise DataError(
                 f"{file} is no export of voices (its first line does not say {FORMAT!r}); make one with mrl voices export"
             )
-        if head["embedding_format"] not in EMBEDDING_FORMATS or type(head["embed_dim"]) is not int:
-            raise ValueError(f"embedding format {head['embedding_format']!r}, embed_dim {head['embed_dim']!r}")
+        form, dim = head["embedding_format"], head["embed_dim"]
+        if form not in EMBEDDING_FORMATS or type(dim) is not int or not 1 <= dim <= _LARGEST_DIM:
+            raise ValueError(f"embedding format {brief(head['embedding_format'])}, embed_dim {brief(head['embed_dim'])}")
         voices = []
-        for number, line in enumerate(lines, start=1):  # noqa: B007 (told in the error)
-            voices.append(_from_json(json.loads(line)))
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        for number, line in enumerate(lines, start=1):
+            voices.append(_from_json(parse_json(line, f"{file}, line {number + 1}")))
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
         where = f"line {number + 1}"
-        raise DataError(f"{file}, {where}: damaged ({type(error).__name__}: {error}); export the voices again") from error
+        raise DataError(f"{file}, {where}: damaged ({type(error).__name__}: {said(error)}); export the voices again") from error
     return head, voices
 
 
-def _lines(file: Path) -> Iterator[str]:
-    with file.open(encoding="utf-8") as stream:
-        yield from stream
+def _lines(file: Path) -> Iterator[bytes]:
+    with open_regular(file) as stream:
+        yield from lines_of(stream, str(file))
 
 
 def _from_json(values: dict[str, Any]) -> StoredVoice:

@@ -7,6 +7,7 @@ recording the duration and the embedding in the store's format. No audio, no fil
 from __future__ import annotations
 
 import datetime
+import glob
 import os
 import re
 import secrets
@@ -26,6 +27,7 @@ from mrl.embeddings.compact import (
     encode_embeddings,
 )
 from mrl.errors import DataError, InputError
+from mrl.files import remove_leftovers
 from mrl.identification import database
 from mrl.identification.database import (
     StoredVoice,
@@ -313,6 +315,7 @@ class VoiceStore:
             opened.execute("INSERT OR REPLACE INTO facts VALUES ('cleaning_due', ?)", (secrets.token_hex(16),))
             renew_revision(opened)
         try:
+            self.remove_abandoned_exports()
             self.finish_deletion()
         except (DataError, OSError) as error:
             raise DataError(
@@ -394,6 +397,32 @@ class VoiceStore:
         except DataError as error:
             if wait or "locked" not in str(error.__cause__):
                 raise
+
+    def note_export(self, path: str | os.PathLike[str]) -> str | None:
+        """Remember that voices are being written to a file; return what to forget it by, None where the store is read-only."""
+        if not os.access(self.path, os.W_OK):
+            return None
+        note = f"export:{secrets.token_hex(8)}"
+        with database.connection(self.path, write=True) as opened, database.transaction(opened, write=True):
+            opened.execute("INSERT INTO facts VALUES (?, ?)", (note, os.path.abspath(path)))  # noqa: PTH100 (nothing resolved)
+        return note
+
+    def forget_export(self, note: str | None) -> None:
+        """Forget what :meth:`note_export` noted."""
+        if note is not None:
+            with database.connection(self.path, write=True) as opened, database.transaction(opened, write=True):
+                opened.execute("DELETE FROM facts WHERE name = ?", (note,))
+
+    def remove_abandoned_exports(self) -> None:
+        """Remove the temporary files of exports whose process was killed; those that are being written stay."""
+        with database.connection(self.path) as opened:
+            notes = opened.execute("SELECT name, value FROM facts WHERE name LIKE 'export:%'").fetchall()
+        for note, place in notes:
+            target = Path(place)
+            if target.parent.is_dir():
+                remove_leftovers(target.parent, target.stem)
+            if not any(target.parent.glob(f".{glob.escape(target.stem)}.*.tmp*")):
+                self.forget_export(note)
 
     def _by_number(self, query: str, rest: str, numbers: Sequence[int]) -> Iterator[tuple[int, Any]]:
         with database.connection(self.path) as opened, database.transaction(opened, write=False):

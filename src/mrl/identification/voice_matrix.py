@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import stat
 from collections.abc import Iterator
@@ -25,8 +26,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mrl.bounded import parse_json
 from mrl.embeddings.compact import EmbeddingFormat, Encoded, bytes_per_embedding, decode_embeddings, encode_embeddings
-from mrl.errors import DataError
+from mrl.errors import DataError, MRLError
 from mrl.identification.database import side_files, side_lock, side_path, unfinished_path
 from mrl.identification.store import FloatMatrix, VoiceStore
 
@@ -260,9 +262,17 @@ def _read_header(path: Path) -> dict[str, Any] | None:
             if stream.read(len(_MAGIC)) != _MAGIC:
                 return None
             size = int.from_bytes(stream.read(8), "little")
-            header: dict[str, Any] = json.loads(stream.read(min(size, 1 << 16)))
+            header: dict[str, Any] = parse_json(stream.read(min(size, 1 << 16)), str(path))
             header["start"] = len(_MAGIC) + 8 + size
             whole = header["start"] + header["bytes"] == path.stat().st_size
-    except (OSError, ValueError, KeyError, TypeError):
+            layout = _layout(math.prod(header["arrays"]["numbers"]["shape"]), header["dim"], header["form"])
+            end = header["bytes"]
+            for name, (kind, shape) in layout.items():
+                one = header["arrays"][name]
+                held = math.prod(shape) * np.dtype(kind).itemsize
+                fits = one["dtype"] == kind and tuple(one["shape"]) == shape and 0 <= one["offset"] <= end - held
+                whole = whole and fits and type(one["offset"]) is int
+            whole = whole and set(layout) == set(header["arrays"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, MRLError):
         return None
     return header if whole else None

@@ -102,10 +102,6 @@ class Moments:
         """Return the mean of all vectors."""
         return self._sum / self.utterances
 
-    def second_moments(self) -> Tensor:
-        """Return the mean product of all vectors with themselves, without centring."""
-        return self._products / self.utterances
-
     def covariance(self, *, corrected: bool = False) -> Tensor:
         """Return the covariance of all vectors, divided by their number, or by one less (``corrected``)."""
         mean = self.mean()
@@ -313,7 +309,7 @@ class ProjectionFit:
         size = base.inputs if self._extends else base.outputs
         self._folds = [_Fold(size) for _ in range(_FOLDS)] if self._extends else []
         self._moments = Moments(size)
-        self._unit_length = Moments(base.outputs) if method == "uncentred" else None
+        self._of_unit_vectors = torch.zeros(base.outputs, base.outputs, dtype=torch.float64)
         self._speakers = 0
 
     @property
@@ -340,8 +336,9 @@ class ProjectionFit:
         if not torch.isfinite(features).all():
             raise InputError("features hold NaN or infinite values; find the recordings they come from")
         vectors = features.double().cpu()
-        if self._unit_length is not None:
-            self._unit_length.add(functional.normalize(self._base(vectors), dim=1))
+        if self._method == "uncentred":
+            unit = functional.normalize(self._base(vectors), dim=1)
+            self._of_unit_vectors += unit.T @ unit
         if labels is None:
             self._moments.add(vectors if self._extends else self._base(vectors))
             return
@@ -382,10 +379,10 @@ class ProjectionFit:
     def _rotated(self, moments: Moments) -> AffineMap:
         """The base embedding rotated (or, for LDA, also scaled), as the method says."""
         base = self._base
-        if self._unit_length is not None:
+        if self._method == "uncentred":
             # The cosines of all pairs are the products of the unit vectors; the projection to the leading eigenvectors of the
             # second moments keeps these products best (Eckart and Young). Centring would change what is compared.
-            return base.rotated(principal_directions(self._unit_length.second_moments()))
+            return base.rotated(principal_directions(self._of_unit_vectors))
         embed = base if self._extends else None  # whether moments are of the features or of the embeddings
         if self._labelled and self._method != "pca":
             scatter = moments.scatter() if embed is None else moments.scatter().mapped(embed)
@@ -416,7 +413,7 @@ def fit_projection(
         labels: ``(utterances,)`` speakers; needed for ``"lda"``, used by ``"rotation"`` where given.
         method: ``"rotation"``: the base embedding rotated (cosines at its full length unchanged), ordered by how well directions
             tell speakers apart, or by variance without labels. ``"uncentred"``: rotated, too, ordered by what directions hold of
-            the embeddings at unit length, so that prefix cosines come nearest to those of the full length; takes no labels.
+            the embeddings at unit length, so that prefix cosines come nearest to those of the full length; needs no labels.
             ``"pca"``: centred, ordered by variance. ``"lda"``: centred,
             within-speaker covariance whitened, ordered by discrimination; changes the cosines at every length.
         embed_dim: outputs of the head. What goes beyond the base embedding is taken from directions of ``features`` that the base

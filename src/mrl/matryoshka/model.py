@@ -12,8 +12,10 @@ from torch import Tensor, nn
 
 from mrl.backbone import Audio, Backbone, family_named
 from mrl.backbone.inference import fold_norm
+from mrl.backbone.size import require_size
 from mrl.backbone.state_hash import state_sha256
 from mrl.backbone.waveforms import as_batch
+from mrl.bounded import said
 from mrl.errors import CheckpointError, InputError, MRLError, TrainingError
 from mrl.matryoshka.closed_form import Method, fit_projection
 from mrl.matryoshka.exits import Cut, EarlyExit, checked_exit_depth, cut_backbone, read_cut
@@ -406,13 +408,18 @@ class ReDimNetMRL(nn.Module):
         config, tensors = read_model_folder(model_folder(folder))
         try:
             # Version 0.1 knew one family and named none.
-            backbone = family_named(config.get("family")).from_model_config(config["model_config"])
+            network, described = family_named(config.get("family")), config["model_config"]
+            require_size(lambda: cls(network.from_model_config(described), config["embed_dim"], config["mrl_dims"]), tensors)
+            backbone = network.from_model_config(described)
             model = cls(backbone, config["embed_dim"], config["mrl_dims"])
+            if config.get("sample_rate", model.sample_rate) != model.sample_rate:
+                raise CheckpointError(f"sample_rate is {config['sample_rate']} Hz, but its network takes {model.sample_rate} Hz")
             model.add_exits(config.get("exits", ()))  # absent in folders of earlier versions
             model.cut = read_cut(config.get("cut"), model.depths[-1])
             model.load_state_dict(tensors, strict=True)  # float16 weights are copied into float32 parameters
-        except (RuntimeError, TypeError, MRLError) as error:  # TypeError: a value in it is of another kind
-            detail = " ".join(str(error).split())
+        except (RuntimeError, TypeError, ValueError, KeyError, AttributeError, MemoryError, MRLError) as error:
+            # Errors of Python's own where a value is of another kind.
+            detail = said(error, most=400)
             raise CheckpointError(f"{folder} does not hold the model that its config.json describes: {detail}") from error
         backbone.pretrained_source = config["pretrained_source"]
         model.backbone_is_unmodified = bool(config["backbone_is_unmodified"])

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
+from mrl.bounded import brief, read_json_object, read_safetensors
 from mrl.errors import CheckpointError
 from mrl.files import sha256_of, write_json, write_safetensors, write_text
 from mrl.pretrained import Release, ReleaseRate, ReleaseResult, bundled_names
@@ -205,10 +203,15 @@ def read_model_folder(folder: str | os.PathLike[str]) -> tuple[dict[str, Any], d
         raise CheckpointError(
             f"{weights} is not the file that {CONFIG} beside it describes (SHA-256 differs); copy the whole folder again"
         )
-    try:
-        return config, load_file(weights)
-    except SafetensorError as error:
-        raise CheckpointError(f"{weights} is damaged ({error}); copy the whole model folder again") from error
+    tensors: dict[str, Tensor] = read_safetensors(weights, framework="torch", error=CheckpointError, advice=_ADVICE).tensors
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() == name.endswith("num_batches_tracked"):
+            raise CheckpointError(
+                f"{weights}: {brief(name)} holds {tensor.dtype}, another kind of numbers than belongs there; {_ADVICE}"
+            )
+        if not bool(torch.isfinite(tensor).all()):
+            raise CheckpointError(f"{weights}: {brief(name)} holds NaN or infinity; {_ADVICE}")
+    return config, tensors
 
 
 def _shareable(source: dict[str, Any] | None) -> dict[str, Any] | None:
@@ -227,15 +230,39 @@ def read_model_config(folder: str | os.PathLike[str]) -> dict[str, Any]:
         bundled = f" and no model of the package ({', '.join(bundled_names()) or 'there is none'})"
         what = f"is not a folder{bundled}" if not Path(folder).is_dir() else f"has no {CONFIG}"
         raise CheckpointError(f"{folder} {what}; expected a model folder as save_pretrained writes it ({CONFIG} and {WEIGHTS})")
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path} is not JSON ({error}); copy the model folder again") from error
-    if not isinstance(config, dict) or config.get("format") != FORMAT:
-        found = config.get("format") if isinstance(config, dict) else type(config).__name__
-        raise CheckpointError(f"{path} has the format {found!r}; this version reads {FORMAT!r}")
+    config = read_json_object(path, error=CheckpointError, advice=_ADVICE)
+    if config.get("format") != FORMAT:
+        raise CheckpointError(f"{path} has the format {brief(config.get('format'))}; this version reads {FORMAT!r}")
     needed = ("embed_dim", "mrl_dims", "backbone_is_unmodified", "pretrained_source", "model_config", "weights_sha256")
     missing = [key for key in needed if key not in config]
     if missing:
         raise CheckpointError(f"{path} lacks {', '.join(missing)}; copy the model folder again")
+    for key, (fits, expected) in _KINDS.items():
+        if key in config and not fits(config[key]):
+            raise CheckpointError(f"{path}: {key} is {brief(config[key])}, expected {expected}; {_ADVICE}")
     return config
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+_ADVICE = "copy the whole model folder again"
+_KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "embed_dim": (_is_count, "a whole number above 0"),
+    "mrl_dims": (lambda value: isinstance(value, list) and all(map(_is_count, value)), "whole numbers above 0"),
+    "exits": (lambda value: isinstance(value, list) and all(map(_is_count, value)), "whole numbers above 0"),
+    "sample_rate": (_is_count, "a whole number of Hz"),
+    "backbone_is_unmodified": (lambda value: isinstance(value, bool), "true or false"),
+    "model_config": (lambda value: isinstance(value, dict), "an object"),
+    "weights_sha256": (lambda value: isinstance(value, str), "a text"),
+    "training": (lambda value: value is None or isinstance(value, dict), "an object or null"),
+    "release": (lambda value: value is None or isinstance(value, dict), "an object or null"),
+    "pretrained_source": (
+        lambda value: (
+            value is None or (isinstance(value, dict) and all(one is None or isinstance(one, str) for one in value.values()))
+        ),
+        "texts by name, or null",
+    ),
+}
+"""What a value in ``config.json`` must be, where it is there."""

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import importlib.resources
-import json
 import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
+from mrl.bounded import read_json_object
 from mrl.errors import CheckpointError, InputError
 from mrl.files import atomic_path
 from mrl.pretrained.release import Release
@@ -94,7 +93,7 @@ def _folders() -> list[Path]:
 
 def _read(folder: Path) -> BundledModel:
     try:
-        config: dict[str, Any] = json.loads((folder / _CONFIG).read_text(encoding="utf-8"))
+        config = read_json_object(folder / _CONFIG, error=CheckpointError)
         release = Release.from_dict(config["release"])
         return BundledModel(folder.name, folder, int(config["embed_dim"]), tuple(config["mrl_dims"]), release)
     except (OSError, ValueError, KeyError, TypeError, CheckpointError) as error:

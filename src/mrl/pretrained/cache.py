@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from mrl.bounded import read_json
+from mrl.bounded import record as record_of
 from mrl.errors import DownloadError
 from mrl.files import write_json
 
@@ -47,14 +48,11 @@ def read_record(file_name: str) -> CacheRecord:
     """
     path = record_path(file_name)
     try:
-        text = path.read_text(encoding="utf-8")
+        return record_of(CacheRecord, read_json(path, error=DownloadError), "it", error=DownloadError)
     except FileNotFoundError:
         return CacheRecord()
-    try:
-        record = CacheRecord(**json.loads(text))
-    except (ValueError, TypeError) as error:
-        raise DownloadError(f"the record {path} is damaged ({error}); delete it, and the file is recorded anew") from error
-    return record
+    except DownloadError as error:
+        raise DownloadError(f"the record {path} is damaged ({error}); delete it, and the file is recorded again") from error
 
 
 def write_record(file_name: str, record: CacheRecord) -> None:

@@ -9,6 +9,7 @@ import logging
 import os
 import pickle
 import re
+import struct
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Any
 
 import torch
 
+from mrl.bounded import brief, open_regular, said
 from mrl.errors import CheckpointError
 from mrl.files import atomic_path, sha256_of
 
@@ -24,6 +26,9 @@ logger = logging.getLogger(__name__)
 
 # How torch.save began every file before it wrote zip archives (PyTorch 1.5 and older, or asked for).
 _LEGACY_MAGIC = bytes.fromhex("80028a0a6cfc9c46f9206aa850192e")
+_USABLE = frozenset({torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64, torch.int32})
+_PLAIN = (torch.Tensor, torch.nn.Parameter)
+_MOST_VALUES, _DEEPEST = 10_000, 20
 _ADVICE = "fetch it again (force_reload=True) or pass another file as weights="
 
 
@@ -64,7 +69,7 @@ def read_contents(file: Path, *, shown_as: str) -> tuple[dict[str, Any], dict[st
         CheckpointError: as :func:`read_official_checkpoint`.
     """
     contents = _unpickle(file, shown_as)
-    model_config, state_dict = _checked(contents, shown_as)
+    model_config, state_dict = _checked(contents, shown_as, most_bytes=file.stat().st_size)
     flushed, tensors = flush_subnormals(state_dict)
     if flushed:
         logger.info("%s: %d subnormal weights set to zero", shown_as, flushed)
@@ -82,10 +87,9 @@ def write_official_checkpoint(
         CheckpointError: a value could not be read back with ``weights_only=True``.
         OSError: the file cannot be written.
     """
-    plain_config, _ = _checked({"model_config": dict(model_config), "state_dict": dict(state_dict)}, str(path))
-    _require_plain(plain_config, "model_config", str(path))
     # Copies, so that views do not drag the whole of their storage into the file.
     tensors = {name: tensor.detach().to("cpu").clone().contiguous() for name, tensor in state_dict.items()}
+    plain_config, _ = _checked({"model_config": dict(model_config), "state_dict": tensors}, str(path))
     with atomic_path(path) as temporary, temporary.open("wb") as stream:
         # Saved through a stream: torch writes a file's name into the archive, and the temporary name is random.
         torch.save({"model_config": plain_config, "state_dict": tensors}, stream)
@@ -109,7 +113,7 @@ def flush_subnormals(state_dict: Mapping[str, torch.Tensor]) -> tuple[int, dict[
 
 def _unpickle(file: Path, shown_as: str) -> object:
     try:
-        with file.open("rb") as stream:
+        with open_regular(file, error=CheckpointError) as stream:
             head = stream.read(512)
     except FileNotFoundError as error:
         raise CheckpointError(f"there is no file {shown_as}") from error
@@ -128,6 +132,8 @@ def _unpickle(file: Path, shown_as: str) -> object:
     if head.startswith(b"PK") and not zipfile.is_zipfile(file):
         # The directory of a zip archive is at its end.
         raise CheckpointError(f"{shown_as} is truncated: its end is missing; {_ADVICE}")
+    if head.startswith(b"PK"):
+        _verify_archive(file, shown_as)
     try:
         contents: object = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -147,7 +153,43 @@ def _unpickle(file: Path, shown_as: str) -> object:
     return contents
 
 
-def _checked(contents: object, shown_as: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+def _verify_archive(file: Path, shown_as: str) -> None:
+    """Compare the checksums in a zip archive, and refuse one that would unpack to more than it is: torch.save compresses nothing.
+
+    Raises:
+        CheckpointError: it is damaged, or no archive of torch.save's.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            members = archive.infolist()
+            size = sum(one.file_size for one in members)
+            if any(one.compress_type != zipfile.ZIP_STORED or one.flag_bits & 1 for one in members):
+                raise CheckpointError(f"{shown_as} is a compressed archive, which torch.save does not write; {_ADVICE}")
+            if size > file.stat().st_size:
+                raise CheckpointError(f"{shown_as} would unpack to {size:,} bytes, more than it has; {_ADVICE}")
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, OSError, EOFError, ValueError, NotImplementedError, RuntimeError, struct.error) as error:
+        raise CheckpointError(f"{shown_as} is a damaged archive ({said(error)}); {_ADVICE}") from error
+    if damaged is not None:
+        raise CheckpointError(f"{shown_as} is damaged: the checksum of {brief(damaged)} in it is not right; {_ADVICE}")
+
+
+def _fault_of(tensor: object, storages: dict[int, int]) -> str:
+    """Return what is wrong with a tensor, without looking at its numbers, which may be more than there is memory for."""
+    if not isinstance(tensor, torch.Tensor):
+        return f"is a {type(tensor).__name__}, expected a tensor"
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu" or type(tensor) not in _PLAIN:
+        return f"is a tensor of the kind {tensor.layout}, {tensor.dtype} on {tensor.device}, expected plain numbers"
+    if tensor.dtype not in _USABLE:
+        return f"holds {tensor.dtype}, expected floating-point or whole numbers"
+    storage = tensor.untyped_storage()
+    if tensor.numel() * tensor.element_size() > storage.nbytes():
+        return f"has the shape {tuple(tensor.shape)}, more numbers than the file holds for it"
+    storages[storage.data_ptr()] = storage.nbytes()
+    return ""
+
+
+def _checked(contents: object, shown_as: str, *, most_bytes: int | None = None) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
     expected = "an official checkpoint is a dict with 'model_config' and 'state_dict'"
     if not isinstance(contents, Mapping):
         raise CheckpointError(f"{shown_as} holds a {type(contents).__name__}; {expected}")
@@ -155,7 +197,7 @@ def _checked(contents: object, shown_as: str) -> tuple[dict[str, Any], dict[str,
         raise CheckpointError(f"{shown_as} is a bare state_dict without the network's model_config; {expected}")
     missing = [key for key in ("model_config", "state_dict") if key not in contents]
     if missing:
-        found = ", ".join(repr(key) for key in list(contents)[:8]) or "nothing"
+        found = ", ".join(brief(key) for key in list(contents)[:8]) or "nothing"
         raise CheckpointError(f"{shown_as} lacks {' and '.join(map(repr, missing))} (found: {found}); {expected}")
     model_config, state_dict = contents["model_config"], contents["state_dict"]
     for key, value in (("model_config", model_config), ("state_dict", state_dict)):
@@ -165,24 +207,36 @@ def _checked(contents: object, shown_as: str) -> tuple[dict[str, Any], dict[str,
             raise CheckpointError(f"{shown_as}: {key!r} is empty")
         for name in value:
             if not isinstance(name, str):
-                raise CheckpointError(f"{shown_as}: {key!r} has the key {name!r}, expected names only")
+                raise CheckpointError(f"{shown_as}: {key!r} has the key {brief(name)}, expected names only")
+    _require_plain(model_config, "model_config", shown_as)
+    storages: dict[int, int] = {}
     for name, tensor in state_dict.items():
-        if not isinstance(tensor, torch.Tensor):
-            raise CheckpointError(f"{shown_as}: state_dict[{name!r}] is a {type(tensor).__name__}, expected a tensor")
+        wrong = _fault_of(tensor, storages)
+        if wrong:
+            raise CheckpointError(f"{shown_as}: state_dict[{brief(name)}] {wrong}")
+    held = sum(storages.values())
+    if most_bytes is not None and held > most_bytes:
+        raise CheckpointError(f"{shown_as} describes tensors of {held:,} bytes, more than it has; {_ADVICE}")
+    for name, tensor in state_dict.items():
         if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(
-                f"{shown_as}: state_dict[{name!r}] holds NaN or infinite values; the file is damaged or its training diverged"
+                f"{shown_as}: state_dict[{brief(name)}] holds NaN or infinite values; it is damaged or its training diverged"
             )
     return dict(model_config), dict(state_dict)
 
 
 def _require_plain(value: object, where: str, shown_as: str) -> None:
-    if isinstance(value, Mapping):
-        for key, item in value.items():
-            _require_plain(item, f"{where}[{key!r}]", shown_as)
-    elif isinstance(value, (list, tuple)):
-        for index, item in enumerate(value):
-            _require_plain(item, f"{where}[{index}]", shown_as)
-    elif value is not None and type(value) not in (bool, int, float, str):
-        kind = type(value).__name__
-        raise CheckpointError(f"{shown_as}: {where} is a {kind}; a model_config holds numbers, texts, lists and dicts only")
+    """Refuse a model_config that holds something else than plain values, or stands for too many: a pickle may repeat itself."""
+    waiting, count = [(value, where, 0)], 0
+    while waiting:
+        one, place, depth = waiting.pop()
+        count += 1
+        if count > _MOST_VALUES or depth > _DEEPEST:
+            raise CheckpointError(f"{shown_as}: {where} has more than {_MOST_VALUES:,} values, or is nested too deeply")
+        if isinstance(one, Mapping):
+            waiting += [(item, f"{place}[{brief(key)}]", depth + 1) for key, item in one.items()]
+        elif isinstance(one, (list, tuple)):
+            waiting += [(item, f"{place}[{index}]", depth + 1) for index, item in enumerate(one)]
+        elif one is not None and type(one) not in (bool, int, float, str):
+            kind = type(one).__name__
+            raise CheckpointError(f"{shown_as}: {place} is a {kind}; a model_config holds numbers, texts, lists and dicts only")

@@ -33,6 +33,7 @@ MIRROR_VARIABLE = "MRL_MIRROR"
 """Environment variable: a folder or base address that holds the released files under their official names."""
 
 _LOCK_SECONDS = 3600.0
+_LONGEST_NAME = 200  # file systems take 255 bytes, and names get endings here
 
 
 @dataclass(frozen=True)
@@ -167,7 +168,12 @@ def _official_source(checkpoint: PretrainedCheckpoint) -> str:
 
 
 def _wanted_from_address(address: str) -> _Wanted:
-    name = Path(urllib.parse.unquote(urllib.parse.urlsplit(address).path)).name
+    try:
+        name = Path(urllib.parse.unquote(urllib.parse.urlsplit(address).path)).name
+    except ValueError as error:
+        raise InputError(f"weights={address!r} is not a usable address: {error}") from error
+    if not name.isprintable() or len(name.encode()) > _LONGEST_NAME:
+        raise InputError(f"weights={address!r} names no file that can be kept; fetch it by other means and pass its path")
     if not name:
         raise InputError(f"weights={address!r} names no file; end it with '/' if it is a mirror of the released files")
     checkpoint = find_by_address(address)
@@ -179,7 +185,10 @@ def _wanted_from_address(address: str) -> _Wanted:
 
 
 def _local_path(text: str) -> Path:
-    parts = urllib.parse.urlsplit(text)
+    try:
+        parts = urllib.parse.urlsplit(text)
+    except ValueError as error:
+        raise InputError(f"{text!r} is not a usable address: {error}") from error
     if parts.scheme.lower() == "file":
         return Path(urllib.request.url2pathname(parts.path))
     if "://" in text:

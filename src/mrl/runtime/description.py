@@ -8,9 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mrl.bounded import brief, parse_json, record
 from mrl.errors import CheckpointError
 
 FORMAT = "redimnet-mrl-export/1"
+_KINDS, _INPUTS = ("matryoshka", "backbone"), ("waveform", "features")
+_RATES, _LONGEST_MINIMUM, _LARGEST_DIM = (100, 1_000_000), 1 << 20, 1 << 20
 
 Json = dict[str, Any]
 
@@ -71,7 +74,7 @@ class Description:
         """
         if values.get("format") != FORMAT:
             raise CheckpointError(
-                f"{where} is of the format {values.get('format')!r}; this version reads {FORMAT!r}; write it with mrl export"
+                f"{where} is of the format {brief(values.get('format'))}; this version reads {FORMAT!r}; write it with mrl export"
             )
         names = [field.name for field in dataclasses.fields(cls)]
         # Files of earlier versions say nothing where there is a default.
@@ -79,8 +82,23 @@ class Description:
         missing = [name for name in names if name not in values and name not in optional]
         if missing:
             raise CheckpointError(f"{where} does not say its {', '.join(missing)}; write the file again with mrl export")
-        known = {name: values[name] for name in names if name in values}
-        return cls(**{**known, "mrl_dims": tuple(int(dim) for dim in values["mrl_dims"])})
+        advice = "write the file again with mrl export"
+        found = record(cls, dict(values), where, error=CheckpointError, advice=advice, ignore_unknown=True)
+        sensible = (
+            found.kind in _KINDS
+            and found.input in _INPUTS
+            and _RATES[0] <= found.sample_rate <= _RATES[1]
+            and 1 <= found.minimum_samples <= _LONGEST_MINIMUM
+            and 1 <= found.embed_dim <= _LARGEST_DIM
+            and len(found.mrl_dims) > 0
+            and all(1 <= dim <= found.embed_dim for dim in found.mrl_dims)
+        )
+        if not sensible:
+            told = (found.kind, found.input, found.sample_rate, found.minimum_samples, found.embed_dim, found.mrl_dims)
+            raise CheckpointError(
+                f"{where} says what cannot be (kind, input, rate, shortest waveform and dims: {brief(told)}); {advice}"
+            )
+        return found
 
     def to_properties(self) -> dict[str, str]:
         """Return text properties, as ONNX and OpenVINO keep them: words as they are, everything else as JSON."""
@@ -103,7 +121,10 @@ class Description:
             )
         words = {field.name for field in dataclasses.fields(cls) if field.type == "str"} | {"format"}
         try:
-            values = {name: text if name in words else json.loads(text) for name, text in properties.items()}
-        except ValueError as error:
-            raise CheckpointError(f"{where}: a property is not JSON ({error}); export the model again") from error
+            values = {
+                name: text if name in words else parse_json(text, f"{where}: the property {brief(name)}", error=CheckpointError)
+                for name, text in properties.items()
+            }
+        except CheckpointError as error:
+            raise CheckpointError(f"{error}; export the model again") from error
         return cls.from_dict(values, where)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mrl.bounded import said
 from mrl.errors import CheckpointError, InputError
 from mrl.lengths import group_by_length
 from mrl.runtime.description import Description
@@ -115,8 +116,21 @@ class OnnxEmbedder:
         lengths = [len(waveform) for waveform in waveforms]
         for group in group_by_length(lengths, _MOST_SECONDS * self.sample_rate, equal=True):
             batch = np.stack([waveforms[place] for place in group])
-            (result[group],) = self._session.run([RAW_EMBEDDING], {"waveform": batch})
+            (raw,) = self._run(batch)
+            if raw.shape != (len(group), self.embed_dim) or raw.dtype != np.float32:
+                raise CheckpointError(
+                    f"{self.path} gave {raw.dtype} {raw.shape}, its description says float32 {(len(group), self.embed_dim)}; "
+                    "export the model again"
+                )
+            result[group] = raw
         return result
+
+    def _run(self, batch: Matrix) -> list[Any]:
+        try:
+            found: list[Any] = self._session.run([RAW_EMBEDDING], {"waveform": batch})
+        except Exception as error:  # its error classes derive from Exception only and differ between versions
+            raise CheckpointError(f"{self.path} cannot be run ({said(error)}); export the model again") from error
+        return found
 
     def check_dim(self, target_dim: int | None) -> int:
         """Return the prefix length meant: ``target_dim``, or the whole embedding.

@@ -27,6 +27,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from mrl.bounded import brief, record, said
 from mrl.errors import CheckpointError, DataError, InputError
 from mrl.scoring.logistic import fit_logistic
 from mrl.scoring.metrics import actual_dcf, cllr, error_curve
@@ -217,29 +218,57 @@ class Calibration:
         try:
             dims = {}
             for entry in values["dims"]:
-                thresholds = tuple(FalseAcceptThreshold(**kept) for kept in entry["thresholds"])
-                calibrated = DimCalibration(**{**entry, "thresholds": thresholds})
-                numbers = (value for name, value in asdict(calibrated).items() if name != "thresholds" and value is not None)
-                if not all(math.isfinite(value) for value in numbers) or calibrated.dim < 1:
-                    raise ValueError(f"dim {calibrated.dim} has a number that is not finite")
+                calibrated = record(DimCalibration, entry, "an entry of dims", error=CheckpointError)
+                _require_sense(calibrated)
+                if calibrated.dim in dims:
+                    raise ValueError(f"dim {calibrated.dim} stands twice")
                 dims[calibrated.dim] = calibrated
             durations = values["durations_seconds"]
             calibration = cls(
                 dims=dims,
                 quality=values["quality"],
-                prior=float(values["prior"]),
-                durations=None if durations is None else (float(durations[0]), float(durations[1])),
+                prior=_number_in(values["prior"], "prior"),
+                durations=None if durations is None else _range_in(durations),
                 trial_list=dict(values["trial_list"]),
                 weights_sha256=str(values["weights_sha256"]),
             )
+            if not isinstance(values["weights_sha256"], str) or not isinstance(values["trial_list"], dict):
+                raise ValueError("weights_sha256 must be a text and trial_list an object")
             if not dims or calibration.quality not in ("duration", "none"):
                 raise ValueError(f"{len(dims)} dims, quality {calibration.quality!r}")
             if calibration.quality == "duration" and durations is None:
                 raise ValueError("durations are used but their range is missing")
             bayes_threshold(calibration.prior)
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-            raise CheckpointError(f"calibration is damaged ({type(error).__name__}: {error}); calibrate again") from error
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
+            raise CheckpointError(f"calibration is damaged ({type(error).__name__}: {said(error)}); calibrate again") from error
         return calibration
+
+
+def _require_sense(one: DimCalibration) -> None:
+    """Refuse a calibration under which a higher cosine would mean less, or which holds what no rate or cost can be."""
+    rates = [rate for threshold in one.thresholds for rate in (threshold.false_accept_rate, threshold.false_reject_rate)]
+    numbers = [value for name, value in asdict(one).items() if name not in ("dim", "thresholds") and value is not None]
+    numbers += [threshold.threshold for threshold in one.thresholds]
+    if (
+        one.dim < 1
+        or one.score_weight < 0
+        or not all(map(math.isfinite, numbers))
+        or not all(0.0 <= rate <= 1.0 for rate in rates)
+    ):
+        raise ValueError(f"dim {one.dim} has a negative weight, a rate outside 0..1, or a number that is not finite")
+
+
+def _number_in(value: Any, name: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f"{name} is {brief(value)}, expected a number")
+    return float(value)
+
+
+def _range_in(values: Any) -> tuple[float, float]:
+    low, high = (_number_in(value, "durations_seconds") for value in values)
+    if not 0 < low <= high:
+        raise ValueError(f"durations_seconds are {low:g} to {high:g}, expected the shorter first, above 0")
+    return low, high
 
 
 def bayes_threshold(prior: float) -> float:

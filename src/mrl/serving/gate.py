@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mrl.bounded import open_regular
 from mrl.errors import AudioLoadingError, DataError, InputError, MRLError
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def read_token(path: str | os.PathLike[str]) -> str:
         InputError: the file cannot be read or holds no usable token.
     """
     try:
-        with Path(path).open("rb") as stream:
+        with open_regular(path, error=InputError) as stream:
             text = stream.read(_LONGEST * 2).decode("ascii", errors="replace").strip()
     except OSError as error:
         raise InputError(f"the token file {os.fspath(path)} cannot be read ({error.strerror}); check its path") from error

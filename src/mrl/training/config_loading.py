@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from mrl.bounded import LIMITS, brief, parse_yaml, read_text
 from mrl.data.manifest import MANIFEST_SUFFIXES
 from mrl.errors import ConfigError
 from mrl.files import write_text
@@ -74,15 +75,28 @@ def load_config(paths: Sequence[str | os.PathLike[str]], overrides: Sequence[str
 
 def with_absolute_paths(config: TrainConfig) -> TrainConfig:
     """Return the same configuration with relative paths (also default ones) taken from the working directory."""
-    tree = config.to_dict()
+    everything = config.to_dict()
+    tree = config.model_dump(mode="json", exclude_unset=True)  # what nobody gave stays told apart from what was given
     for key in PATH_KEYS:
-        _resolve_paths(tree, key.split("."), Path())
+        *sections, name = key.split(".")
+        _resolve_paths(everything, [*sections, name], Path())
+        place = tree
+        for section in sections:
+            place = place.setdefault(section, {})
+        place[name] = _at(everything, sections).get(name)
     return TrainConfig.model_validate(tree)
 
 
 def save_config(config: TrainConfig, path: str | os.PathLike[str]) -> None:
-    """Write all settings, defaults included, as YAML that :func:`load_config` reads back to the same."""
-    write_text(path, yaml.safe_dump(config.to_dict(), sort_keys=False, allow_unicode=True, width=120))
+    """Write all settings, defaults included, as YAML that :func:`load_config` reads back to the same.
+
+    Only names of a checkpoint that nobody gave are left out beside a file of weights, which says itself what it is.
+    """
+    tree = config.to_dict()
+    if config.advanced.weights is not None:
+        for name in {"model_name", "train_type", "pretrained_dataset"} - config.advanced.model_fields_set:
+            del tree["advanced"][name]
+    write_text(path, yaml.safe_dump(tree, sort_keys=False, allow_unicode=True, width=120))
 
 
 def _apply(merged: dict[str, Any], origin: dict[str, str], source: dict[str, Any], name: str, folder: Path) -> None:
@@ -108,15 +122,10 @@ def _at(tree: Mapping[str, Any], place: Sequence[str]) -> dict[str, Any]:
 
 def _read_yaml(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = read_text(path, error=ConfigError, max_bytes=LIMITS.settings_bytes)
     except FileNotFoundError:
         raise ConfigError(f"configuration file {path} does not exist") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"configuration file {path} cannot be read: {error}") from error
-    try:
-        tree = yaml.load(text, Loader=_Loader)  # a SafeLoader
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    tree = parse_yaml(text, str(path), _Loader, error=ConfigError)
     if tree is None:
         return {}
     if not isinstance(tree, dict):
@@ -128,10 +137,14 @@ class _Loader(yaml.SafeLoader):
     """Refuses a key that stands twice: YAML would silently take the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for number, key in enumerate(keys):
-            if key in keys[:number]:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", node.value[number][0].start_mark)
+        seen: set[Any] = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=True)
+            if not isinstance(key, (str, int, float, bool, type(None))):
+                raise yaml.constructor.ConstructorError(None, None, "a key is no plain value", key_node.start_mark)
+            if key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} stands twice", key_node.start_mark)
+            seen.add(key)
         return super().construct_mapping(node, deep)
 
 
@@ -139,11 +152,8 @@ def _read_override(override: str) -> dict[str, Any]:
     dotted, equals, text = override.partition("=")
     keys = dotted.strip().split(".")
     if not equals or len(keys) < 2 or not all(keys):
-        raise ConfigError(f"override {override!r} is not of the form section.key=value, such as training.batch_size=32")
-    try:
-        value = yaml.load(text, Loader=_Loader)  # a SafeLoader
-    except yaml.YAMLError as error:
-        raise ConfigError(f"override {override!r}: the value is not YAML: {' '.join(str(error).split())}") from None
+        raise ConfigError(f"override {brief(override)} is not of the form section.key=value, such as training.batch_size=32")
+    value = parse_yaml(text, f"the value of override {brief(override)}", _Loader, error=ConfigError)
     for key in reversed(keys):
         value = {key: value}
     return dict(value)
@@ -180,7 +190,7 @@ def _refuse_unknown(model: type[BaseModel], source: Mapping[Any, Any], place: tu
                 raise ConfigError(f"{name}: {dotted} is empty; give it keys ({', '.join(inner.model_fields)}) or leave it out")
             if not isinstance(value, Mapping):
                 raise ConfigError(
-                    f"{name}: {dotted} is {value!r}, expected keys such as {', '.join(list(inner.model_fields)[:4])}"
+                    f"{name}: {dotted} is {brief(value)}, expected keys such as {', '.join(list(inner.model_fields)[:4])}"
                 )
             _refuse_unknown(inner, value, (*place, str(key)), name)
 
@@ -249,7 +259,7 @@ def _describe(error: ValidationError, origin: Mapping[str, str]) -> str:
         file = next((origin[".".join(names[:end])] for end in range(len(names), 0, -1) if ".".join(names[:end]) in origin), None)
         message = problem["msg"].removeprefix("Value error, ")
         where = ".".join(_without_union_members(names))
-        found = f" (found {problem['input']!r})" if problem["type"] != "value_error" else ""
+        found = f" (found {brief(problem['input'])})" if problem["type"] != "value_error" else ""
         lines.append(f"{file + ': ' if file else ''}{where + ': ' if where else ''}{message}{found}")
     return "; ".join(lines)
 

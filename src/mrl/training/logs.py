@@ -18,6 +18,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 
+from mrl.bounded import parse_json, read_bytes, read_text
 from mrl.errors import CheckpointError, MissingDependencyError, TrainingError
 from mrl.files import atomic_path, write_json, write_text
 from mrl.hardware import hardware_line
@@ -29,6 +30,9 @@ from mrl.version import __version__
 
 
 _LOG = logging.getLogger(__name__)
+
+
+_KEYS = frozenset({"kind", "step"})
 
 
 class MetricsFile:
@@ -64,20 +68,23 @@ class MetricsFile:
             if (
                 record["step"] <= step
                 if record["kind"] == "step"
-                else record["step"] <= step and record["epochs_done"] <= epoch_done
+                else record["step"] <= step and record.get("epochs_done", 0) <= epoch_done
             )
         ]
         write_text(self.path, "".join(json.dumps(record, allow_nan=False) + "\n" for record in kept))
 
     def _records(self) -> Iterator[dict[str, Any]]:
-        lines = self.path.read_text(encoding="utf-8").splitlines()
+        lines = read_bytes(self.path, error=CheckpointError).splitlines()
         for number, line in enumerate(lines, start=1):
+            place = f"{self.path} line {number}"
             try:
-                record = json.loads(line)
-            except json.JSONDecodeError as error:
+                record = parse_json(line, place, error=CheckpointError, advice="it is damaged: remove it to go on")
+                if not isinstance(record, dict) or not record.keys() >= _KEYS or not isinstance(record["step"], (int, float)):
+                    raise CheckpointError(f"{place} is damaged: not a record with kind and step; remove it to go on")
+            except CheckpointError:
                 if number == len(lines):
-                    return
-                raise CheckpointError(f"{self.path} line {number} is damaged ({error.msg}); remove it to go on") from error
+                    return  # a kill may have cut it
+                raise
             yield record
 
 
@@ -271,7 +278,7 @@ def _identifier(path: Path) -> str:
     """Return the run's identifier, which is kept in its folder."""
     if not path.exists():
         write_text(path, secrets.token_hex(4) + "\n")
-    return path.read_text(encoding="utf-8").strip()
+    return read_text(path, error=TrainingError, max_bytes=1000).strip()
 
 
 @contextlib.contextmanager

@@ -216,5 +216,10 @@ class Selection:
             "training_utterances": len(run.data.original),
             "training_speakers": None if run.config.data.train.unlabelled else len(run.data.original.speakers),
             "validation": None if result is None else result.to_dict(),
-            "validation_trials": run.config.data.validation.trials or run.config.data.validation.folder,
+            "validation_trials": _last_part(run.config.data.validation.trials or run.config.data.validation.folder),
         }
+
+
+def _last_part(path: str | None) -> str | None:
+    """Return a file's or folder's name, without where it lay on this machine: a model is given to others."""
+    return None if path is None else Path(path).name

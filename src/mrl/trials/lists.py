@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from mrl.bounded import LIMITS, lines_of, open_regular, said
 from mrl.errors import DataError
 
 _GZIP_MAGIC = b"\x1f\x8b"
@@ -27,18 +28,19 @@ def text_lines(file: Path, what: str) -> Iterator[bytes]:
         DataError: the file is missing, unreadable or damaged; ``what`` (such as "trial list") says what it was to be.
     """
     try:
-        with file.open("rb") as raw:
+        with open_regular(file) as raw:
             compressed = raw.read(2) == _GZIP_MAGIC
             raw.seek(0)
             if compressed:
+                most = 10 * LIMITS.unpacked(os.fstat(raw.fileno()).st_size)
                 with gzip.GzipFile(fileobj=raw) as stream:
-                    yield from stream
+                    yield from lines_of(stream, f"{what} {file}", max_bytes=most)  # type: ignore[arg-type]
             else:
-                yield from raw
+                yield from lines_of(raw, f"{what} {file}")
     except FileNotFoundError:
         raise DataError(f"{what} {file} does not exist") from None
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{what} {file} cannot be read: {error}") from error
+        raise DataError(f"{what} {file} cannot be read: {said(error)}") from error
 
 
 class _Layout(NamedTuple):

@@ -6,11 +6,12 @@ import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePath, PurePosixPath
+from pathlib import PurePath, PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
 
+from mrl.bounded import read_text, said
 from mrl.errors import DataError
 from mrl.trials.lists import TrialList
 
@@ -160,9 +161,9 @@ def read_speakers(path: str | os.PathLike[str]) -> dict[str, str]:
     """
     speakers: dict[str, str] = {}
     try:
-        lines = Path(path).read_text(encoding="utf-8-sig").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"list of speakers {path} cannot be read: {error}") from error
+        lines = read_text(path).splitlines()
+    except OSError as error:
+        raise DataError(f"list of speakers {path} cannot be read: {said(error)}") from error
     for number, line in enumerate(lines, start=1):
         fields = line.split()
         if not fields:

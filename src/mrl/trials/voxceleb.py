@@ -10,7 +10,6 @@ VoxCeleb example. No hashes are published: that of the first download is recorde
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import shutil
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from mrl.bounded import read_json, record
 from mrl.errors import DataError, DownloadError, InputError
 from mrl.files import write_json
 from mrl.transfer import TransferSettings, discard_partial, fetch_url, is_http_url
@@ -171,10 +171,8 @@ def _accept(wanted: OfficialList, file: Path, target: Path, *, source: str) -> T
 def _read_record(path: Path) -> FetchRecord | None:
     if not path.is_file():
         return None
-    try:
-        return FetchRecord(**json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"{path} is not a record of a fetched list ({error}); delete it and fetch the list again") from error
+    advice = "it is not a record of a fetched list: delete it and fetch the list again"
+    return record(FetchRecord, read_json(path, advice=advice), str(path), advice=advice)
 
 
 def _copy(file: Path, partial: Path) -> None:

@@ -15,7 +15,8 @@ from typing import Any
 from mrl.backbone.frontend_config import FrontEndConfig, read_front_end
 from mrl.backbone.layers import check_context
 from mrl.backbone.pooling import POOLINGS, check_pooling
-from mrl.backbone.reading import ConfigReader, is_count
+from mrl.backbone.reading import MOST_BANDS, ConfigReader, are_stages, is_block_count, is_count
+from mrl.bounded import brief
 from mrl.errors import ConfigError
 
 BLOCKS_1D = ("conv+att", "att", "conv", "fc")
@@ -134,7 +135,7 @@ class _Reader(ConfigReader):
     """Reads the arguments of the official constructor."""
 
     def network(self) -> ReDimNetConfig:
-        bands = self.positive("F", 72)
+        bands = self.take("F", 72, lambda v: is_count(v) and v <= MOST_BANDS, f"a whole number from 1 to {MOST_BANDS}")
         channels = self.positive("C", 16)
         hop_length = self.positive("hop_length", 160)
         # The TensorFlow-like front ends of the official code are other filters; no released checkpoint uses them.
@@ -165,20 +166,19 @@ class _Reader(ConfigReader):
         return config
 
     def _stages(self) -> tuple[StageConfig, ...]:
-        rows = self.take(
-            "stages_setup", _DEFAULT_STAGES, lambda v: isinstance(v, (list, tuple)) and len(v) > 0, "a list of stages"
-        )
+        rows = self.take("stages_setup", _DEFAULT_STAGES, are_stages, "a list of stages")
         stages = []
         for number, row in enumerate(rows):
             if not isinstance(row, (list, tuple)) or len(row) != 5:
                 raise ConfigError(
-                    f"{self.where}: stages_setup[{number}]={row!r} is not supported; expected "
+                    f"{self.where}: stages_setup[{number}]={brief(row)} is not supported; expected "
                     "[frequency stride, blocks, conv_exp, kernel sizes, time-context reduction or None]"
                 )
             stride, num_blocks, expansion, kernel_sizes, reduction = row
             good = (
-                stride in (1, 2, 3)
-                and is_count(num_blocks)
+                type(stride) is int
+                and stride in (1, 2, 3)
+                and is_block_count(num_blocks)
                 and is_count(expansion)
                 and isinstance(kernel_sizes, (list, tuple))
                 and all(isinstance(k, (list, tuple)) and len(k) == 2 and all(map(is_count, k)) for k in kernel_sizes)
@@ -186,7 +186,7 @@ class _Reader(ConfigReader):
             )
             if not good:
                 raise ConfigError(
-                    f"{self.where}: stages_setup[{number}]={row!r} is not supported; expected a stride of 1, 2 or 3, "
+                    f"{self.where}: stages_setup[{number}]={brief(row)} is not supported; expected a stride of 1, 2 or 3, "
                     "positive whole numbers of blocks and conv_exp, pairs of kernel sizes, and a positive reduction or None"
                 )
             stages.append(

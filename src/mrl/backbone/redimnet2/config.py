@@ -16,8 +16,9 @@ from typing import Any
 from mrl.backbone.frontend_config import FrontEndConfig, read_front_end
 from mrl.backbone.layers import check_context
 from mrl.backbone.pooling import POOLINGS, check_pooling
-from mrl.backbone.reading import ConfigReader, is_count
+from mrl.backbone.reading import MOST_BANDS, ConfigReader, are_stages, is_block_count, is_count
 from mrl.backbone.redimnet2.frontend import FourierFrontEndConfig, read_fourier_front_end
+from mrl.bounded import brief
 from mrl.errors import ConfigError
 
 BLOCKS_1D = ("conv+att", "att", "conv", "fc")
@@ -196,7 +197,7 @@ class _Reader(ConfigReader):
     """Reads the arguments of the official constructor."""
 
     def network(self) -> ReDimNet2Config:
-        bands = self.positive("F", 72)
+        bands = self.take("F", 72, lambda v: is_count(v) and v <= MOST_BANDS, f"a whole number from 1 to {MOST_BANDS}")
         channels = self.positive("C", 24)
         hop_length = self.positive("hop_length", 160)
         feat_type = self.built("feat_type", "pt", FRONT_ENDS)
@@ -266,10 +267,8 @@ class _Reader(ConfigReader):
         return channels if value is True else max(0, int(value or 0))
 
     def _stages(self) -> tuple[StageConfig, ...]:
-        rows = self.take(
-            "stages_setup", _DEFAULT_STAGES, lambda v: isinstance(v, (list, tuple)) and len(v) > 0, "a list of stages"
-        )
-        return tuple(self._stage(row, f"{self.where}: stages_setup[{number}]={row!r}") for number, row in enumerate(rows))
+        rows = self.take("stages_setup", _DEFAULT_STAGES, are_stages, "a list of stages")
+        return tuple(self._stage(row, f"{self.where}: stages_setup[{number}]={brief(row)}") for number, row in enumerate(rows))
 
     def _stage(self, row: Any, where: str) -> StageConfig:
         expected = (
@@ -281,7 +280,7 @@ class _Reader(ConfigReader):
         strides, num_blocks, expansion, kernel_sizes, reduction = row
         good = (
             _is_pair(strides)
-            and is_count(num_blocks)
+            and is_block_count(num_blocks)
             and isinstance(expansion, (int, float))
             and not isinstance(expansion, bool)
             and 0 < expansion < math.inf
