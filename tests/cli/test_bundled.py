@@ -50,7 +50,9 @@ def test_verify(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     with torch.inference_mode():
         first, second = (model(file, target_dim=64).numpy() for file in _files(place))
     assert f"score: {cosine_similarity(first, second):.4f} " in printed.out and "no decision" in printed.out
-    assert printed.err.startswith("mrl-b0-demo is a demonstration model") and printed.err.count("\n") == 1
+    notice, *warnings = printed.err.splitlines()
+    assert notice.startswith("mrl-b0-demo is a demonstration model")
+    assert len(warnings) == 2 and all("below 1 s scores are uncertain" in warning for warning in warnings)
     assert not (tmp_path / "torch").exists()
 
 

@@ -119,22 +119,6 @@ cache_option = click.option(
     "--cache", type=click.Path(path_type=Path), help="Folder that caches embeddings, to resume and to reuse them."
 )
 
-
-def _read_speakers(ctx: click.Context, param: click.Parameter, value: Path | None) -> dict[str, str] | None:
-    if value is None:
-        return None
-    from mrl.trials import read_speakers
-
-    return read_speakers(value)
-
-
-speakers_option = click.option(
-    "--speakers",
-    type=click.Path(path_type=Path),
-    callback=_read_speakers,
-    help="File with lines 'utterance speaker', if paths do not name the speaker.",
-)
-
 EXTRACTION_OPTIONS: dict[str, dict[str, Any]] = {
     "batch_seconds": {"type": float, "default": 60.0, "help": "Maximum audio per forward pass, in seconds."},
     "max_seconds": {"type": float, "default": None, "help": "Truncate recordings to this many seconds."},
@@ -220,3 +204,25 @@ def _bundle(options: Sequence[Callable[[Any], Any]], fill: Callable[[dict[str, A
         return with_options
 
     return decorate
+
+
+def _read_speakers(values: dict[str, Any]) -> dict[str, Any]:
+    path = values.pop("speakers")
+    if path is None:
+        return {"speakers": None}
+    from mrl.trials import read_speakers
+
+    return {"speakers": read_speakers(path)}
+
+
+speakers_option = _bundle(
+    [
+        click.option(
+            "--speakers",
+            type=click.Path(path_type=Path),
+            help="File with lines 'utterance speaker', if paths do not name the speaker.",
+        )
+    ],
+    _read_speakers,
+)
+"""The command gets ``speakers``: utterance -> speaker as the file says, None without one. It is read when the command runs."""
