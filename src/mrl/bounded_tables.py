@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Collection
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,11 @@ from mrl.bounded import LIMITS, ErrorKind, brief, open_regular, said
 from mrl.errors import DataError, MRLError
 
 _BYTES_PER_VALUE = 16  # of a nested number with its levels while it is decoded
+_FOOTER_DEPTH = 16
+
+# Fields of Parquet's footer by their numbers in parquet.thrift.
+_ROW_GROUPS, _COLUMNS, _COLUMN_METADATA, _ENCRYPTED = 4, 1, 3, {8, 9}
+_COLUMN_PATH, _NUM_VALUES, _UNPACKED_BYTES = 3, 5, 6
 
 
 def read_parquet(
@@ -48,7 +53,7 @@ def read_parquet(
                 if missing:
                     raise error(f"{name}: expected {', '.join(map(repr, columns or ()))} in it, found {brief(schema.names)}{end}")
                 wanted = list(columns) if columns is not None else list(schema.names)
-                promised = _promised_bytes(opened.metadata, wanted)
+                promised = _promised_bytes(stream, opened.metadata.num_rows, wanted)
                 if promised > allowed:
                     raise error(
                         f"{name} would unpack to {promised:,} bytes, {allowed:,} are allowed for a file of this size{end}"
@@ -82,15 +87,92 @@ def _is_text(kind: Any) -> bool:
     return bool(pyarrow.types.is_string(kind) or pyarrow.types.is_large_string(kind))
 
 
-def _promised_bytes(metadata: Any, wanted: Collection[str]) -> int:
-    total = 0
-    for group in range(metadata.num_row_groups):
-        row_group = metadata.row_group(group)
-        for index in range(row_group.num_columns):
-            column = row_group.column(index)
-            if column.path_in_schema.partition(".")[0] in wanted:
-                total += max(column.total_uncompressed_size, _BYTES_PER_VALUE * max(column.num_values, 0))
-    return int(max(total, _BYTES_PER_VALUE * metadata.num_rows))
+def _promised_bytes(stream: BinaryIO, num_rows: int, wanted: Collection[str]) -> int:
+    """Return the bytes that columns may take once decoded, by the footer's own figures.
+
+    pyarrow ends the process where the description of a column is encrypted or damaged, so the footer is looked at here.
+    """
+    stream.seek(-8, os.SEEK_END)
+    length = int.from_bytes(stream.read(4), "little")
+    stream.seek(-8 - length, os.SEEK_END)
+    total = _BYTES_PER_VALUE * num_rows
+    promised = 0
+    for row_group in _Compact(stream.read(length)).struct(0).get(_ROW_GROUPS, []):
+        for column in row_group.get(_COLUMNS, []):
+            described = column.get(_COLUMN_METADATA)
+            if not isinstance(described, dict) or _ENCRYPTED & column.keys():
+                raise ValueError("a column is encrypted or not described")
+            path, values, unpacked = (described.get(field) for field in (_COLUMN_PATH, _NUM_VALUES, _UNPACKED_BYTES))
+            if not (isinstance(path, list) and path and isinstance(values, int) and isinstance(unpacked, int)):
+                raise ValueError("the description of a column is damaged")
+            if path[0] in {name.encode() for name in wanted}:
+                promised += max(unpacked, _BYTES_PER_VALUE * max(values, 0))
+    return max(promised, total)
+
+
+class _Compact:
+    """Reads Thrift's compact protocol, in which Parquet keeps its footer, into dictionaries by field number.
+
+    Source: https://github.com/apache/thrift/blob/master/doc/specs/thrift-compact-protocol.md, and parquet.thrift for the fields.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        self._data, self._at = data, 0
+
+    def struct(self, depth: int) -> dict[int, Any]:
+        if depth > _FOOTER_DEPTH:
+            raise ValueError("the footer is nested too deeply")
+        fields: dict[int, Any] = {}
+        number = 0
+        while head := self._take(1)[0]:
+            number = number + (head >> 4) if head >> 4 else self._integer()
+            kind = head & 15
+            fields[number] = kind == 1 if kind in (1, 2) else self._value(kind, depth)
+        return fields
+
+    def _value(self, kind: int, depth: int) -> Any:
+        if kind in (1, 2, 3):
+            return self._take(1)[0]
+        if kind in (4, 5, 6):
+            return self._integer()
+        if kind == 7:
+            return self._take(8)
+        if kind == 8:
+            return self._take(self._unsigned())
+        if kind in (9, 10):
+            head = self._take(1)[0]
+            size = self._unsigned() if head >> 4 == 15 else head >> 4
+            return [self._value(head & 15, depth + 1) for _ in range(self._possible(size))]
+        if kind == 11:
+            size = self._possible(self._unsigned())
+            kinds = self._take(1)[0] if size else 0
+            return [(self._value(kinds >> 4, depth + 1), self._value(kinds & 15, depth + 1)) for _ in range(size)]
+        if kind == 12:
+            return self.struct(depth + 1)
+        raise ValueError("the footer is damaged")
+
+    def _possible(self, size: int) -> int:
+        if size > len(self._data) - self._at:  # every element takes a byte at least
+            raise ValueError("the footer is damaged")
+        return size
+
+    def _take(self, size: int) -> bytes:
+        taken = self._data[self._at : self._at + self._possible(size)]
+        self._at += size
+        return taken
+
+    def _unsigned(self) -> int:
+        value = 0
+        for shift in range(0, 70, 7):
+            byte = self._take(1)[0]
+            value |= (byte & 127) << shift
+            if byte < 128:
+                return value
+        raise ValueError("the footer is damaged")
+
+    def _integer(self) -> int:
+        value = self._unsigned()
+        return (value >> 1) ^ -(value & 1)
 
 
 def _text_bytes(column: Any) -> int:

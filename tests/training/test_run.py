@@ -476,11 +476,14 @@ def test_a_bad_recording_does_not_end_a_run_and_may_be_excluded_on_resume(
     assert _records(result.run_folder) == records
     assert all(torch.equal(value, tensors[name]) for name, value in _last_tensors(result.run_folder).items())
 
-    strict = make_config(**base, **{"data.max_bad_share": 0.04, "training.output_dir": str(tmp_path / "strict")})
     broken.write_bytes(b"not audio")
-    message = r"1 of 20 utterances cannot be used" if stage_1 else r"1 of the 20 draws of epoch 0 cannot be used"
+    strict = make_config(**base, **{"data.max_bad_share": 0.04})
+    message = r"1 of 20 utterances cannot be used" if stage_1 else r"1 of the 20 draws of epoch 1 cannot be used"
     with pytest.raises((DataError, TrainingError), match=message):
-        run_training(strict)
+        run_training(strict, resume=str(result.run_folder / "checkpoints" / "step-00000003"))
+    fresh = make_config(**base, **{"data.max_bad_share": 0.04, "training.output_dir": str(tmp_path / "fresh")})
+    with pytest.raises(DataError, match=r"1 of 20 utterances cannot be used; data\.max_bad_share allows 0\.04"):
+        run_training(fresh)
 
 
 def test_patience_belongs_to_a_stage(make_config: ConfigFactory, caplog: pytest.LogCaptureFixture) -> None:
