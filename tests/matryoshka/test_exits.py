@@ -192,7 +192,7 @@ def test_saved_and_loaded(model: ReDimNetMRL, waveforms: torch.Tensor, tmp_path:
     config = json.loads((tmp_path / "config.json").read_text())
     for wrong in ([1], [7], None, 2, {"1": 2}):
         (tmp_path / "config.json").write_text(json.dumps({**config, "exits": wrong}))
-        with pytest.raises(CheckpointError, match="does not hold the model"):
+        with pytest.raises(CheckpointError, match="does not hold the model|exits is .*, expected"):
             ReDimNetMRL.from_pretrained(tmp_path)
 
 
