@@ -321,16 +321,20 @@ def read_npz(
         left = LIMITS.unpacked(os.fstat(stream.fileno()).st_size)
         arrays: dict[str, npt.NDArray[Any]] = {}
         try:
+            if stream.read(6) == b"\x93NUMPY":
+                raise ValueError("it holds one bare array")
             with zipfile.ZipFile(stream) as archive:
                 members = {one.filename.removesuffix(".npy"): one for one in archive.infolist()}
                 for wanted, allowed in kinds.items():
                     if wanted not in members:
                         if wanted in optional:
                             continue
-                        raise ValueError(f"it has no {wanted!r}, only {brief(sorted(members))}")
+                        raise error(_line(absence(name, [one for one in kinds if one not in optional], sorted(members)), advice))
                     array = _read_member(archive, members[wanted], left, allowed)
                     left -= array.nbytes
                     arrays[wanted] = array
+        except MRLError:
+            raise
         except (
             OSError,
             EOFError,
@@ -371,7 +375,8 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, most: int, a
         data = part.read(size)
         if len(data) != size or part.read(1):
             raise ValueError(f"{member.filename} does not hold the {size:,} bytes that it promises")
-    flat = np.frombuffer(data, dtype=dtype) if size else np.empty(math.prod(shape), dtype=dtype)
+    # From a copy that may be written to, as PyTorch wants it.
+    flat = np.frombuffer(bytearray(data), dtype=dtype) if size else np.empty(math.prod(shape), dtype=dtype)
     return flat.reshape(shape, order="F" if fortran_order else "C")
 
 
@@ -435,9 +440,8 @@ def read_safetensors(
     try:
         with safe_open(name, framework="pt" if framework == "torch" else "numpy") as archive:
             names = list(archive.keys())
-            missing = sorted(set(required) - set(names))
-            if missing:
-                raise error(_line(f"{name} has no {missing[0]!r}, only {brief(sorted(names))}", advice))
+            if not set(required) <= set(names):
+                raise error(_line(absence(name, required, sorted(names)), advice))
             for one in names:
                 kind = archive.get_slice(one).get_dtype()
                 if kind not in usable:
@@ -481,6 +485,11 @@ def require_floats(tensors: Mapping[str, Any], name: str, *, error: ErrorKind = 
 
 
 # --- words for messages
+
+
+def absence(name: str, wanted: Collection[str], found: Collection[str]) -> str:
+    """Return what is wrong with a file that does not hold what it must."""
+    return f"{name}: expected {' and '.join(map(repr, wanted))} in it, found {brief(list(found))}"
 
 
 def said(reason: BaseException, *, most: int = 160) -> str:

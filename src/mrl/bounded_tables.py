@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 import numpy as np
 import numpy.typing as npt
 
-from mrl.bounded import LIMITS, ErrorKind, brief, open_regular, said
+from mrl.bounded import LIMITS, ErrorKind, absence, brief, open_regular, said
 from mrl.errors import DataError, MRLError
 
 _BYTES_PER_VALUE = 16  # of a nested number with its levels while it is decoded
@@ -51,7 +51,7 @@ def read_parquet(
                 schema = opened.schema_arrow
                 missing = [one for one in columns or () if one not in schema.names]
                 if missing:
-                    raise error(f"{name}: expected {', '.join(map(repr, columns or ()))} in it, found {brief(schema.names)}{end}")
+                    raise error(f"{absence(name, columns or (), schema.names)}{end}")
                 wanted = list(columns) if columns is not None else list(schema.names)
                 promised = _promised_bytes(stream, opened.metadata.num_rows, wanted)
                 if promised > allowed:

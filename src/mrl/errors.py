@@ -15,13 +15,17 @@ class MRLError(Exception):
     """
 
     def __str__(self) -> str:
-        """Return the message with every character that is not printable (escapes, line breaks) written out."""
+        """Return the message on one line, with every character that is not printable written out."""
         return printable(super().__str__())
 
 
 def printable(text: str, *, most: int = 2000) -> str:
-    """Return a text on one line without control characters, which are written out (``\\x1b``), cut after ``most`` characters."""
+    """Return a text on one line without control characters, which are written out (``\\x1b``), cut after ``most`` characters.
+
+    Line breaks and tabs become spaces.
+    """
     if not text.isprintable():
+        text = " ".join(text.split())
         text = "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
     return text if len(text) <= most else f"{text[: most - 1]}…"
 

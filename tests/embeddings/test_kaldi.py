@@ -80,7 +80,7 @@ def test_a_list_into_two_archives(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     [
         (b"", "holds no vectors"),
         (b"key " + vector(ROWS[0])[:-3], "cut off"),
-        (b"key \0BCM \4", "'CM' is not read"),
+        (b"key \0BCM \4", "its type is not read"),
         (b"key \0BFM \4" + struct.pack("<i", 2) + b"\4" + struct.pack("<i", 3) + bytes(24), "a matrix of 2 x 3"),
         (b"key \0BFV \4" + struct.pack("<i", -7), "damaged"),
         (b"a " + vector(ROWS[0]) + b"b " + vector(ROWS[1][:2]), "different lengths: 2, 3"),

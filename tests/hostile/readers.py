@@ -117,7 +117,7 @@ def _uploads(folder: Path) -> Maker:
 # --- networks
 
 
-@reader("checkpoints", "pretrained.checkpoint:_unpickle", "pretrained.checkpoint:_verify_archive")
+@reader("checkpoints", "pretrained.checkpoint:_unpickle", "pretrained.checkpoint:_verify_archive", weight=0.15)
 def _checkpoints(folder: Path) -> Maker:
     """Half of them archives with damaged bytes, half whole ones with something else in them than an official checkpoint has."""
     import torch
@@ -149,7 +149,7 @@ def _checkpoints(folder: Path) -> Maker:
     return make
 
 
-@reader("model folders", "matryoshka.saving:read_model_config", "matryoshka.saving:read_model_folder")
+@reader("model folders", "matryoshka.saving:read_model_config", "matryoshka.saving:read_model_folder", weight=0.3)
 def _model_folders(folder: Path) -> Maker:
     """The description with wrong values, or the weights with damaged bytes and a hash that fits them."""
     from mrl.files import sha256_of
@@ -174,7 +174,7 @@ def _model_folders(folder: Path) -> Maker:
     return make
 
 
-@reader("calibrations", "embeddings.calibrated:_checked", "scoring.calibration:Calibration.from_dict")
+@reader("calibrations", "embeddings.calibrated:_checked", "scoring.calibration:Calibration.from_dict", weight=0.5)
 def _calibrations(folder: Path) -> Maker:
     from mrl.embeddings.calibrated import load_calibration
 
@@ -190,7 +190,7 @@ def _calibrations(folder: Path) -> Maker:
     return trees(place / "calibration.json", json.loads((place / "calibration.json").read_text()), read)
 
 
-@reader("ONNX files", "runtime.session:open_session", weight=0.25)
+@reader("ONNX files", "runtime.session:open_session", weight=0.05)
 def _onnx(folder: Path) -> Maker:
     """The golden file with damaged bytes, and its description with wrong values."""
     import numpy as np
@@ -234,7 +234,12 @@ def _descriptions(folder: Path) -> Maker:
     from tests.runtime.golden.record import EXPORTED
 
     described = {one.key: one.value for one in onnx.load(str(EXPORTED)).metadata_props}
-    values = {key: json.loads(text) if text[:1] in '{[0123456789n"' else text for key, text in described.items()}
+    values = {}
+    for key, text in described.items():
+        try:
+            values[key] = json.loads(text)
+        except ValueError:
+            values[key] = text  # a word
 
     def make(rng: random.Random) -> Action:
         tree = damaged_tree(rng, values)

@@ -31,7 +31,7 @@ def test_names_cannot_command_the_terminal(name: str, tmp_path: Path, capsys: py
 
 
 def test_messages_are_one_printable_line() -> None:
-    assert str(DataError("a\x1b[31m\nb\t\udcff")) == r"a\x1b[31m\nb\t\udcff"
+    assert str(DataError("a\x1b[31m\nb\t\udcff")) == r"a\x1b[31m b \udcff"
     assert str(DataError("ä – ö")) == "ä – ö"
     assert len(str(MRLError("x" * 10_000))) == 2000
     assert printable("a" * 5, most=3) == "aa…"

@@ -195,7 +195,8 @@ def test_a_signal_before_anything_was_trained(tmp_path: Path) -> None:
 def test_a_finished_run_whose_model_is_gone(tmp_path: Path) -> None:
     from mrl.distribution import Processes
     from mrl.training import load_config
-    from mrl.training.trainer import StopRequest, Trainer
+    from mrl.training.run import StopRequest
+    from mrl.training.trainer import Trainer
 
     (tmp_path / "c.yaml").write_text(
         json.dumps({"data": {"train": {"folder": "a"}, "validation": {"folder": "b"}}, "training": {"output_dir": "run"}})

@@ -327,7 +327,8 @@ def require_store(path: Path, database: sqlite3.Connection) -> None:
     there = set(database.execute("SELECT type, name FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'"))
     if there != _OBJECTS:
         wrong = sorted(f"{kind} {name}" for kind, name in there ^ _OBJECTS)
-        raise DataError(f"{path} is no voice store as this package makes it ({brief(wrong[0])}); use a backup")
+        damage = sqlite3.DatabaseError(f"unexpected: {', '.join(wrong)}")
+        raise DataError(f"{path} is no voice store as this package makes it ({brief(wrong[0])}); use a backup") from damage
 
 
 def _require_rollback_journal(path: Path, database: sqlite3.Connection) -> None:

@@ -237,15 +237,15 @@ def load_state(folder: Path) -> TrainingState:
     """
     advice = f"resume from another checkpoint in {folder.parent}"
     try:
-        values = read_json_object(folder / _VALUES, error=CheckpointError, advice=advice)
-        tensors = read_safetensors(folder / _TENSORS, framework="torch", error=CheckpointError, advice=advice).tensors
+        values = read_json_object(folder / _VALUES, error=CheckpointError)
+        tensors = read_safetensors(folder / _TENSORS, framework="torch", error=CheckpointError).tensors
         written = {name: values.pop(name, None) for name in (_VALUES_HASH, _TENSORS_HASH)}
         there = {_TENSORS_HASH: None if written[_TENSORS_HASH] is None else sha256_of(folder / _TENSORS)}
         there[_VALUES_HASH] = (
             None if written[_VALUES_HASH] is None else _hash_of({**values, _TENSORS_HASH: written[_TENSORS_HASH]})
         )
-    except OSError as error:
-        raise CheckpointError(f"checkpoint {folder} cannot be read ({said(error)}); {advice}") from error
+    except (OSError, CheckpointError) as error:
+        raise CheckpointError(f"checkpoint {folder} cannot be read ({said(error, most=400)}); {advice}") from error
     if values.get("format") != _FORMAT:
         raise CheckpointError(f"checkpoint {folder} has a format this version does not know; it reads format {_FORMAT}")
     if there != written or (None in written.values() and written != dict.fromkeys(written)):
