@@ -37,7 +37,7 @@ def test_features_come_from_silence_too() -> None:
         found = network.front_end.time_normalisation()(log_mel(audio))
         assert torch.allclose(found, expected, atol=1e-4)
         silent = network.front_end.time_normalisation()(log_mel(torch.zeros(1, 2000)))
-        assert torch.equal(silent, torch.zeros_like(silent))
+        assert silent.abs().max() < 1e-5  # the mean of equal values, to rounding
 
 
 @pytest.mark.slow

@@ -171,7 +171,7 @@ def hostile_tensor(rng: Any, good: torch.Tensor) -> Any:
     """Return something else than the tensor that belongs in a place."""
     kinds = (
         lambda: torch.zeros(1).expand(40_000, 30_000),
-        lambda: torch.zeros(1).expand(good.shape),
+        lambda: torch.zeros(()).expand(good.shape),
         lambda: good.to_sparse(),
         lambda: good.to("meta"),
         lambda: good.to(torch.float8_e4m3fn),

@@ -190,7 +190,7 @@ def test_json_and_back() -> None:
     [
         ({"format": "other/1"}, "'other/1'"),
         ({"dims": []}, "0 dims"),
-        ({"dims": [{"dim": 4}]}, "KeyError"),
+        ({"dims": [{"dim": 4}]}, "score_weight: Field required"),
         ({"quality": "loudness"}, "loudness"),
         ({"durations_seconds": None}, "range is missing"),
         ({"prior": 1.5}, "between 0 and 1"),
