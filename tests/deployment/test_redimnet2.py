@@ -55,7 +55,7 @@ def test_a_traced_graph(changes: dict[str, object]) -> None:
             with torch.no_grad():
                 expected = network(audio).numpy()
             found = session.run(["raw_embedding"], {"waveform": audio.numpy()})[0]
-            assert np.abs(found - expected).max() < 1e-5 * np.linalg.norm(expected, axis=1).max()
+            assert np.abs(found - expected).max() < 3e-5 * np.linalg.norm(expected, axis=1).max()  # sums in another order
 
 
 @pytest.mark.slow
