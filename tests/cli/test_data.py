@@ -57,7 +57,7 @@ def test_from_a_folder_to_statistics(corpus: Path, tmp_path: Path, capsys: pytes
         "  duplicate: 1 the same audio as another of the speaker's",
         f"  all are listed in {tmp_path}/vox1.faults.tsv",
         "note: 1 utterances have more than 1 % of their samples at full scale",
-        "note: 2 recordings were passed over: other corpus or split, or not where voxceleb has them",
+        "note: 2 recordings were skipped: another corpus or split, or not in the layout voxceleb",
     ]
     assert len(read_manifest(target)) == 3
     assert run(["data", "check", str(target)]) == 0

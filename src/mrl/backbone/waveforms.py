@@ -108,7 +108,7 @@ def _check_finite(waveform: Tensor, lengths: Tensor | None, what: str = "audio")
     if lengths is not None:
         good |= torch.arange(waveform.shape[1], device=waveform.device) >= lengths.unsqueeze(1)
     if not bool(good.all()):
-        raise InputError(f"{what} holds NaN or infinite samples; mend or drop this recording")
+        raise InputError(f"{what} holds NaN or infinite samples; repair or drop this recording")
 
 
 def _checked_lengths(lengths: Tensor | Sequence[int], waveform: Tensor, sample_rate: int, minimum_samples: int) -> Tensor | None:
@@ -132,5 +132,5 @@ def _checked_lengths(lengths: Tensor | Sequence[int], waveform: Tensor, sample_r
 def _too_short(samples: int, sample_rate: int, minimum_samples: int, what: str = "audio") -> InputError:
     return InputError(
         f"{what} has {samples} samples ({1000 * samples / sample_rate:.1f} ms at {sample_rate} Hz); the network needs at least "
-        f"{minimum_samples} ({1000 * minimum_samples / sample_rate:.1f} ms), and good scores want seconds"
+        f"{minimum_samples} ({1000 * minimum_samples / sample_rate:.1f} ms), and reliable scores need seconds"
     )

@@ -207,7 +207,7 @@ def random_crop(utterance: Utterance, samples: int, random: np.random.Generator)
         found = _read(utterance, offset, min(needed, length), allow_silence=True)
         if found.any():
             return fit_length(found, samples)
-    raise AudioLoadingError(f"{utterance.path}: nothing but silence where crops were drawn")
+    raise AudioLoadingError(f"{utterance.path}: only silence where crops were drawn")
 
 
 def augmented_crop(utterance: Utterance, samples: int, key: tuple[int, ...], augment: AugmentFunction | None) -> Waveform:
