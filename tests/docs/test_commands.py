@@ -71,6 +71,12 @@ def _parse(group: click.Group, arguments: list[str]) -> tuple[list[str], dict[st
     return [name], context.params
 
 
+@pytest.fixture(autouse=True)
+def _no_speaker_lists(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``--speakers`` is read while the command line is parsed, and the files that the pages name do not exist."""
+    monkeypatch.setattr("mrl.trials.read_speakers", lambda path: {})
+
+
 def test_there_are_commands_to_check() -> None:
     assert len(MRL_COMMANDS) > 30
     assert {_parse(cli, arguments)[0][0] for _, arguments in MRL_COMMANDS if arguments[0] in VERBS} == set(VERBS)

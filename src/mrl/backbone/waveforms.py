@@ -108,7 +108,7 @@ def _check_finite(waveform: Tensor, lengths: Tensor | None, what: str = "audio")
     if lengths is not None:
         good |= torch.arange(waveform.shape[1], device=waveform.device) >= lengths.unsqueeze(1)
     if not bool(good.all()):
-        raise InputError(f"{what} holds NaN or infinite samples; repair or drop this recording")
+        raise InputError(f"{what} contains NaN or infinite samples; repair or drop this recording")
 
 
 def _checked_lengths(lengths: Tensor | Sequence[int], waveform: Tensor, sample_rate: int, minimum_samples: int) -> Tensor | None:
