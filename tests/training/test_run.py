@@ -310,12 +310,14 @@ def test_options_change_what_is_trained(make_config: ConfigFactory, tmp_path: Pa
         "constant": {"training.schedule": "constant", "training.warmup_epochs": 0.0},
         "decay": {"training.weight_decay": 0.5},
         "clip": {"training.clip_norm": 1e-8},
-        "bf16": {"training.precision": "bf16"},
+        # Head and loss compute in float32 under any precision, so it shows where the backbone trains.
+        "backbone": {"advanced.freeze_backbone_epochs": 0},
+        "bf16": {"advanced.freeze_backbone_epochs": 0, "training.precision": "bf16"},
     }
     losses: dict[str, tuple[float, ...]] = {}
     for name, changes in variants.items():
         output = {"training.output_dir": str(tmp_path / name.replace(" ", "-"))}
-        folder = run_training(make_config(**base, **changes, **output)).run_folder
+        folder = run_training(make_config(**{**base, **changes, **output})).run_folder
         losses[name] = tuple(record["loss"] for record in _records(folder) if record["kind"] == "step")
     assert len(set(losses.values())) == len(losses), "some settings have the same losses"
 
