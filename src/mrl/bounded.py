@@ -97,7 +97,8 @@ def read_bytes(
     """
     with open_regular(path, error=error, advice=advice) as stream:
         try:
-            data = stream.read(max_bytes + 1)
+            # One byte more than there should be, but never a buffer of the limit's size for a small file.
+            data = stream.read(min(max_bytes, os.fstat(stream.fileno()).st_size) + 1)
         except OSError as reason:
             raise error(_line(f"{os.fspath(path)} cannot be read ({said(reason)})", advice)) from reason
     if len(data) > max_bytes:

@@ -33,7 +33,7 @@ def mirror(tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 def test_list(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["pretrained", "list"]) == 0
     lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
-    assert len(lines) == 1 + 18
+    assert len(lines) == 1 + 18 + 21
     assert lines[0][0] == "name"
     assert ["b2-vox2-ft_lm", "5,067,057", "0.57", "0.76", "1.32", "0.52", "CC-BY-4.0"] in lines
     assert ["b6-vox2-ft_lm", "~15M", "0.40", "0.55", "1.05", "0.37", "CC-BY-4.0"] in lines
@@ -43,7 +43,7 @@ def test_list(capsys: pytest.CaptureFixture[str]) -> None:
 def test_list_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["pretrained", "list", "--json"]) == 0
     entries = {entry["name"]: entry for entry in json.loads(capsys.readouterr().out)}
-    assert len(entries) == 18
+    assert len(entries) == 18 + 21
     assert entries["b5-vox2-ft_lm"]["num_bytes"] == 31_174_382
     assert entries["b5-vox2-ft_lm"]["eer"] == {"original": 0.43, "extended": 0.61, "hard": 1.08}
     assert entries["b5-vox2-ptn"]["eer"] is None

@@ -165,7 +165,7 @@ def test_unknown_speakers_leave_out_what_needs_them() -> None:
     flat = TrialList(tuple(name.replace("/", "-") for name in trials.utterances), trials.enrol, trials.test, trials.labels, "x")
     found = measure_formats(matrix, flat, [64], bootstrap=100)
     assert found.closed_set is None and found.evaluation.resamples == 0 and found.at("int8", 64).recall == {}
-    assert "No intervals and no identification: no speaker can be told" in found.notes[0]
+    assert "No intervals and no identification: cannot tell the speaker" in found.notes[0]
     table = quantisation_table(found).markdown()
     assert found.notes[0] in table and "recall@1" not in table
     known = dict(zip(flat.utterances, (name.split("/")[0] for name in trials.utterances), strict=True))

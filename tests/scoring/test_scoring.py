@@ -45,7 +45,7 @@ def test_equals_one_by_one_in_double_precision(num_utterances: int, num_trials: 
 def test_many_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     from mrl.scoring import cosine as scoring
 
-    monkeypatch.setattr(scoring, "_BLOCK_NUMBERS", 1)  # 256 trials per block, the least
+    monkeypatch.setattr(scoring, "_BLOCK_VALUES", 1)  # 256 trials per block, the least
     embeddings = np.random.default_rng(1).standard_normal((50, 8)).astype(np.float32)
     trials = _random_trials(50, 1000)
     np.testing.assert_allclose(score_prefixes(embeddings, trials, [3])[3], _one_by_one(embeddings, trials, 3), atol=2e-6)

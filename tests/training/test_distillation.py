@@ -170,7 +170,7 @@ def test_an_onnx_teacher_hears_no_padding(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="cannot take waveforms"):
         OnnxTeacher(fixed)
     (tmp_path / "broken.onnx").write_bytes(b"no model")
-    with pytest.raises(CheckpointError, match="is damaged or no ONNX model"):
+    with pytest.raises(CheckpointError, match="is damaged or not an ONNX model"):
         OnnxTeacher(tmp_path / "broken.onnx")
 
 
