@@ -9,11 +9,13 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import functools
 import json
 import math
 import os
 import re
 import stat
+import sys
 import zipfile
 import zlib
 from collections.abc import Collection, Iterator, Mapping
@@ -227,7 +229,7 @@ def record(
     Raises:
         MRLError: of the kind ``error``.
     """
-    from pydantic import TypeAdapter, ValidationError
+    from pydantic import ValidationError
 
     if not isinstance(values, dict):
         raise error(_line(f"{name} is {kind_of(values)}, expected a JSON object", advice))
@@ -238,13 +240,22 @@ def record(
     try:
         # By way of JSON: there a list may be a tuple, and yet no text a number.
         text = json.dumps({key: value for key, value in values.items() if key in known})
-        return TypeAdapter(kind).validate_json(text, strict=True)
+        found: _Record = _checker(kind).validate_json(text, strict=True)
+        return found
     except ValidationError as reason:
         problem = reason.errors(include_url=False)[0]
         place = ".".join(str(part) for part in problem["loc"])
         raise error(_line(f"{name}: {place}: {problem['msg']}, found {brief(problem['input'])}", advice)) from reason
     except (ValueError, RecursionError, TypeError, MRLError) as reason:
         raise error(_line(f"{name}: {said(reason)}", advice)) from reason
+
+
+@functools.lru_cache(maxsize=64)
+def _checker(kind: type[Any]) -> Any:
+    """Return what checks values for a dataclass; making it takes as long as checking a thousand."""
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
 
 
 # --- YAML
@@ -376,6 +387,8 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, most: int, a
         data = part.read(size)
         if len(data) != size or part.read(1):
             raise ValueError(f"{member.filename} does not hold the {size:,} bytes that it promises")
+    if dtype.kind == "U" and size and int(np.frombuffer(data, dtype=f"{dtype.str[0]}u4").max()) > sys.maxunicode:
+        raise ValueError(f"{member.filename} holds what is no text")
     # From a copy that may be written to, as PyTorch wants it.
     flat = np.frombuffer(bytearray(data), dtype=dtype) if size else np.empty(math.prod(shape), dtype=dtype)
     return flat.reshape(shape, order="F" if fortran_order else "C")
