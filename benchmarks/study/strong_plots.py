@@ -19,7 +19,7 @@ _LINES = {
     "lda": ("lda", "C2--"),
     "trained": ("trained", "C3-"),
     "trained-rotation": ("trained, as a rotation", "C6:"),
-    "no labels: trained-rotation, likely speakers": ("no labels: trained, as a rotation", "C3:"),
+    "no labels: trained": ("trained without labels", "C3:"),
     "376 speakers: trained": ("trained on 376 speakers", "C5-."),
 }
 _TICKS = (0.4, 0.5, 0.6, 0.8, 1, 1.25, 1.5, 2, 3, 4, 5, 6, 8, 10, 15, 20)
@@ -36,7 +36,7 @@ def plot_strong(folder: Path) -> None:
     if "heads" in parts:
         methods = ("embedding, cut", "rotation", "uncentred", "pca", "lda", "trained", "trained-rotation")
         _plot(parts["heads"], methods, lists, "Which head? Fitted to 4,746 speakers", folder / "heads.png")
-        means = ("embedding, cut", "trained", "no labels: trained-rotation, likely speakers", "376 speakers: trained")
+        means = ("embedding, cut", "trained", "no labels: trained", "376 speakers: trained")
         _plot(parts["heads"], means, lists, "How much do labels and speakers matter?", folder / "labels.png")
     if "foreign" in parts:
         found = tuple(parts["foreign"]["embedding, cut"]["lists"])
