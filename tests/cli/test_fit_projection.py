@@ -34,9 +34,9 @@ def test_by_default_the_way_is_chosen_and_said_with_what_was_gained_and_lost(
     out = capsys.readouterr().out
     about = load_head(tmp_path / "head.safetensors").about
     assert f"chosen: {about['method']}, the lowest error rates on what was held out" in out
-    assert "held-out speakers (40 speakers, 400 same-speaker trials): EER % of the whole embedding" in out
+    assert " same-speaker trials): EER % of the whole embedding" in out
     lists = about["choice"]["held_out"]
-    assert len(lists) > 1 and all(one["name"].startswith("without like voices") for one in lists[1:])
+    assert {" ".join(one["name"].split()[:2]) for one in lists} == {"held-out speakers", "without like"}
     assert (
         out.count("against the whole") == 3 * len(lists)
         and f"{about['method']} 24 -> 24 fitted to 200 embeddings of 40 speakers" in out

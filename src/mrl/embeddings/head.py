@@ -75,7 +75,7 @@ def fit_head(
     width = table.matrix.shape[1]
     chosen = checked_head_dims(dims, width)
     labels = None if speakers is None else _labels(table, speakers)
-    features = torch.from_numpy(table.matrix)
+    features = torch.tensor(table.matrix)  # a copy: arrays of files may be read-only
     if method == "trained" or method == "trained-rotation":
         if labels is None:
             raise InputError(f"method={method!r} needs speaker labels; without them use 'uncentred' or 'pca'")
@@ -125,7 +125,7 @@ def project_embeddings(head: Head, table: EmbeddingTable) -> EmbeddingTable:
     """
     if table.matrix.shape[1] != head.affine.inputs:
         raise InputError(f"the head takes embeddings of {head.affine.inputs} numbers; these have {table.matrix.shape[1]}")
-    projected = head.affine(torch.from_numpy(table.matrix).double()).float().numpy()
+    projected = head.affine(torch.tensor(table.matrix, dtype=torch.float64)).float().numpy()
     return EmbeddingTable(table.ids, projected, {**table.metadata, "head": head.about, "dims": list(head.dims)})
 
 

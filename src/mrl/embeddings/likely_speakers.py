@@ -26,7 +26,7 @@ def likely_speakers(embeddings: npt.NDArray[np.float32], *, seed: int = 0) -> np
 
     Time grows with the square of the utterances (20,000 of 192 numbers: about ten seconds on one core).
     """
-    unit = functional.normalize(torch.from_numpy(np.asarray(embeddings, dtype=np.float32)), dim=1)
+    unit = functional.normalize(torch.tensor(embeddings, dtype=torch.float32), dim=1)
     first, second = _linked(unit, _threshold(unit, seed))
     group = torch.arange(len(unit))
     while True:  # the smallest number of every connected part spreads over it

@@ -150,7 +150,7 @@ def choose_head(
         head = fit_head(table, speakers, method=SAFE, dims=dims)
         why = f"because fewer than {_FEWEST_SPEAKERS} speakers with several utterances could be held out to compare others"
         return HeadChoice(head, SAFE, why, ())
-    with progress_bar("fitting heads", len(tests) * len(methods) + 1, unit="heads") as advance:
+    with progress_bar("fitting heads", len({test.fit.tobytes() for test in tests}) * len(methods) + 1, unit="heads") as advance:
         lists = _measure(sample, speakers, corpora, tests, methods, dims, advance)
         method, why = _chosen(lists, methods)
         head = fit_head(table, speakers, method=method, dims=dims, groups=corpora)
@@ -186,31 +186,61 @@ def _sample(table: EmbeddingTable, speakers: Mapping[str, str], seed: int) -> Em
 def _tests(table: EmbeddingTable, speakers: Mapping[str, str], corpora: Mapping[str, str], seed: int) -> list[_Test]:
     names, of_row = np.unique([speakers[name] for name in table.ids], return_inverse=True)
     fold = np.random.default_rng(seed).permutation(len(names))[of_row] % _FOLDS
-    made = [_test("held-out speakers", table, of_row, fold == part, seed) for part in range(_FOLDS)]
-    tests = [test for test in made if test is not None]
     of_corpus = np.array([corpora[name] for name in table.ids])
+    voices = np.array([f"like voices {group + 1}" for group in _like_voices(table.matrix, of_row, seed)])
+    if len(np.unique(of_corpus)) == 1:
+        of_corpus = voices
+    tests = [test for part in range(_FOLDS) for test in _fold_tests(table, of_row, fold == part, of_corpus, seed)]
     held = [_test(f"without {name}", table, of_row, of_corpus == name, seed) for name in np.unique(of_corpus)]
     usable = sorted((test for test in held if test is not None), key=lambda test: -len(test.trials))
     if not usable:
-        voices = _like_voices(table.matrix, of_row, seed)
-        held = [_test(f"without like voices {group + 1}", table, of_row, voices == group, seed) for group in range(_LIKE_VOICES)]
+        held = [_test(f"without {name}", table, of_row, voices == name, seed) for name in np.unique(voices)]
         usable = [test for test in held if test is not None]
     return [*tests, *usable[:_MOST_GROUPS]]
 
 
-def _test(name: str, table: EmbeddingTable, of_row: npt.NDArray[np.intp], held: npt.NDArray[np.bool_], seed: int) -> _Test | None:
-    """Return a test on the rows ``held``, or None where they or the others are too few."""
+def _fold_tests(
+    table: EmbeddingTable,
+    of_row: npt.NDArray[np.intp],
+    held: npt.NDArray[np.bool_],
+    of_corpus: npt.NDArray[np.str_],
+    seed: int,
+) -> list[_Test]:
+    """Return a test for each corpus: strangers of two corpora differ in their microphones, which says nothing of voices."""
+    names = np.unique(of_corpus)
+    if len(names) > 1:
+        made = [
+            _test(f"held-out speakers of {name}", table, of_row, held, seed, judged=held & (of_corpus == name)) for name in names
+        ]
+        found = [test for test in made if test is not None]
+        if found:
+            return found
+    whole = _test("held-out speakers", table, of_row, held, seed)
+    return [] if whole is None else [whole]
+
+
+def _test(
+    name: str,
+    table: EmbeddingTable,
+    of_row: npt.NDArray[np.intp],
+    held: npt.NDArray[np.bool_],
+    seed: int,
+    *,
+    judged: npt.NDArray[np.bool_] | None = None,
+) -> _Test | None:
+    """Return a test that is not fitted to the rows ``held``, judged on them or on some of them; None where there are too few."""
+    judged = held if judged is None else judged
     fit = np.flatnonzero(~held & ~np.isin(of_row, of_row[held]))  # a speaker of two corpora is not fitted to either
-    if min(_speakers_of_several(of_row[held]), _speakers_of_several(of_row[fit])) < _FEWEST_SPEAKERS:
+    if min(_speakers_of_several(of_row[judged]), _speakers_of_several(of_row[fit])) < _FEWEST_SPEAKERS:
         return None
     utterances: dict[str, list[str]] = {}
-    for row in np.flatnonzero(held):
+    for row in np.flatnonzero(judged):
         utterances.setdefault(str(of_row[row]), []).append(table.ids[row])
     trials = make_balanced_trials(utterances, max_targets=_MOST_TARGETS, max_nontargets=_MOST_NONTARGETS, seed=seed)
     if trials.num_target < _FEWEST_TARGETS or trials.num_nontarget < _FEWEST_TARGETS:
         return None
     judge = trials.indices_into(table.ids)
-    return _Test(name, fit, judge, trials, _speakers_of_several(of_row[held]))
+    return _Test(name, fit, judge, trials, _speakers_of_several(of_row[judged]))
 
 
 def _speakers_of_several(of_row: npt.NDArray[np.intp]) -> int:
@@ -257,19 +287,22 @@ def _measure(
     advance: Callable[[int], None],
 ) -> tuple[HeldOut, ...]:
     parts: dict[str, list[HeldOut]] = {}
+    rows_fitted_to, fitted = b"", dict[HeadMethod, Head]()
     for test in tests:
-        fitted_to = EmbeddingTable(tuple(table.ids[row] for row in test.fit), table.matrix[test.fit], table.metadata)
+        if test.fit.tobytes() != rows_fitted_to:  # tests of one fold follow each other
+            rows_fitted_to = test.fit.tobytes()
+            fitted_to = EmbeddingTable(tuple(table.ids[row] for row in test.fit), table.matrix[test.fit], table.metadata)
+            fitted = {}
+            for method in methods:
+                if method == "trained-rotation" and "trained" in fitted:
+                    fitted[method] = as_rotation(fitted["trained"])
+                else:
+                    fitted[method] = fit_head(fitted_to, speakers, method=method, dims=dims, groups=corpora)
+                advance(1)
         judged = EmbeddingTable(test.trials.utterances, table.matrix[test.judge], table.metadata)
-        heads: dict[HeadMethod, Rates] = {}
-        trained: Head | None = None
-        for method in methods:
-            if method == "trained-rotation" and trained is not None:
-                head = as_rotation(trained)
-            else:
-                head = fit_head(fitted_to, speakers, method=method, dims=dims, groups=corpora)
-            trained = head if method == "trained" else trained
-            heads[method] = _rates(project_embeddings(head, judged).matrix, test.trials, head.dims)
-            advance(1)
+        heads = {
+            method: _rates(project_embeddings(head, judged).matrix, test.trials, head.dims) for method, head in fitted.items()
+        }
         width = table.matrix.shape[1]
         plain = _rates(judged.matrix, test.trials, (*heads[SAFE], width))
         cut = {dim: plain[dim] for dim in heads[SAFE]}
