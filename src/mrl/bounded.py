@@ -240,7 +240,7 @@ def record(
     try:
         # By way of JSON: there a list may be a tuple, and yet no text a number.
         text = json.dumps({key: value for key, value in values.items() if key in known})
-        found: _Record = _checker(kind).validate_json(text, strict=True)
+        found: _Record = _checker(kind).validate_json(text, strict=True)  # type: ignore[arg-type]
         return found
     except ValidationError as reason:
         problem = reason.errors(include_url=False)[0]
