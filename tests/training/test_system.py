@@ -45,7 +45,7 @@ def test_frozen_or_foreign_parameters_in_the_optimizer_are_refused(tiny_model: R
 def test_parts_of_the_loss(tiny_model: ReDimNetMRL) -> None:
     system = _system(tiny_model, similarity=SimilarityPreservationLoss((4, 32)), similarity_weight=2.0, teacher_pull=3.0)
     raw, labels = torch.randn(6, 32), torch.tensor([0, 1, 2, 3, 4, 0])
-    with pytest.raises(TrainingError, match="start model's embeddings"):
+    with pytest.raises(TrainingError, match="follow a teacher need its embeddings"):
         system(raw, labels)
     teacher = torch.randn(6, 32)
     loss = system(raw, labels, teacher)
