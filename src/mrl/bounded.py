@@ -200,7 +200,7 @@ def parse_json(text: str | bytes, name: str, *, error: ErrorKind = DataError, ad
     except RecursionError as reason:
         raise error(_line(f"{name} is not usable JSON: it is nested too deeply", advice)) from reason
     except ValueError as reason:
-        raise error(_line(f"{name} is not usable JSON ({said(reason)})", advice)) from reason
+        raise error(_line(f"{name} is not JSON ({said(reason)})", advice)) from reason
     return value
 
 

@@ -213,8 +213,8 @@ def _onnx(folder: Path) -> Maker:
             file.write_bytes(damaged_bytes(rng, [good]))
         else:
             del model.metadata_props[:]
-            tree = damaged_tree(rng, described)
-            for key, value in tree.items() if isinstance(tree, dict) and rng.random() < 0.9 else ():
+            texts = damaged_tree(rng, described)
+            for key, value in texts.items() if isinstance(texts, dict) else ():
                 text = value if isinstance(value, str) else json.dumps(value)
                 model.metadata_props.add(key=str(key), value=text.encode("utf-8", "replace").decode())
             file.write_bytes(model.SerializeToString())

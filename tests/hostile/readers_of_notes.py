@@ -110,7 +110,12 @@ def _shards(folder: Path) -> Maker:
     return make
 
 
-@reader("caches of pooled statistics", "data.pooled_cache:PooledCache.load", "data.pooled_cache:_open_shard")
+@reader(
+    "caches of pooled statistics",
+    "data.pooled_cache:PooledCache.load",
+    "data.pooled_cache:_read_bad",
+    "data.pooled_cache:_start_of_shard",
+)
 def _pooled(folder: Path) -> Maker:
     from mrl.data import PooledCache
 
@@ -119,8 +124,14 @@ def _pooled(folder: Path) -> Maker:
     described = {"format": 1, "utterances": 2, "pooled_dim": 3, "views": 1, "max_seconds": 5.0}
     notes = trees(folder / "cache.json", described, lambda: PooledCache.load(folder))
 
+    bad = trees(folder / "bad-00000.json", [[0, 0, "silent"], [1, 0, "cut off"]], lambda: PooledCache.load(folder))
+
     def make(rng: random.Random) -> Action:
         (folder / "pooled-00000.npy").write_bytes(good)
+        (folder / "bad-00000.json").unlink(missing_ok=True)
+        if rng.random() < 0.2:
+            (folder / "cache.json").write_text(json.dumps(described))
+            return bad(rng)
         if rng.random() < 0.5:
             return notes(rng)
         (folder / "cache.json").write_text(json.dumps(described))
@@ -289,3 +300,29 @@ def _requests(folder: Path) -> Maker:
         return send
 
     return make
+
+
+@reader(
+    "notes of training", "training.data:excluded_utterances", "training.epochs:BadDraws.__init__", "training.starting:_read_head"
+)
+def _training_notes(folder: Path) -> Maker:
+    from types import SimpleNamespace
+    from typing import Any, cast
+
+    from mrl.data import Corpus, Utterance
+    from mrl.files import write_safetensors
+    from mrl.training.config import TrainDataConfig
+    from mrl.training.data import excluded_utterances
+    from mrl.training.epochs import BadDraws
+    from mrl.training.starting import _read_head
+
+    corpus_of_two = Corpus.of([Utterance(folder / "a.wav", "s"), Utterance(folder / "b.wav", "t")])
+    write_safetensors(folder / "good.safetensors", {"weight": torch.ones(2, 3), "bias": torch.ones(2)})
+    heads = files(folder, {"safetensors": (folder / "good.safetensors").read_bytes()}, _read_head)
+
+    def read(file: Path) -> None:
+        BadDraws(cast(Any, SimpleNamespace(folder=SimpleNamespace(bad_utterances=file))))
+        excluded_utterances(TrainDataConfig(folder=str(folder), exclude=str(file)), corpus_of_two)
+
+    lists = files(folder, {"txt": b"a.wav\tsilent\n# a comment\n\n/x/b.wav\n"}, read)
+    return lambda rng: (heads if rng.random() < 0.5 else lists)(rng)

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mrl.audio import Augmenter, RoomSimulation, find_audio_files
 from mrl.audio.simulated_rooms import check_rooms
+from mrl.bounded import read_text, said
 from mrl.data import Corpus, read_manifest, read_shards, scan_recordings, scan_speaker_folders
 from mrl.data.overlap import overlapping_speakers
 from mrl.errors import ConfigError, DataError, InputError, TrainingError
@@ -63,9 +64,9 @@ def excluded_utterances(config: TrainDataConfig, corpus: Corpus) -> frozenset[in
     if config.exclude is None:
         return frozenset()
     try:
-        lines = Path(config.exclude).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"data.train.exclude: {config.exclude} cannot be read ({error})") from error
+        lines = read_text(config.exclude).splitlines()
+    except (OSError, DataError) as error:
+        raise DataError(f"data.train.exclude: {config.exclude} cannot be read ({said(error)})") from error
     root = config.root or config.folder or config.shards
     bases = [Path(root)] if root is not None else [Path(manifest).parent for manifest in config.manifests]
     named = {line.partition("\t")[0].strip() for line in lines if line.strip() and not line.startswith("#")}
@@ -217,8 +218,9 @@ def _also_in_training(paths: Sequence[Path], corpus: Corpus) -> list[Path]:
     """Return the recordings that the corpus has too, under whatever name: the same file by its number on the disk."""
     ours: dict[tuple[int, int], Path] = {}
     for path in paths:
-        status = path.stat()
-        ours[status.st_dev, status.st_ino] = path
+        with contextlib.suppress(OSError):  # a missing one is for the reader to report
+            status = path.stat()
+            ours[status.st_dev, status.st_ino] = path
     found = set()
     for file in set(corpus.files()):
         with contextlib.suppress(OSError):  # a missing one that is excluded

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
+from mrl.bounded import read_bytes
 from mrl.data import Draw, split_updates
 from mrl.data.samplers import Sampler, smallest_batch, updates_left
 from mrl.errors import TrainingError
@@ -33,7 +34,8 @@ class BadDraws:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._file = run.folder.bad_utterances
-        self._known = set(self._file.read_text(encoding="utf-8").splitlines()) if self._file.is_file() else set()
+        noted = read_bytes(self._file, error=TrainingError) if self._file.is_file() else b""
+        self._known = set(noted.decode("utf-8", "replace").splitlines())
         self._last = ""
 
     def note(self, problems: Sequence[str]) -> None:

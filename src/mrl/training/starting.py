@@ -339,8 +339,10 @@ def _read_head(path: Path) -> AffineMap | None:
     advice = "delete it to compute it again"
     tensors = read_safetensors(path, framework="torch", error=DataError, advice=advice).tensors
     try:
+        if not all(tensor.is_floating_point() and bool(torch.isfinite(tensor).all()) for tensor in tensors.values()):
+            raise InputError("its tensors are not all of finite floating-point values")
         return AffineMap(tensors["weight"], tensors["bias"])
-    except (KeyError, InputError) as error:
+    except (KeyError, ValueError, IndexError, RuntimeError) as error:
         raise DataError(f"{path} is damaged ({error}); {advice}") from error
 
 
