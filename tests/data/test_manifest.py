@@ -87,7 +87,7 @@ def test_corpora_do_not_share_speaker_numbers(tmp_path: Path) -> None:
         ("a.csv", "path,speaker,start\nx,1,-1\n", "line 2: start is '-1'"),
         ("a.csv", "path,speaker,duration\nx,1,nan\n", "line 2: duration is 'nan'"),
         ("a.csv", "path,speaker,seconds\nx,1,0\n", "line 2: seconds is 0"),
-        ("a.jsonl", '{"path": "x", "speaker": "1"}\n{oops\n', "line 2 is not usable JSON"),
+        ("a.jsonl", '{"path": "x", "speaker": "1"}\n{oops\n', "line 2 is not JSON"),
         ("a.jsonl", "[1]\n", "line 1: list found"),
         ("a.txt", "x 1\n", "unsupported extension '.txt'; expected .csv"),
         ("a.parquet", "nonsense", "is damaged or not Parquet"),

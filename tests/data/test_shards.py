@@ -287,7 +287,7 @@ def test_an_altered_shard_is_told_by_reading_and_by_verifying(finished: Path, tm
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("shards.json", r"shards\.json is not usable JSON"),
+        ("shards.json", r"shards\.json is not JSON"),
         ("index.npy", r"index\.npy was changed: its SHA-256"),
         ("names.json", r"names\.json was changed: its SHA-256"),
     ],

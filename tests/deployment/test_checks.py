@@ -67,7 +67,7 @@ def test_what_a_self_test_notices(copied: Path) -> None:
     with pytest.raises(CheckpointError, match="check.safetensors is missing"):
         check_export(copied)
     card.write_text("{")
-    with pytest.raises(CheckpointError, match="tiny.onnx.json is not usable JSON"):
+    with pytest.raises(CheckpointError, match="tiny.onnx.json is not JSON"):
         check_export(copied)
     card.unlink()
     with pytest.raises(CheckpointError, match="tiny.onnx.json is missing"):

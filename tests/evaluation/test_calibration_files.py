@@ -143,7 +143,7 @@ def test_a_calibration_of_other_weights_is_refused(place: Path, tmp_path: Path) 
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"{", "is not usable JSON"), (b"\xff\xfe", "cannot be read"), (b"[1]", "holds a list"), (b"{}", "format None")],
+    [(b"{", "is not JSON"), (b"\xff\xfe", "cannot be read"), (b"[1]", "holds a list"), (b"{}", "format None")],
 )
 def test_a_damaged_file_is_named(content: bytes, message: str, place: Path, tmp_path: Path) -> None:
     shutil.copytree(place / "tiny-mrl", tmp_path / "copy")

@@ -70,7 +70,7 @@ def edit(key: str, value: object, folder: Path) -> None:
     [
         (damage_nothing, "has no config.json"),
         (truncate_weights, "SHA-256 differs"),
-        (truncate_config, "is not usable JSON"),
+        (truncate_config, "is not JSON"),
         (remove_weights, "has no model.safetensors"),
         (other_format, "has the format None"),
         (lambda folder: edit("embed_dim", 128, folder), "does not hold the model"),

@@ -49,7 +49,7 @@ def test_what_cannot_be_read() -> None:
         ({}, "x was not written by mrl export"),
         ({**properties, "format": "redimnet-mrl-export/9"}, "format 'redimnet-mrl-export/9'; this version reads"),
         ({name: text for name, text in properties.items() if name != "mrl_dims"}, "does not state its mrl_dims"),
-        ({**properties, "mrl_dims": "[64,"}, "is not usable JSON"),
+        ({**properties, "mrl_dims": "[64,"}, "is not JSON"),
     ):
         with pytest.raises(CheckpointError, match=message):
             Description.from_properties(changed, "x")

@@ -41,6 +41,8 @@ def test_speakers_of_public_corpora(caplog: pytest.LogCaptureFixture) -> None:
 
 def test_the_same_folder_and_the_same_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     trained = data((f"{tmp_path}/a/ann/1.wav", "ann"), (f"{tmp_path}/a/bob/1.wav", "bob"))
+    (tmp_path / "a" / "ann").mkdir(parents=True, exist_ok=True)
+    (tmp_path / "a" / "ann" / "2.wav").touch()
     with pytest.raises(TrainingError, match=r"1 of 2 training speakers .*\(ann\); or set data\.allow_overlap"):
         check_separate(trained, validator(f"{tmp_path}/a/ann/2.wav"))
     with pytest.raises(TrainingError, match="1 validation recordings are also in the training data"):

@@ -22,7 +22,7 @@ def test_metrics_survive_a_cut_line_and_nan(tmp_path: Path) -> None:
         stream.write('{"kind": "st')
     assert [record["step"] for record in metrics.read()] == [1, 2]
     metrics.path.write_text('{"broken\n{"kind": "step", "step": 2}\n')
-    with pytest.raises(CheckpointError, match="line 1 is not usable JSON"):
+    with pytest.raises(CheckpointError, match="line 1 is not JSON"):
         metrics.read()
 
 
