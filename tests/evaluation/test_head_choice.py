@@ -110,6 +110,9 @@ def test_too_few_speakers_get_the_safe_head() -> None:
     table, speakers = _table(corpora=1, speakers=10)
     choice = choose_head(table, speakers)
     assert choice.method == "uncentred" and choice.lists == () and "fewer than 8 speakers" in choice.why
+    assert choice.head.about["speakers"] == 10
+    alone = choose_head(table, {name: name for name in table.ids})  # as many speakers as utterances
+    assert alone.method == "uncentred" and alone.head.about["speakers"] == 40
     unit = table.matrix / np.linalg.norm(table.matrix, axis=1, keepdims=True)
     projected = table.matrix @ choice.head.affine.weight.numpy().T
     projected /= np.linalg.norm(projected, axis=1, keepdims=True)

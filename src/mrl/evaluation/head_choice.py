@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -147,7 +147,8 @@ def choose_head(
     corpora = _corpora(table, speakers, groups)
     tests = _tests(sample, speakers, corpora, seed)
     if not tests:
-        head = fit_head(table, speakers, method=SAFE, dims=dims)
+        head = fit_head(table, None, method=SAFE, dims=dims)  # labels of one utterance each would be refused
+        head = replace(head, about={**head.about, "speakers": len({speakers[name] for name in table.ids})})
         why = f"because fewer than {_FEWEST_SPEAKERS} speakers with several utterances could be held out to compare others"
         return HeadChoice(head, SAFE, why, ())
     with progress_bar("fitting heads", len({test.fit.tobytes() for test in tests}) * len(methods) + 1, unit="heads") as advance:
