@@ -51,7 +51,7 @@ def test_settings_by_keyword_or_whole_and_unknown_ones(recordings: list[Path]) -
         whole, embed_files(model, recordings, batch_seconds=0.2, max_seconds=0.15, num_workers=0).matrix
     )
     assert np.abs(whole - embed_files(model, recordings).matrix).max() > 1e-3
-    with pytest.raises(InputError, match="an extraction has no setting batch_second; expected batch_seconds"):
+    with pytest.raises(InputError, match="no setting batch_second; expected batch_seconds"):
         embed_files(model, recordings, batch_second=1.0)
 
 

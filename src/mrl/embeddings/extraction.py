@@ -21,6 +21,7 @@ from mrl.embeddings.mapping import BatchFunction, FileFailure, MappedFiles, Wave
 from mrl.embeddings.opening import as_embedder
 from mrl.errors import AudioLoadingError, DataError, InputError
 from mrl.scoring.cosine import cosine_similarity as cosine_similarity
+from mrl.settings import changed
 
 PathLike = str | os.PathLike[str]
 OnError = Literal["report", "raise"]
@@ -94,19 +95,6 @@ class Extraction:
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         chosen = {name: value for name, value in values.items() if name not in _HOW_ONLY and value != defaults[name]}
         return {"max_seconds": self.max_seconds, **chosen}
-
-
-def chosen_settings(how: Extraction | None, changes: dict[str, Any]) -> Extraction:
-    """Return ``how``, or the default settings, with those given by keyword changed.
-
-    Raises:
-        InputError: there is no such setting.
-    """
-    known = [field.name for field in dataclasses.fields(Extraction)]
-    unknown = sorted(set(changes) - set(known))
-    if unknown:
-        raise InputError(f"an extraction has no setting {', '.join(unknown)}; expected {', '.join(known)}")
-    return dataclasses.replace(how or Extraction(), **changes)
 
 
 @dataclass(frozen=True)
@@ -276,7 +264,7 @@ def embed_files(
         DataError, InputError, ProcessError: as :func:`extract`.
     """
     found = extract(
-        as_embedder(model), paths, chosen_settings(how, changes), dim=target_dim, on_error=on_error, processes=processes
+        as_embedder(model), paths, changed(how or Extraction(), changes), dim=target_dim, on_error=on_error, processes=processes
     )
     return EmbeddedFiles(found.paths, found.matrices[0], found.failures)
 

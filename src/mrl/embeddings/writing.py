@@ -22,13 +22,14 @@ from rich.console import Console
 
 from mrl.distribution import Processes
 from mrl.embeddings.embedder import Embedder
-from mrl.embeddings.extraction import EmbeddedFiles, Extraction, chosen_settings, embed_files
+from mrl.embeddings.extraction import EmbeddedFiles, Extraction, embed_files
 from mrl.embeddings.formats import EMBEDDING_SUFFIXES, READABLE_SUFFIXES, ShardedEmbeddings, check_suffix, save_embeddings
 from mrl.embeddings.mapping import BatchFunction, FileFailure
 from mrl.embeddings.opening import as_embedder
 from mrl.embeddings.shard_writing import ShardPlan, ShardWriter
 from mrl.errors import InputError, MRLError, ReportedElsewhereError
 from mrl.progress import progress_bar
+from mrl.settings import changed
 from mrl.version import __version__
 
 DEFAULT_SHARD_SIZE = 10_000
@@ -64,7 +65,7 @@ def embed_to_file(
         OSError: the file cannot be written.
     """
     check_suffix(output)
-    embedder, chosen = as_embedder(model), chosen_settings(how, changes)
+    embedder, chosen = as_embedder(model), changed(how or Extraction(), changes)
     embedded = embed_files(embedder, paths, chosen, target_dim=target_dim, processes=processes)
     if embedded.paths and (processes is None or processes.is_first):
         metadata = describe_embeddings(embedder, model_name, embedded.matrix.shape[1], chosen)
@@ -159,7 +160,7 @@ def embed_to_folder(
         OSError: the folder cannot be written to or the disk is full; run again to go on.
     """
     team = processes or Processes()
-    embedder, chosen = as_embedder(model), chosen_settings(how, changes)
+    embedder, chosen = as_embedder(model), changed(how or Extraction(), changes)
     width = embedder.check_dim(target_dim)
     suffix = f".{shard_format}"
     if suffix not in EMBEDDING_SUFFIXES:

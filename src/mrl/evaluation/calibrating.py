@@ -14,7 +14,6 @@ import numpy.typing as npt
 from mrl.audio import audio_info
 from mrl.embeddings import Extraction, extract, open_embedder
 from mrl.embeddings.calibrated import calibration_file
-from mrl.embeddings.extraction import chosen_settings
 from mrl.embeddings.opening import EXPORTED_SUFFIX
 from mrl.errors import DataError, InputError
 from mrl.evaluation.measure import SystemScores
@@ -25,6 +24,7 @@ from mrl.pretrained import find_bundled
 from mrl.scoring.calibration import Calibration, Quality, can_hold_out, fit_calibration, held_out_ratios
 from mrl.scoring.cosine import check_dims, score_prefixes
 from mrl.scoring.decisions import NO_CALIBRATION
+from mrl.settings import changed
 from mrl.tables import ABSENT, Table
 from mrl.trials.lists import TrialList
 from mrl.trials.speakers import speakers_of_trials
@@ -69,7 +69,7 @@ def calibrate_model(
         CheckpointError: the folder or file is damaged or holds no model.
         OSError: the file cannot be written; one that was there is kept.
     """
-    chosen_how = chosen_settings(how, changes)
+    chosen_how = changed(how or Extraction(), changes)
     weights_sha256 = _weights_of(model)
     trials.require_both_classes()
     of_utterance = _speakers(trials, speakers)

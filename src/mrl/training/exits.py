@@ -14,13 +14,13 @@ from torch import Tensor
 
 from mrl.embeddings import Extraction, collect_recordings, evaluation_mode, open_model
 from mrl.embeddings.calibrated import CALIBRATION, load_calibration
-from mrl.embeddings.extraction import chosen_settings
 from mrl.errors import InputError
 from mrl.files import write_json
 from mrl.matryoshka import ReDimNetMRL
 from mrl.matryoshka.exits import EarlyExit, checked_exit_depth
 from mrl.matryoshka.saving import WEIGHTS, read_model_config
 from mrl.pretrained import Release, model_folder
+from mrl.settings import changed
 
 _HOW = Extraction(batch_seconds=30.0)  # several sums of all frames are kept of every recording of a batch
 
@@ -65,7 +65,7 @@ def fit_exits(
 
     whole = model.backbone.encoder.final_sum
     with evaluation_mode(model):
-        chosen = chosen_settings(how or _HOW, changes)
+        chosen = changed(how or _HOW, changes)
         mapped = chosen.map(statistics, recordings, description="fitting exits", on_error="raise")
     *pooled, embeddings = [torch.from_numpy(matrix).to(model.device) for matrix in mapped.matrices]
     for one, rows in zip(exits.values(), pooled, strict=True):
