@@ -93,7 +93,7 @@ def test_own_errors_are_one_line(verb: types.ModuleType, capsys: pytest.CaptureF
     assert frame.run(["trial"]) == 2
     printed = capsys.readouterr()
     assert printed.out == ""
-    assert printed.err == "mrl trial: error: found 3,\\n expected 4; give 4\n"
+    assert printed.err == "mrl trial: error: found 3, expected 4; give 4\n"
 
 
 @pytest.mark.parametrize(

@@ -250,7 +250,7 @@ def test_features_in_as_a_program(
     found = open_runner(report.path)(reference.feed(waveforms))
     assert row_cosines(found.raw, reference.raw(waveforms)).min() > 0.9999999
     (tmp_path / "cut.pt2").write_bytes(report.path.read_bytes()[:4000])
-    with pytest.raises(CheckpointError, match="cut.pt2 is damaged or no exported program"):
+    with pytest.raises(CheckpointError, match="cut.pt2 is damaged or not an exported program"):
         open_runner(tmp_path / "cut.pt2")
 
 

@@ -228,7 +228,7 @@ def test_a_process_that_nobody_joins_gives_up(monkeypatch: pytest.MonkeyPatch) -
         monkeypatch.setenv(name, value)
     began = time.monotonic()
     with (
-        pytest.raises(ProcessError, match=r"process 1 of 2 cannot reach the others: .*; MASTER_ADDR and MASTER_PORT must be"),
+        pytest.raises(ProcessError, match=r"process 1 of 2 cannot reach the others \(.*\); MASTER_ADDR and MASTER_PORT must be"),
         Processes.from_environment().together(meeting=datetime.timedelta(seconds=1)),
     ):
         pass
