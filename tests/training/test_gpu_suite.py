@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 from pathlib import Path
 
@@ -14,8 +13,8 @@ from benchmarks import gpu_suite
 def test_every_part_is_measured_on_a_cpu(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Traced and run as with a compiler, but without its minutes of C++.
-    monkeypatch.setattr(torch, "compile", functools.partial(torch.compile, backend="aot_eager"))
+    # Compiling tiny networks takes most of a minute; that compiled training is right has tests of its own.
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
     assert gpu_suite.main(["--device", "cpu", "--tiny", "--output", str(tmp_path / "out.json")]) == 0
     found = json.loads((tmp_path / "out.json").read_text())
     names = {row["row"] for row in found["training"]} | set(found["left_out"])
