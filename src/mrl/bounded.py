@@ -336,12 +336,12 @@ def read_npz(
             if stream.read(6) == b"\x93NUMPY":
                 raise ValueError("it holds one bare array")
             with zipfile.ZipFile(stream) as archive:
-                members = {one.filename.removesuffix(".npy"): one for one in archive.infolist()}
+                members = {member.filename.removesuffix(".npy"): member for member in archive.infolist()}
                 for wanted, allowed in kinds.items():
                     if wanted not in members:
                         if wanted in optional:
                             continue
-                        raise error(_line(absence(name, [one for one in kinds if one not in optional], sorted(members)), advice))
+                        raise error(_line(absence(name, [key for key in kinds if key not in optional], sorted(members)), advice))
                     array = _read_member(archive, members[wanted], left, allowed)
                     left -= array.nbytes
                     arrays[wanted] = array
@@ -456,13 +456,13 @@ def read_safetensors(
             names = list(archive.keys())
             if not set(required) <= set(names):
                 raise error(_line(absence(name, required, sorted(names)), advice))
-            for one in names:
-                kind = archive.get_slice(one).get_dtype()
+            for key in names:
+                kind = archive.get_slice(key).get_dtype()
                 if kind not in usable:
                     raise error(
-                        _line(f"{name}: {brief(one)} holds numbers of the kind {brief(kind)}, which are not read", advice)
+                        _line(f"{name}: {brief(key)} holds numbers of the kind {brief(kind)}, which are not read", advice)
                     )
-            tensors = {one: archive.get_tensor(one) for one in names}
+            tensors = {key: archive.get_tensor(key) for key in names}
             notes = dict(archive.metadata() or {})
     except MRLError:
         raise
@@ -491,11 +491,11 @@ def require_floats(tensors: Mapping[str, Any], name: str, *, error: ErrorKind = 
     """
     import numpy as np
 
-    for one, array in tensors.items():
+    for key, array in tensors.items():
         if array.dtype.kind != "f":
-            raise error(_line(f"{name}: {brief(one)} holds {array.dtype}, expected floating-point numbers", advice))
+            raise error(_line(f"{name}: {brief(key)} holds {array.dtype}, expected floating-point numbers", advice))
         if not bool(np.isfinite(array).all()):
-            raise error(_line(f"{name}: {brief(one)} holds NaN or infinity", advice))
+            raise error(_line(f"{name}: {brief(key)} holds NaN or infinity", advice))
 
 
 # --- words for messages
@@ -567,7 +567,10 @@ def _refuse_depth(value: Any) -> None:
     level = [value]
     for _ in range(LIMITS.depth + 1):
         level = [
-            part for one in level if isinstance(one, (dict, list)) for part in (one.values() if isinstance(one, dict) else one)
+            part
+            for item in level
+            if isinstance(item, (dict, list))
+            for part in (item.values() if isinstance(item, dict) else item)
         ]
         if not level:
             return

@@ -49,7 +49,7 @@ def read_parquet(
             allowed = LIMITS.unpacked(os.fstat(stream.fileno()).st_size)
             with parquet.ParquetFile(stream) as opened:
                 schema = opened.schema_arrow
-                missing = [one for one in columns or () if one not in schema.names]
+                missing = [column for column in columns or () if column not in schema.names]
                 if missing:
                     raise error(f"{absence(name, columns or (), schema.names)}{end}")
                 wanted = list(columns) if columns is not None else list(schema.names)
@@ -59,7 +59,7 @@ def read_parquet(
                         f"{name} would unpack to {promised:,} bytes, {allowed:,} are allowed for a file of this size{end}"
                     )
             stream.seek(0)
-            texts = [one for one in wanted if _is_text(schema.field(one).type)]
+            texts = [column for column in wanted if _is_text(schema.field(column).type)]
             with parquet.ParquetFile(stream, read_dictionary=texts) as opened:
                 table = opened.read(columns=wanted, use_threads=False)
     except (MRLError, FileNotFoundError):

@@ -26,7 +26,9 @@ def printable(text: str, *, most: int = 2000) -> str:
     """
     if not text.isprintable():
         text = " ".join(text.split())
-        text = "".join(one if one.isprintable() else one.encode("unicode_escape").decode("ascii") for one in text)
+        text = "".join(
+            character if character.isprintable() else character.encode("unicode_escape").decode("ascii") for character in text
+        )
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 

@@ -71,10 +71,10 @@ def remove_leftovers(folder: Path, stem: str | None = None) -> list[Path]:
     """
     removed = []
     try:
-        found = [Path(entry.path) for entry in os.scandir(folder) if _TEMPORARY.fullmatch(entry.name)]
+        temporary = [Path(entry.path) for entry in os.scandir(folder) if _TEMPORARY.fullmatch(entry.name)]
     except OSError:
         return []
-    for path in found:
+    for path in temporary:
         named = _TEMPORARY.fullmatch(path.name)
         if (stem is None or (named is not None and named["stem"] == stem)) and _is_abandoned(path):
             with contextlib.suppress(OSError):

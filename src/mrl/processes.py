@@ -32,17 +32,17 @@ class ProcessPlace:
         Raises:
             ProcessError: only some of the variables are set, or they contradict each other.
         """
-        found = {name: os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-        if found["WORLD_SIZE"] is None and found["RANK"] is None:
+        given = {name: os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+        if given["WORLD_SIZE"] is None and given["RANK"] is None:
             return cls()
         try:
-            local_rank = int(found["LOCAL_RANK"]) if found["LOCAL_RANK"] else None
-            place = cls(int(found["RANK"] or ""), int(found["WORLD_SIZE"] or ""), local_rank)
+            local_rank = int(given["LOCAL_RANK"]) if given["LOCAL_RANK"] else None
+            place = cls(int(given["RANK"] or ""), int(given["WORLD_SIZE"] or ""), local_rank)
         except ValueError:
-            raise ProcessError(f"RANK and WORLD_SIZE must both be whole numbers, as torchrun sets them (found {found})") from None
+            raise ProcessError(f"RANK and WORLD_SIZE must both be whole numbers, as torchrun sets them (given {given})") from None
         if not 0 <= place.rank < place.world_size or (place.local_rank or 0) < 0:
             raise ProcessError(
-                f"RANK must lie in 0..WORLD_SIZE - 1 and LOCAL_RANK be at least 0, as torchrun sets them (found {found})"
+                f"RANK must lie in 0..WORLD_SIZE - 1 and LOCAL_RANK be at least 0, as torchrun sets them (given {given})"
             )
         return place
 

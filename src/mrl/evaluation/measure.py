@@ -96,7 +96,7 @@ def evaluate_systems(
         for dim, values in _scores_of(system, trials).items():
             scores[system.name, dim] = values
     if reference is not None and reference not in scores:
-        raise InputError(f"reference {reference} is none of the systems and dims measured: {sorted(scores)}")
+        raise InputError(f"reference {reference} is not one of the systems and dims measured: {sorted(scores)}")
     replicates: dict[_ScoreKey, Replicates] = {}
     if resamples is not None:
         drawn = bootstrap_metrics(list(scores.values()), resamples, p_targets=P_TARGETS)

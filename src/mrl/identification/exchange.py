@@ -66,7 +66,8 @@ def import_voices(store_path: str | os.PathLike[str], path: str | os.PathLike[st
 
 def _to_json(voice: StoredVoice) -> dict[str, Any]:
     recordings = [
-        {"seconds": one.seconds, "embedding": base64.b64encode(one.embedding).decode("ascii")} for one in voice.recordings
+        {"seconds": recording.seconds, "embedding": base64.b64encode(recording.embedding).decode("ascii")}
+        for recording in voice.recordings
     ]
     facts = {key: getattr(voice, key) for key in ("name", "model_hash", "calibration_hash", "enrolled_at", "updated_at")}
     return {**facts, "recordings": recordings}
@@ -80,7 +81,7 @@ def _read(file: Path) -> tuple[dict[str, Any], list[StoredVoice]]:
         head: dict[str, Any] = parse_json(next(lines, b"null"), f"{file}, line 1")
         if not isinstance(head, dict) or head.get("format") != FORMAT:
             raise DataError(
-                f"{file} is no export of voices (its first line does not say {FORMAT!r}); make one with mrl voices export"
+                f"{file} is no export of voices (its first line does not say {FORMAT!r}); write one with mrl voices export"
             )
         form, dim = head["embedding_format"], head["embed_dim"]
         if form not in EMBEDDING_FORMATS or type(dim) is not int or not 1 <= dim <= _LARGEST_DIM:
@@ -101,7 +102,8 @@ def _lines(file: Path) -> Iterator[bytes]:
 
 def _from_json(values: dict[str, Any]) -> StoredVoice:
     recordings = tuple(
-        StoredRecording(float(one["seconds"]), base64.b64decode(one["embedding"], validate=True)) for one in values["recordings"]
+        StoredRecording(float(recording["seconds"]), base64.b64decode(recording["embedding"], validate=True))
+        for recording in values["recordings"]
     )
     facts = [values[key] for key in ("name", "model_hash", "calibration_hash", "enrolled_at", "updated_at")]
     if not all(isinstance(fact, str) and fact.isprintable() for fact in facts):

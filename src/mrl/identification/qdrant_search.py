@@ -64,7 +64,7 @@ class QdrantSearch:
 
         A collection that was sent in part is sent again, and those of other states are deleted.
         """
-        present = {one.name for one in self._client.get_collections().collections}
+        present = {collection.name for collection in self._client.get_collections().collections}
         for name in present:
             if name.startswith(self._family) and name != self._name:
                 self._client.delete_collection(name)

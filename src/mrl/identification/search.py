@@ -122,9 +122,9 @@ class ExactSearch:
         size = max(_BLOCK_ROWS, _SCORES_AT_ONCE // len(unit)) if self._voices.form == "float32" else _BLOCK_ROWS
         for first in range(0, len(self._voices), size):
             scores = score(unit, slice(first, first + size))
-            for one, row in zip(best, scores, strict=True):
-                one.add(row, first)
-        return [hits(self._voices, query, one.rows, count, minimum) for query, one in zip(unit, best, strict=True)]
+            for highest, row in zip(best, scores, strict=True):
+                highest.add(row, first)
+        return [hits(self._voices, query, highest.rows, count, minimum) for query, highest in zip(unit, best, strict=True)]
 
     def _cosines(self, queries: FloatMatrix, rows: slice) -> FloatMatrix:
         return queries @ self._voices.embeddings(rows).T
@@ -247,11 +247,11 @@ class FunnelSearch:
                 self._compare_signs(some, best)
             else:
                 self._compare_prefixes(some, best, int(self._by))
-            rows = [one.rows for one in best]
+            rows = [highest.rows for highest in best]
             if self._exact:
                 found += self._complete(some, rows, count, minimum)
                 continue
-            found += [hits(self._voices, query, one, count, minimum) for query, one in zip(some, rows, strict=True)]
+            found += [hits(self._voices, query, chosen, count, minimum) for query, chosen in zip(some, rows, strict=True)]
         return found
 
     def _compare_prefixes(self, queries: FloatMatrix, best: list[RunningHighest], dim: int) -> None:
@@ -260,8 +260,8 @@ class FunnelSearch:
         for first, block in self._voices.head_blocks():
             cosines = prefixes @ block[:dim]  # of the prefixes, up to the length of the query's
             cosines *= block[inverse_lengths]
-            for one, row in zip(best, cosines, strict=True):
-                one.add(row, first)
+            for highest, row in zip(best, cosines, strict=True):
+                highest.add(row, first)
 
     def _compare_signs(self, queries: FloatMatrix, best: list[RunningHighest]) -> None:
         wanted = encode_embeddings(queries, "binary").view("<u8")

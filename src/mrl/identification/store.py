@@ -191,7 +191,7 @@ class VoiceStore:
             DataError: there is none of this name.
         """
         stored = self.stored_voices([name])[0]
-        seconds = float(sum(one.seconds for one in stored.recordings))
+        seconds = float(sum(recording.seconds for recording in stored.recordings))
         facts = (stored.model_hash, stored.calibration_hash, stored.enrolled_at, stored.updated_at)
         return Voice(stored.name, len(stored.recordings), seconds, *facts)
 
@@ -204,8 +204,8 @@ class VoiceStore:
         """
         dim = self.check_dim(target_dim)
         recordings = self.stored_voices([name])[0].recordings
-        rows = self._decode([one.embedding for one in recordings])
-        seconds = np.array([one.seconds for one in recordings])
+        rows = self._decode([recording.embedding for recording in recordings])
+        seconds = np.array([recording.seconds for recording in recordings])
         average = voice_averages(rows, seconds, np.zeros(1, dtype=np.int64), dim)
         held: npt.NDArray[np.float32] = decode_embeddings(encode_embeddings(average, self.form), self.form, dim)[0]
         return held
@@ -278,7 +278,7 @@ class VoiceStore:
         size = bytes_per_embedding(self.form, self.embed_dim)
         for voice in voices:
             if not voice.recordings or any(
-                len(one.embedding) != size or not 0 < one.seconds < float("inf") for one in voice.recordings
+                len(recording.embedding) != size or not 0 < recording.seconds < float("inf") for recording in voice.recordings
             ):
                 raise DataError(f"voice {voice.name!r} does not fit: {self.path} needs {self.form} embeddings of {size} bytes")
         for voice in voices:
@@ -292,13 +292,15 @@ class VoiceStore:
                     raise DataError(f"a voice {name!r} is enrolled in {self.path} already; remove it first")
                 facts = (voice.model_hash, voice.calibration_hash, voice.enrolled_at, voice.updated_at)
                 number = insert_voice(opened, name, *facts)
-                insert_recordings(opened, name, number, ((one.seconds, one.embedding) for one in voice.recordings))
+                insert_recordings(
+                    opened, name, number, ((recording.seconds, recording.embedding) for recording in voice.recordings)
+                )
             renew_revision(opened)
 
     def remove(self, names: Sequence[str]) -> None:
         """Delete voices, all or none, and every trace of them in the store's files.
 
-        Deleted content is overwritten with zeros (``secure_delete``), the file is written anew without it (``VACUUM``), the
+        Deleted content is overwritten with zeros (``secure_delete``), the file is rewritten without it (``VACUUM``), the
         journal and the side files are deleted. A process killed in between leaves a note, and the next writer or search ends
         the work. What file systems, SSDs, snapshots and backups keep is beyond this.
 
@@ -433,8 +435,8 @@ class VoiceStore:
     def _require_average(self, voice: StoredVoice) -> None:
         """Raise :class:`DataError` for recordings that are damaged or cancel out: one such voice would stop every search."""
         try:
-            seconds = np.array([one.seconds for one in voice.recordings])
-            rows = self._decode([one.embedding for one in voice.recordings])
+            seconds = np.array([recording.seconds for recording in voice.recordings])
+            rows = self._decode([recording.embedding for recording in voice.recordings])
             voice_averages(rows, seconds, np.zeros(1, dtype=np.int64), self.embed_dim)
         except DataError as error:
             raise DataError(f"voice {voice.name!r} cannot be stored, nothing was changed: {error}") from error

@@ -1,7 +1,7 @@
 """All voices of a store as matrices for search: memory-mapped from a side file for large stores, made in memory for small ones.
 
 A side file (``STORE.search-DIM``) holds, for one prefix length: the voices' numbers, their embeddings in the store's format,
-their *heads* and signs. It names the state of the store that it was made from, and is made anew when the store has changed.
+their *heads* and signs. It names the state of the store that it was made from, and is written again when the store has changed.
 Names stay in the store. Layout: ``MRLVOICE``, the length of a JSON header as an unsigned 64-bit number, the header, then the
 arrays, all little-endian, each at the offset that the header tells.
 
@@ -38,7 +38,7 @@ PREFIX_DIMS = (32, HEAD_DIM)
 
 HEAD_ROWS = HEAD_DIM + 1 + len(PREFIX_DIMS)
 SIDE_FILE_VOICES = 2_000
-"""From so many voices on a side file is kept; fewer are read from the store as fast."""
+"""From this many voices on a side file is kept; fewer are read from the store as fast."""
 
 _BLOCK_VOICES = 65_536
 _ROWS_AT_ONCE = 16_384
@@ -97,7 +97,7 @@ def load_voices(store: VoiceStore, target_dim: int | None = None, *, side_file_v
     Args:
         store: the store.
         target_dim: prefix length; all dimensions by default.
-        side_file_voices: keep a side file from so many voices on. One that cannot be written (a read-only folder) is done
+        side_file_voices: keep a side file from this many voices on. One that cannot be written (a read-only folder) is done
             without: the matrices are made in memory.
 
     Raises:
@@ -249,8 +249,10 @@ def _map(store: VoiceStore, dim: int) -> VoiceMatrix | None:
                 file.unlink(missing_ok=True)
         return None
     arrays = {
-        name: np.memmap(path, dtype=one["dtype"], mode="r", shape=tuple(one["shape"]), offset=header["start"] + one["offset"])
-        for name, one in header["arrays"].items()
+        name: np.memmap(
+            path, dtype=entry["dtype"], mode="r", shape=tuple(entry["shape"]), offset=header["start"] + entry["offset"]
+        )
+        for name, entry in header["arrays"].items()
     }
     return _matrix(arrays, store.form, dim, revision)
 
@@ -268,10 +270,10 @@ def _read_header(path: Path) -> dict[str, Any] | None:
             layout = _layout(math.prod(header["arrays"]["numbers"]["shape"]), header["dim"], header["form"])
             end = header["bytes"]
             for name, (kind, shape) in layout.items():
-                one = header["arrays"][name]
+                entry = header["arrays"][name]
                 held = math.prod(shape) * np.dtype(kind).itemsize
-                fits = one["dtype"] == kind and tuple(one["shape"]) == shape and 0 <= one["offset"] <= end - held
-                whole = whole and fits and type(one["offset"]) is int
+                fits = entry["dtype"] == kind and tuple(entry["shape"]) == shape and 0 <= entry["offset"] <= end - held
+                whole = whole and fits and type(entry["offset"]) is int
             whole = whole and set(layout) == set(header["arrays"])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError, MRLError):
         return None

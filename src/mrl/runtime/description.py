@@ -83,22 +83,29 @@ class Description:
         if missing:
             raise CheckpointError(f"{where} does not state its {', '.join(missing)}; write the file again with mrl export")
         advice = "write the file again with mrl export"
-        found = record(cls, dict(values), where, error=CheckpointError, advice=advice, ignore_unknown=True)
+        description = record(cls, dict(values), where, error=CheckpointError, advice=advice, ignore_unknown=True)
         sensible = (
-            found.kind in _KINDS
-            and found.input in _INPUTS
-            and _RATES[0] <= found.sample_rate <= _RATES[1]
-            and 1 <= found.minimum_samples <= _LONGEST_MINIMUM
-            and 1 <= found.embed_dim <= _LARGEST_DIM
-            and len(found.mrl_dims) > 0
-            and all(1 <= dim <= found.embed_dim for dim in found.mrl_dims)
+            description.kind in _KINDS
+            and description.input in _INPUTS
+            and _RATES[0] <= description.sample_rate <= _RATES[1]
+            and 1 <= description.minimum_samples <= _LONGEST_MINIMUM
+            and 1 <= description.embed_dim <= _LARGEST_DIM
+            and len(description.mrl_dims) > 0
+            and all(1 <= dim <= description.embed_dim for dim in description.mrl_dims)
         )
         if not sensible:
-            told = (found.kind, found.input, found.sample_rate, found.minimum_samples, found.embed_dim, found.mrl_dims)
-            raise CheckpointError(
-                f"{where} says what cannot be (kind, input, rate, shortest waveform and dims: {brief(told)}); {advice}"
+            facts = (
+                description.kind,
+                description.input,
+                description.sample_rate,
+                description.minimum_samples,
+                description.embed_dim,
+                description.mrl_dims,
             )
-        return found
+            raise CheckpointError(
+                f"{where} says what cannot be (kind, input, rate, shortest waveform and dims: {brief(facts)}); {advice}"
+            )
+        return description
 
     def to_properties(self) -> dict[str, str]:
         """Return text properties, as ONNX and OpenVINO keep them: words as they are, everything else as JSON."""

@@ -45,28 +45,34 @@ def _named(found: list[dict[str, Any]], schemas: dict[str, Any]) -> set[str]:
     names: set[str] = set()
     waiting: list[Any] = list(found)
     while waiting:
-        one = waiting.pop()
-        if isinstance(one, list):
-            waiting += one
-        elif isinstance(one, dict):
-            name = str(one.get("$ref", "")).rpartition("/")[2]
+        node = waiting.pop()
+        if isinstance(node, list):
+            waiting += node
+        elif isinstance(node, dict):
+            name = str(node.get("$ref", "")).rpartition("/")[2]
             if name and name not in names:
                 names.add(name)
                 waiting.append(schemas[name])
-            waiting += [value for value in one.values() if isinstance(value, (dict, list))]
+            waiting += [value for value in node.values() if isinstance(value, (dict, list))]
     return names
 
 
 def _operation(method: str, path: str, operation: dict[str, Any], schemas: dict[str, Any]) -> str:
     rows = [
-        _row(one["name"], f"in the {one['in']}", one["schema"], one.get("description", ""), one.get("required", False))
-        for one in operation.get("parameters", [])
+        _row(
+            parameter["name"],
+            f"in the {parameter['in']}",
+            parameter["schema"],
+            parameter.get("description", ""),
+            parameter.get("required", False),
+        )
+        for parameter in operation.get("parameters", [])
     ]
     for kind, body in operation.get("requestBody", {}).get("content", {}).items():
         form = schemas[body["schema"]["$ref"].rpartition("/")[2]]
         rows += [
-            _row(name, kind, one, one.get("description", ""), name in form.get("required", []))
-            for name, one in form["properties"].items()
+            _row(name, kind, described, described.get("description", ""), name in form.get("required", []))
+            for name, described in form["properties"].items()
         ]
     answers = "".join(
         f"<li><b>{escape(code)}</b> {escape(answer.get('description', ''))}"
@@ -84,7 +90,8 @@ def _operation(method: str, path: str, operation: dict[str, Any], schemas: dict[
 def _shape(name: str, schema: dict[str, Any]) -> str:
     required = schema.get("required", [])
     rows = "".join(
-        _row(field, "", one, one.get("description", ""), field in required) for field, one in schema.get("properties", {}).items()
+        _row(field, "", described, described.get("description", ""), field in required)
+        for field, described in schema.get("properties", {}).items()
     )
     about = escape(schema.get("description", ""))
     return f'<section id="{escape(name)}"><h3>{escape(name)}</h3><p>{about}</p><table>{rows}</table></section>'
@@ -101,7 +108,7 @@ def _type(schema: dict[str, Any]) -> str:
         name = escape(schema["$ref"].rpartition("/")[2])
         return f'<a href="#{name}">{name}</a>'
     if "anyOf" in schema:
-        return " or ".join(_type(one) for one in schema["anyOf"])
+        return " or ".join(_type(option) for option in schema["anyOf"])
     if schema.get("type") == "array":
         return f"list of {_type(schema['items'])}"
     if schema.get("contentMediaType") or schema.get("format") == "binary":

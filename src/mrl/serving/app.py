@@ -185,7 +185,9 @@ def _answer_errors(app: FastAPI, service: VoiceService) -> None:
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> Response:
         # Without the values sent, which may be whole recordings.
-        said = "; ".join(f"{'.'.join(str(part) for part in one['loc'][1:])}: {one['msg']}" for one in error.errors()[:5])
+        said = "; ".join(
+            f"{'.'.join(str(part) for part in problem['loc'][1:])}: {problem['msg']}" for problem in error.errors()[:5]
+        )
         return answer(Refusal(422, said or "the request is not as the API describes it (/docs)"))
 
     @app.exception_handler(Exception)

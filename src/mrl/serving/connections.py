@@ -49,7 +49,7 @@ class BoundedProtocol(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self._expect(self.limits.head_seconds)
-        mine = [one for one in self._others() if one.address == self.address]
+        mine = [other for other in self._others() if other.address == self.address]
         if len(mine) >= self.limits.per_client:
             self._make_room(mine)
         if not self._refused and len(self._others()) >= self.limits.total:
@@ -82,13 +82,13 @@ class BoundedProtocol(H11Protocol):
         self.connections.discard(self)
 
     def _others(self) -> list[BoundedProtocol]:
-        return [one for one in self.connections if isinstance(one, BoundedProtocol) and one is not self]
+        return [other for other in self.connections if isinstance(other, BoundedProtocol) and other is not self]
 
     def _make_room(self, among: list[BoundedProtocol]) -> None:
         """End the idle connection that is nearest to its end anyway; where all are at work, this one."""
-        idle = [one for one in among if one.is_idle and one._deadline is not None]
+        idle = [each for each in among if each.is_idle and each._deadline is not None]
         if idle:
-            min(idle, key=lambda one: one._deadline.when() if one._deadline is not None else 0.0).end()
+            min(idle, key=lambda each: each._deadline.when() if each._deadline is not None else 0.0).end()
         else:
             self._refused = True
             self.end()
