@@ -13,6 +13,7 @@ from .decoded import resample as resample
 from .reading import SAMPLE_RATE as SAMPLE_RATE
 from .reading import audio_info as audio_info
 from .reading import load_audio as load_audio
+from .reading import stream_audio as stream_audio
 from .simulated_rooms import RoomSimulation as RoomSimulation
 from .simulated_rooms import simulate_rooms as simulate_rooms
 from .sources import AUDIO_SUFFIXES as AUDIO_SUFFIXES
