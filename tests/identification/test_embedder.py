@@ -12,7 +12,7 @@ import pytest
 import soundfile
 
 from mrl.audio import load_audio
-from mrl.audio.speech import measure_speech
+from mrl.audio.speech import find_speech
 from mrl.embeddings import embed_files, embed_recording, open_embedder, open_model, weights_sha256
 from mrl.errors import AudioLoadingError, CheckpointError, DataError, InputError
 from mrl.identification import VoiceStore, enrol, identify, verify_voice, voice_score
@@ -52,10 +52,10 @@ def test_speech_is_what_is_not_quiet() -> None:
     random = np.random.default_rng(0)
     loud = (0.3 * random.standard_normal(32_000)).astype(np.float32)
     quiet = (0.001 * random.standard_normal(48_000)).astype(np.float32)
-    assert measure_speech([quiet, loud, quiet])[1] == pytest.approx(2.0, abs=0.05)
-    assert measure_speech([loud])[1] == pytest.approx(2.0, abs=0.03)
-    assert measure_speech([np.zeros(16_000, dtype=np.float32)]) == (1.0, 0.0)
-    assert measure_speech([loud[:100]])[1] == pytest.approx(100 / 16_000)
+    assert find_speech([quiet, loud, quiet], "none").speech_seconds == pytest.approx(2.0, abs=0.05)
+    assert find_speech([loud], "none").speech_seconds == pytest.approx(2.0, abs=0.03)
+    assert find_speech([np.zeros(16_000, dtype=np.float32)], "none").speech_seconds == 0.0
+    assert find_speech([loud[:100]], "none").speech_seconds == pytest.approx(100 / 16_000)
 
 
 def test_silence_and_nan_are_refused(place: Path, tmp_path: Path) -> None:

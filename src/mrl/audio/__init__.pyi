@@ -20,5 +20,8 @@ from .sources import AUDIO_SUFFIXES as AUDIO_SUFFIXES
 from .sources import AudioSource as AudioSource
 from .sources import FileSlice as FileSlice
 from .sources import find_audio_files as find_audio_files
+from .speech import Speech as Speech
+from .speech import SpeechDetector as SpeechDetector
+from .speech import find_speech as find_speech
 from .synthetic import SyntheticVoice as SyntheticVoice
 from .synthetic import write_synthetic_corpus as write_synthetic_corpus

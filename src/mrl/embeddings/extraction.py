@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mrl.audio import SAMPLE_RATE, audio_info, load_audio, stream_audio
-from mrl.audio.speech import measure_speech
+from mrl.audio.speech import SpeechDetector, check_detector, find_speech
 from mrl.distribution import Processes as Processes
 from mrl.embeddings.cache import EmbeddingCache, Shelf
 from mrl.embeddings.embedder import Embedder, Matrix, Output, Waveform
@@ -47,10 +47,12 @@ class Extraction:
         max_seconds: truncate every recording to this length, in seconds.
         window_seconds: embed a recording of more than 1.5 times this length in windows of it; see :mod:`mrl.embeddings.windows`.
         overlap_seconds: what a window shares with the one before it, in seconds.
+        vad: cut long gaps without speech, found in this way; see :func:`mrl.audio.speech.find_speech`.
+        minimum_speech: refuse a recording with less speech than this, in seconds.
         show_progress: draw progress bars (on a terminal only).
 
     Raises:
-        InputError: a window is not longer than the overlap, which is not below 0 s.
+        InputError: a window is not longer than the overlap, which is not below 0 s; or there is no such ``vad``.
     """
 
     batch_seconds: float = 60.0
@@ -58,9 +60,12 @@ class Extraction:
     max_seconds: float | None = None
     window_seconds: float = 20.0
     overlap_seconds: float = 0.0
+    vad: SpeechDetector = "energy"
+    minimum_speech: float = 0.0
     show_progress: bool = True
 
     def __post_init__(self) -> None:
+        check_detector(self.vad)
         if not 0 <= self.overlap_seconds < self.window_seconds < math.inf:
             raise InputError(
                 f"overlap_seconds must be from 0 s to less than window_seconds, which is finite; found {self.overlap_seconds} "
@@ -115,7 +120,8 @@ class Extraction:
             name: of the recording in messages; its path by default.
 
         Raises:
-            AudioLoadingError: it cannot be decoded, or is silent.
+            AudioLoadingError: it cannot be decoded, is silent, or has less than :attr:`minimum_speech`.
+            MissingDependencyError: ``vad="silero"`` without its packages.
         """
         called = name or (os.fsdecode(recording) if isinstance(recording, (str, os.PathLike)) else "the recording")
         blocks: Callable[[], Iterable[Waveform]]
@@ -124,8 +130,13 @@ class Extraction:
             blocks = functools.partial(iter, [waveform if change is None else change(waveform)])
         else:
             blocks = functools.partial(stream_audio, recording, duration=self.max_seconds)
-        length, speech = measure_speech(blocks())
-        return Sound(called, blocks, length, speech)
+        speech = find_speech(blocks(), self.vad)
+        if not speech.stretches or speech.speech_seconds < self.minimum_speech:
+            raise AudioLoadingError(
+                f"{called}: {speech.speech_seconds:.2f} s of speech in {speech.samples / SAMPLE_RATE:.2f} s; at least "
+                f"{self.minimum_speech:g} s are needed (minimum_speech): record more, or check that it is speech"
+            )
+        return Sound(called, lambda: speech.keep(blocks()), speech.kept_seconds, speech.speech_seconds)
 
     def _is_long(self, recording: PathLike | bytes, seconds: float | None) -> bool:
         length = audio_info(recording).seconds if seconds is None else seconds
