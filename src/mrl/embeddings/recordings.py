@@ -26,7 +26,7 @@ class EmbeddedRecording:
     Attributes:
         embedding: (embed_dim,) float32 of unit length.
         seconds: how much audio it is of.
-        speech_seconds: of it, not quiet; see :func:`mrl.audio.speech.measure_speech`.
+        speech_seconds: of it, not quiet; see :func:`mrl.audio.speech.find_speech`.
     """
 
     embedding: npt.NDArray[np.float32]
