@@ -10,6 +10,8 @@ from .changes import reverberate as reverberate
 from .changes import reverberation_time as reverberation_time
 from .decoded import AudioInfo as AudioInfo
 from .decoded import resample as resample
+from .memory import as_recordings as as_recordings
+from .memory import as_waveform as as_waveform
 from .reading import SAMPLE_RATE as SAMPLE_RATE
 from .reading import audio_info as audio_info
 from .reading import load_audio as load_audio

@@ -23,7 +23,7 @@ _Answer = TypeVar("_Answer")
 SAMPLE_RATE = 16000
 """The rate in Hz at which every network of this package listens."""
 
-_FULL_SCALE_TOLERANCE = 16.0  # float files a little above full scale are clipped; far above it the scale itself is wrong
+FULL_SCALE_TOLERANCE = 16.0  # float files a little above full scale are clipped; far above it the scale itself is wrong
 _SMALLER = "read a part of it (offset and duration), or cut it into parts"
 _REMEDY = "expected wav, flac, ogg, opus, mp3, m4a, webm or another format that ffmpeg reads: check that it is audio and complete"
 
@@ -229,7 +229,7 @@ def _refuse_unusable(file: Recording, decoded: Decoded, allow_silence: bool) -> 
     if not math.isfinite(peak):
         bad = int(np.count_nonzero(~np.isfinite(samples)))
         raise _error(file, [f"{bad} of {samples.size} samples are NaN or infinite"], "write the file again from its source")
-    if peak > _FULL_SCALE_TOLERANCE:
+    if peak > FULL_SCALE_TOLERANCE:
         raise _error(
             file,
             [f"samples reach {peak:g}, full scale is 1"],

@@ -14,7 +14,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from mrl.audio import SAMPLE_RATE, audio_info, load_audio, stream_audio
+from mrl.audio import SAMPLE_RATE, AudioSource, as_waveform, audio_info, load_audio, stream_audio
+from mrl.audio.memory import InMemory, encoded
 from mrl.audio.speech import SpeechDetector, check_detector, find_speech
 from mrl.distribution import Processes as Processes
 from mrl.embeddings.cache import EmbeddingCache, Shelf
@@ -103,30 +104,35 @@ class Extraction:
 
     def open(
         self,
-        recording: PathLike | bytes | Waveform,
+        recording: AudioSource | InMemory,
         seconds: float | None = None,
         change: Callable[[Waveform], Waveform] | None = None,
         *,
         name: str | None = None,
+        sample_rate: int | None = None,
     ) -> Sound:
-        """Return what is embedded of one recording, given by its file, its bytes or its waveform, under these settings.
+        """Return what is embedded of one recording under these settings.
 
         A long file is looked through, then read again block by block while it is embedded.
 
         Args:
-            recording: what to read.
+            recording: what to read: anything that :func:`mrl.audio.as_waveform` takes.
             seconds: its length, where that is known.
             change: what is done to its waveform first; a long file is then read whole.
             name: of the recording in messages; its path by default.
+            sample_rate: of an array, in Hz; 16 kHz by default.
 
         Raises:
+            InputError: an unusable array.
             AudioLoadingError: it cannot be decoded, is silent, or has less than :attr:`minimum_speech`.
             MissingDependencyError: ``vad="silero"`` without its packages.
         """
         called = name or (os.fsdecode(recording) if isinstance(recording, (str, os.PathLike)) else "the recording")
         blocks: Callable[[], Iterable[Waveform]]
-        if isinstance(recording, np.ndarray) or change is not None or not self._is_long(recording, seconds):
-            waveform = self._load(recording)
+        in_memory = hasattr(recording, "__array__")
+        recording = recording if in_memory else encoded(recording)
+        if in_memory or change is not None or not self._is_long(recording, seconds):
+            waveform = self._load(recording, sample_rate)
             blocks = functools.partial(iter, [waveform if change is None else change(waveform)])
         else:
             blocks = functools.partial(stream_audio, recording, duration=self.max_seconds)
@@ -138,13 +144,15 @@ class Extraction:
             )
         return Sound(called, lambda: speech.keep(blocks()), speech.kept_seconds, speech.speech_seconds)
 
-    def _is_long(self, recording: PathLike | bytes, seconds: float | None) -> bool:
+    def _is_long(self, recording: AudioSource, seconds: float | None) -> bool:
         length = audio_info(recording).seconds if seconds is None else seconds
         return self.used_seconds(length) > _LONGEST_WHOLE * self.window_seconds
 
-    def _load(self, recording: PathLike | bytes | Waveform) -> Waveform:
-        if isinstance(recording, np.ndarray):
-            return recording if self.max_seconds is None else recording[: round(self.max_seconds * SAMPLE_RATE)]
+    def _load(self, recording: AudioSource | InMemory, sample_rate: int | None) -> Waveform:
+        if hasattr(recording, "__array__"):
+            return as_waveform(recording, sample_rate)[
+                : None if self.max_seconds is None else round(self.max_seconds * SAMPLE_RATE)
+            ]
         return load_audio(recording, duration=self.max_seconds)
 
     def windows(self, sound: Sound) -> Windows:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-import os
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from mrl.embeddings.embedder import Embedder, Waveform
+from mrl.audio import AudioSource
+from mrl.audio.memory import InMemory
+from mrl.embeddings.embedder import Embedder
 from mrl.embeddings.extraction import Extraction
 from mrl.errors import CheckpointError
 
@@ -36,26 +37,28 @@ class EmbeddedRecording:
 
 def embed_recording(
     embedder: Embedder,
-    recording: str | os.PathLike[str] | bytes | Waveform,
+    recording: AudioSource | InMemory,
     how: Extraction | None = None,
     *,
     name: str | None = None,
+    sample_rate: int | None = None,
 ) -> EmbeddedRecording:
     """Embed one recording; a warning is logged where it holds little speech.
 
     Args:
         embedder: the model.
-        recording: its file, the bytes of one, or a waveform (samples,) float32 at 16 kHz.
+        recording: anything that :func:`mrl.audio.as_waveform` takes: its file, the bytes of one, an array.
         how: the settings.
         name: of the recording in messages; its path by default.
+        sample_rate: of an array, in Hz; 16 kHz by default.
 
     Raises:
-        AudioLoadingError: it cannot be decoded, or is silent.
-        InputError: it is too short for the network.
+        AudioLoadingError: it cannot be decoded, is silent, or has less speech than the settings ask for.
+        InputError: an unusable array, or it is too short for the network.
         CheckpointError: the model gave NaN, infinity or zeros.
     """
     chosen = how or Extraction()
-    sound = chosen.open(recording, name=name)
+    sound = chosen.open(recording, name=name, sample_rate=sample_rate)
     if sound.speech_seconds < SHORT_SECONDS:
         logger.warning(
             "%s has %.2f s of speech; below %g s scores are uncertain", sound.name, sound.speech_seconds, SHORT_SECONDS
