@@ -1,6 +1,7 @@
 from .cache import EmbeddingCache as EmbeddingCache
 from .calibrated import load_calibration as load_calibration
 from .embedder import Embedder as Embedder
+from .encoding import encode as encode
 from .extraction import Crops as Crops
 from .extraction import EmbeddedFiles as EmbeddedFiles
 from .extraction import Extracted as Extracted

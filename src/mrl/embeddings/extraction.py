@@ -304,9 +304,9 @@ def extract(
         else:
             shelf = cache.shelf(_about(embedder, outputs, crops, change, chosen))
             mapped = _with_cache(run, paths, shelf, processes or Processes(), on_error, len(outputs) + 1)
-    *made, facts = mapped.matrices or [*([None] * len(outputs)), np.empty((0, 2), dtype=np.float32)]
+    facts = mapped.matrices[-1] if mapped.matrices else np.empty((0, 2), dtype=np.float32)
     matrices = []
-    for output, columns, matrix in zip(outputs, widths, made, strict=True):
+    for output, columns, matrix in zip(outputs, widths, mapped.matrices[:-1] or [None] * len(outputs), strict=True):
         shape = (len(mapped.kept), *([] if crops is None else [crops.count]), columns)
         rows = np.empty(shape, dtype=np.float32) if matrix is None else matrix.reshape(shape)
         matrices.append(_prefix(embedder, rows, width) if output == "embedding" and width < kept_dim else rows)

@@ -24,8 +24,8 @@ from mrl.lengths import group_by_length, split_by_length
 from mrl.progress import progress_bar
 
 Waveform: TypeAlias = "npt.NDArray[np.float32]"
-BatchFunction: TypeAlias = Callable[[list[Waveform]], Any]
-"""Takes waveforms (samples,) at 16 kHz; returns one (batch, width) tensor or array, or a tuple of them."""
+BatchFunction: TypeAlias = Callable[[list[Any]], Any]
+"""Takes waveforms (samples,) at 16 kHz, or what a reader gives; returns a (batch, width) array or tensor, or several."""
 
 WaveformChange: TypeAlias = Callable[[int, Waveform], Waveform]
 """Takes the number of a recording and its waveform; returns the waveform to be used instead. Runs in the decoding threads."""
