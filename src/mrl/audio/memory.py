@@ -133,7 +133,7 @@ def samples_of(audio: Any, what: str = "audio") -> npt.NDArray[np.float32]:
     """
     array = np.asarray(audio.detach().cpu() if hasattr(audio, "detach") else audio)
     if array.dtype == np.uint8:
-        return (array.astype(np.float32) - 128) / 128
+        return (array.astype(np.float32) - np.float32(128)) / np.float32(128)
     scale = _SIGNED.get(array.dtype)
     if scale is None and array.dtype.kind != "f":
         raise InputError(f"{what} is an array of {array.dtype}; expected float, or 8-, 16- or 32-bit PCM integers")
@@ -197,7 +197,8 @@ def _one_channel(samples: npt.NDArray[np.float32], what: str) -> Waveform:
     if samples.ndim == 2 and samples.size:
         channels = int(np.argmin(samples.shape))
         if samples.shape[channels] <= LIMITS.channels and samples.shape[channels] * 20 <= samples.shape[1 - channels]:
-            return samples.mean(axis=channels, dtype=np.float32)
+            mean: Waveform = samples.mean(axis=channels, dtype=np.float32)
+            return mean
     if samples.ndim != 1:
         raise InputError(
             f"{what} has the shape {samples.shape}; expected one recording: (samples,), or with channels (2, samples)"
