@@ -29,10 +29,12 @@ _LISTS = ("segments", "diarization", "content")
 _MOST_TURNS = 1_000_000
 _LONGEST_SECONDS = 1e7  # four months; a longer recording is a mistake in the file
 
-_TIMES = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2})[.,](\d{1,3})\s*-->\s*(?:(\d+):)?(\d{1,2}):(\d{1,2})[.,](\d{1,3})")
-_SPAN = re.compile(r"<v(?:\.[^ >\t]*)?[ \t]+([^>]+)>")
-_WORD = r"(?=\S*[^\W\d_])(?:[^\s:\[\]<>]*[\d_][^\s:\[\]<>]*|[^\Wa-z\d_][^\s:\[\]<>a-z]*)"
-_TAG = re.compile(rf"(?m)^(?:\[([^\[\]\n]+)\]|({_WORD})):?(?<=[\]:])(?=\s)")
+# Every repetition is bounded: the files come from anywhere.
+_TIME = r"(?:(\d{1,4}):)?(\d{1,2}):(\d{1,2})[.,](\d{1,3})"
+_TIMES = re.compile(rf"(?<!\d){_TIME}[ \t]{{0,9}}-->[ \t]{{0,9}}{_TIME}")
+_SPAN = re.compile(r"<v(?:\.[^ >\t]{0,99})?[ \t]{1,9}([^>]{1,199})>")
+_WORD = r"(?=\S{0,79}[^\W\d_])(?:[^\s:\[\]<>]{0,79}[\d_][^\s:\[\]<>]{0,79}|[^\Wa-z\d_][^\s:\[\]<>a-z]{0,79})"
+_TAG = re.compile(rf"(?m)^(?:\[([^\[\]\n]{{1,199}})\]|({_WORD})):?(?<=[\]:])(?=\s)")
 
 
 @dataclasses.dataclass(frozen=True)
