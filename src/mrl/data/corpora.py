@@ -128,7 +128,7 @@ class FoundRecordings:
             DataError: the same stretch of the same file is listed twice.
         """
         return Corpus.of(
-            Utterance(one.path, one.full_speaker, one.start, one.seconds, session=one.session) for one in self.recordings
+            Utterance(each.path, each.full_speaker, each.start, each.seconds, session=each.session) for each in self.recordings
         )
 
 
@@ -204,61 +204,61 @@ def _below(file: Path, root: Path) -> Path:
 
 
 def _from_public(files: Sequence[Path], root: Path, layout: str, split: str | None) -> FoundRecordings:
-    found: list[Recording] = []
+    recordings: list[Recording] = []
     passed_over: list[Path] = []
     for file in files:
         name = public_name(_below(file, root))
         if name is None or name.corpus not in _PUBLIC[layout] or (split is not None and name.split != split):
             passed_over.append(file)
             continue
-        told = {"genre": name.genre, "split": name.split}
-        columns = {column: value for column, value in told.items() if value is not None}
-        found.append(Recording(file, name.speaker, name.session, name.corpus, columns=columns))
-    if not found:
+        named = {"genre": name.genre, "split": name.split}
+        columns = {column: value for column, value in named.items() if value is not None}
+        recordings.append(Recording(file, name.speaker, name.session, name.corpus, columns=columns))
+    if not recordings:
         part = "" if split is None else f" in the part {split!r}"
         raise DataError(
             f"none of the {len(files):,} recordings below {root} matches the layout {layout}{part}, the first is {files[0]}; "
             "use --corpus folders if each subfolder is a speaker"
         )
-    return FoundRecordings(layout, tuple(sorted(found, key=_order)), tuple(passed_over))
+    return FoundRecordings(layout, tuple(sorted(recordings, key=_order)), tuple(passed_over))
 
 
 def _from_folders(files: Sequence[Path], root: Path) -> FoundRecordings:
-    found: list[Recording] = []
+    recordings: list[Recording] = []
     passed_over: list[Path] = []
     for file in files:
         parts = file.relative_to(root).parts
         if len(parts) < 2:
             passed_over.append(file)
         else:
-            found.append(Recording(file, parts[0], parts[1] if len(parts) > 2 else None))
-    if not found:
+            recordings.append(Recording(file, parts[0], parts[1] if len(parts) > 2 else None))
+    if not recordings:
         raise DataError(f"all {len(files):,} recordings are in {root} itself; expected one subfolder per speaker")
-    return FoundRecordings("folders", tuple(sorted(found, key=_order)), tuple(passed_over))
+    return FoundRecordings("folders", tuple(sorted(recordings, key=_order)), tuple(passed_over))
 
 
 def _from_manifest(
     path: Path, root: str | os.PathLike[str] | None, where: Mapping[str, FilterValue] | None, trust_lengths: bool
 ) -> FoundRecordings:
     base = Path(root) if root is not None else path.parent
-    found: list[Recording] = []
+    recordings: list[Recording] = []
     for place, row in filtered_rows(path, where):
-        one = utterance_of(row, base, place)
+        utterance = utterance_of(row, base, place)
         corpus = row.get("corpus")
         columns = {name: value for name, value in row.items() if name not in _MANIFEST_COLUMNS and value not in (None, "")}
-        found.append(
+        recordings.append(
             Recording(
-                one.path,
+                utterance.path,
                 str(row["speaker"]),
-                one.session,
+                utterance.session,
                 str(corpus) if corpus not in (None, "") else None,
-                one.start,
-                one.seconds if trust_lengths or one.start or row.get("duration") not in (None, "") else None,
+                utterance.start,
+                utterance.seconds if trust_lengths or utterance.start or row.get("duration") not in (None, "") else None,
                 _sample_rate(row, place),
                 columns,
             )
         )
-    return FoundRecordings("manifest", tuple(sorted(found, key=_order)))
+    return FoundRecordings("manifest", tuple(sorted(recordings, key=_order)))
 
 
 def _sample_rate(row: Mapping[str, Any], place: str) -> int | None:
@@ -274,5 +274,5 @@ def _sample_rate(row: Mapping[str, Any], place: str) -> int | None:
     return rate
 
 
-def _order(one: Recording) -> tuple[str, str, float]:
-    return (one.full_speaker, str(one.path), one.start)
+def _order(recording: Recording) -> tuple[str, str, float]:
+    return (recording.full_speaker, str(recording.path), recording.start)

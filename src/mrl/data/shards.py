@@ -153,7 +153,7 @@ def encode_utterance(utterance: Utterance, encoding: Encoding, root: Path | None
 
     Raises:
         AudioLoadingError: the recording cannot be read.
-        DataError: ``as-is`` of a stretch, or of a file whose suffix is no name of a format.
+        DataError: ``as-is`` of a stretch, or of a file with an unsupported extension.
     """
     if encoding == "flac":
         samples = load_audio(utterance.source, offset=utterance.start, duration=utterance.seconds)
@@ -338,11 +338,11 @@ class ShardIndex:
         try:
             described = read_json_object(place / DESCRIPTION, advice=_REMEDY)
             if described.get("format") != FORMAT:
-                found = brief(described.get("format"))
-                raise DataError(f"{place / DESCRIPTION} is of format {found}, this version reads format {FORMAT}")
+                version = brief(described.get("format"))
+                raise DataError(f"{place / DESCRIPTION} is of format {version}, this version reads format {FORMAT}")
             listed = described.get("shards")
             shards = (
-                [record(Shard, one, str(place / DESCRIPTION), advice=_REMEDY) for one in listed]
+                [record(Shard, each, str(place / DESCRIPTION), advice=_REMEDY) for each in listed]
                 if isinstance(listed, list)
                 else []
             )
@@ -469,18 +469,18 @@ def write_index(
 
 def _check_size(path: Path, expected: int) -> None:
     try:
-        found = path.stat().st_size
+        size = path.stat().st_size
     except OSError as error:
         raise DataError(f"{path} is missing or cannot be read ({error.strerror}); {_REMEDY}") from error
-    if found != expected:
-        what = "it is cut off" if found < expected else "it was changed"
-        raise DataError(f"{path} has {found} bytes, its index says {expected}: {what}; {_REMEDY}")
+    if size != expected:
+        what = "it is cut off" if size < expected else "it was changed"
+        raise DataError(f"{path} has {size} bytes, its index says {expected}: {what}; {_REMEDY}")
 
 
 def _check_hash(path: Path, expected: str) -> None:
     try:
-        found = sha256_of(path)
+        digest = sha256_of(path)
     except OSError as error:
         raise DataError(f"{path} is missing or cannot be read ({error.strerror}); {_REMEDY}") from error
-    if found != expected:
-        raise DataError(f"{path} was changed: its SHA-256 is {found[:12]}…, its index says {expected[:12]}…; {_REMEDY}")
+    if digest != expected:
+        raise DataError(f"{path} was changed: its SHA-256 is {digest[:12]}…, its index says {expected[:12]}…; {_REMEDY}")

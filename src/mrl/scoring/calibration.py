@@ -244,18 +244,18 @@ class Calibration:
         return calibration
 
 
-def _require_sense(one: DimCalibration) -> None:
+def _require_sense(calibration: DimCalibration) -> None:
     """Refuse a calibration under which a higher cosine would mean less, or which holds what no rate or cost can be."""
-    rates = [rate for threshold in one.thresholds for rate in (threshold.false_accept_rate, threshold.false_reject_rate)]
-    numbers = [value for name, value in asdict(one).items() if name not in ("dim", "thresholds") and value is not None]
-    numbers += [threshold.threshold for threshold in one.thresholds]
+    rates = [rate for threshold in calibration.thresholds for rate in (threshold.false_accept_rate, threshold.false_reject_rate)]
+    numbers = [value for name, value in asdict(calibration).items() if name not in ("dim", "thresholds") and value is not None]
+    numbers += [threshold.threshold for threshold in calibration.thresholds]
     if (
-        one.dim < 1
-        or one.score_weight < 0
+        calibration.dim < 1
+        or calibration.score_weight < 0
         or not all(map(math.isfinite, numbers))
         or not all(0.0 <= rate <= 1.0 for rate in rates)
     ):
-        raise ValueError(f"dim {one.dim} has a negative weight, a rate outside 0..1, or a number that is not finite")
+        raise ValueError(f"dim {calibration.dim} has a negative weight, a rate outside 0..1, or a number that is not finite")
 
 
 def _number_in(value: Any, name: str) -> float:
