@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 
 from mrl.audio import load_audio
 from mrl.data import Corpus, CropDataset, Draw, ShardIndex, Utterance, load_batches, read_shards, write_shards
-from mrl.data.shards import ROW, Shard, TarWriter, finished_bytes, member_bytes, write_index
+from mrl.data.shard_encoding import TarWriter, finished_bytes, member_bytes
+from mrl.data.shards import ROW, Shard, write_index
 from mrl.errors import AudioLoadingError, DataError, InputError
 from tests.audio.sounds import sweep, write_with_ffmpeg
 
@@ -175,7 +176,7 @@ def test_a_killed_run_goes_on(speech: Path, finished: Path, tmp_path: Path, at: 
     program = (
         "import os, signal, sys\n"
         "from mrl.data import scan_speaker_folders, shard_writing, write_shards\n"
-        "from mrl.data.shards import TarWriter\n"
+        "from mrl.data.shard_encoding import TarWriter\n"
         "add, left = TarWriter.add, [int(sys.argv[3])]\n"
         "def dying(self, name, data):\n"
         "    left[0] -= 1\n"

@@ -16,25 +16,18 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from mrl.bounded import read_json, read_json_object, record
-from mrl.data.shards import (
-    DESCRIPTION,
-    FORMAT,
-    ROW,
+from mrl.data.shard_encoding import (
     EncodedAhead,
     EncodedUtterance,
     Encoding,
     LeftOut,
-    Shard,
-    ShardIndex,
     TarWriter,
     check_encoding,
     encode_utterance,
     finished_bytes,
-    key_of,
     member_bytes,
-    shard_name,
-    write_index,
 )
+from mrl.data.shards import DESCRIPTION, FORMAT, ROW, Shard, ShardIndex, key_of, shard_name, write_index
 from mrl.data.utterances import Corpus, Utterance
 from mrl.errors import AudioLoadingError, DataError, InputError
 from mrl.files import atomic_path, sha256_of, write_json, write_text
@@ -94,7 +87,7 @@ def write_shards(
         corpus: without speed copies.
         folder: where the shards go; made if need be.
         shard_megabytes: largest size of a shard in 10^6 bytes (a single utterance may exceed it).
-        encoding: ``flac`` or ``as-is``, see :func:`mrl.data.shards.encode_utterance`.
+        encoding: ``flac`` or ``as-is``, see :func:`mrl.data.shard_encoding.encode_utterance`.
         seed: of the order. Shards that mix all speakers let training read them one after the other.
         root: folder that the recorded origins are relative to.
         leave_out_unreadable: list utterances that cannot be read in the report instead of stopping at the first.
