@@ -197,7 +197,7 @@ def test_mistakes(tmp_path: Path) -> None:
     "path",
     ["a.wav", "ls1688/a.opus", "id10270/short/1.wav", "id1027/5r0dWxy17C8/1.wav", "id00010/a.flac", "test/a.wav", ""],
 )
-def test_other_paths_are_nobodys(path: str) -> None:
+def test_other_paths_name_no_speaker(path: str) -> None:
     assert public_name(path) is None
 
 

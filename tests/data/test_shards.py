@@ -171,7 +171,7 @@ def test_flac_holds_just_the_stretch(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("at", [0, 2])
-def test_a_killed_run_goes_on(speech: Path, finished: Path, tmp_path: Path, at: int) -> None:
+def test_a_killed_run_resumes(speech: Path, finished: Path, tmp_path: Path, at: int) -> None:
     """SIGKILL in the middle of a shard; the half-written one is not seen, the finished ones are kept."""
     program = (
         "import os, signal, sys\n"
@@ -204,7 +204,7 @@ def test_a_killed_run_goes_on(speech: Path, finished: Path, tmp_path: Path, at: 
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_damage_to_an_unfinished_folder_is_mended(
+def test_damage_to_an_unfinished_folder_is_fixed(
     speech: Path, finished: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     """Files of shards are lost, cut or altered between the kill and the resume; the result is that of an undisturbed run."""
@@ -256,7 +256,7 @@ def test_a_full_disk_keeps_the_finished_shards(
     assert report.kept >= 1 and _contents(tmp_path / "shards") == _contents(finished)
 
 
-def test_a_cut_shard_is_told_when_it_is_opened(finished: Path, tmp_path: Path) -> None:
+def test_a_truncated_shard_is_found_when_it_is_opened(finished: Path, tmp_path: Path) -> None:
     folder = _copy(finished, tmp_path / "shards")
     shard = folder / "shard-00001.tar"
     size = shard.stat().st_size
@@ -268,7 +268,7 @@ def test_a_cut_shard_is_told_when_it_is_opened(finished: Path, tmp_path: Path) -
         read_shards(folder)
 
 
-def test_an_altered_shard_is_told_by_reading_and_by_verifying(finished: Path, tmp_path: Path) -> None:
+def test_an_altered_shard_is_found_by_reading_and_by_verifying(finished: Path, tmp_path: Path) -> None:
     folder = _copy(finished, tmp_path / "shards")
     index = ShardIndex.load(folder)
     index.verify(progress=False)
@@ -293,7 +293,7 @@ def test_an_altered_shard_is_told_by_reading_and_by_verifying(finished: Path, tm
         ("names.json", r"names\.json was changed: its SHA-256"),
     ],
 )
-def test_a_cut_index_is_told(finished: Path, tmp_path: Path, name: str, message: str) -> None:
+def test_a_cut_index_is_reported(finished: Path, tmp_path: Path, name: str, message: str) -> None:
     folder = _copy(finished, tmp_path / "shards")
     os.truncate(folder / name, (folder / name).stat().st_size - 3)
     with pytest.raises(DataError, match=message):
@@ -340,7 +340,7 @@ def test_unreadable_recordings_stop_or_are_left_out(speech: Path, tmp_path: Path
         write_shards(none, tmp_path / "none", leave_out_unreadable=True)
 
 
-def test_a_name_of_another_encoding_is_told_at_the_start(tmp_path: Path) -> None:
+def test_a_name_of_another_encoding_is_reported_at_the_start(tmp_path: Path) -> None:
     corpus = Corpus.of([Utterance(tmp_path / "a.wav", "M\udcfcller")])
     with pytest.raises(DataError, match=r"M\\udcfcller is not valid Unicode"):
         write_shards(corpus, tmp_path / "shards")

@@ -122,7 +122,7 @@ def _in_a_worker(original: Any) -> Any:
     return read
 
 
-def test_a_run_stops_after_so_many_nonfinite_steps(make_config: ConfigFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_stops_after_too_many_nonfinite_steps(make_config: ConfigFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     read = PooledCache.read
     monkeypatch.setattr(PooledCache, "read", lambda self, views: read(self, views) * (1.0 if len(views) == 20 else np.nan))
     config = make_config(**{"training.max_nonfinite_steps": 1, "data.validation": {}})
