@@ -14,13 +14,12 @@ from mrl.deployment.network import ConvolutionalLogMel, export_network
 from mrl.deployment.onnx_graph import to_onnx
 from mrl.matryoshka import create_mrl
 from mrl.runtime import OnnxEmbedder
-from tests.backbone.networks import filled_network2, noise, relative_difference, small_model_config2
-from tests.backbone.test_redimnet2_parity import VARIATIONS
+from tests.backbone.networks import VARIATIONS2, filled_network, noise, relative_difference, small_model_config2
 
 
-@pytest.mark.parametrize("variation", VARIATIONS)
+@pytest.mark.parametrize("variation", VARIATIONS2)
 def test_the_form_that_is_exported_gives_the_same(variation: str) -> None:
-    network = filled_network2(small_model_config2(**VARIATIONS[variation]))
+    network = filled_network(small_model_config2(**VARIATIONS2[variation]))
     exported = export_network(network, "waveform")
     with torch.no_grad():
         for samples in (network.minimum_samples, 5003, 6160):
@@ -29,7 +28,7 @@ def test_the_form_that_is_exported_gives_the_same(variation: str) -> None:
 
 
 def test_features_come_from_silence_too() -> None:
-    network = filled_network2(small_model_config2())
+    network = filled_network(small_model_config2())
     log_mel = ConvolutionalLogMel(network)
     audio = noise(1, 8000) * torch.linspace(0, 1, 8000)
     with torch.no_grad():
@@ -45,7 +44,7 @@ def test_features_come_from_silence_too() -> None:
 def test_a_traced_graph(changes: dict[str, object]) -> None:
     import onnxruntime
 
-    network = filled_network2(small_model_config2(**changes))
+    network = filled_network(small_model_config2(**changes))
     graph = to_onnx(export_network(network, "waveform"), "waveform", network.minimum_samples)
     session = onnxruntime.InferenceSession(graph.SerializeToString())
     shortest = network.minimum_samples
@@ -60,7 +59,7 @@ def test_a_traced_graph(changes: dict[str, object]) -> None:
 
 @pytest.mark.slow
 def test_an_exported_model_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = create_mrl(filled_network2(small_model_config2()), embed_dim=24, mrl_dims=[8, 24])
+    model = create_mrl(filled_network(small_model_config2()), embed_dim=24, mrl_dims=[8, 24])
     model.save_pretrained(tmp_path / "model")
     monkeypatch.setattr(exporting, "CHECKED_SHAPES", ((1, 0.3), (3, 1.0)))
     report = export_model(tmp_path / "model", tmp_path / "model.onnx", show_progress=False)

@@ -85,7 +85,7 @@ def _shards(folder: Path) -> Maker:
         "key": 0,
         "rows": [[0, 1, 2, 3, 0, -1, 1.5, ".flac"]],
         "left_out": [
-            {field.name: "x" for field in dataclasses.fields(__import__("mrl.data.shards", fromlist=["LeftOut"]).LeftOut)}
+            {field.name: "x" for field in dataclasses.fields(__import__("mrl.data.shard_encoding", fromlist=["LeftOut"]).LeftOut)}
         ],
     }
 

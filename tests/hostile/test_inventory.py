@@ -12,7 +12,7 @@ NOT_FROM_OTHERS = {
     "audio.channel:_encode": "what the augmentation has just encoded",
     "audio.channel:_decode": "what the augmentation has just encoded",
     "data.columns:UtteranceColumns._map": "arrays that this process, or the one that started it, has just written",
-    "data.shards:encode_utterance": "copies a recording that has been decoded before",
+    "data.shard_encoding:encode_utterance": "copies a recording that has been decoded before",
     "deployment.checks:free_bytes": "the system's own account of its memory",
     "deployment.checks:_number": "the system's own account of its memory",
     "deployment.onnx_graph:quantised": "a graph that this process has just written",

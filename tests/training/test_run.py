@@ -159,7 +159,7 @@ def test_statistics_of_stage_2(make_config: ConfigFactory) -> None:
 @pytest.mark.slow
 @settings(max_examples=2, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
 @given(data=st.data())
-def test_a_run_that_dies_anywhere_goes_on_bit_for_bit(make_config: ConfigFactory, tmp_path: Path, data: st.DataObject) -> None:
+def test_a_run_that_dies_anywhere_resumes_bit_for_bit(make_config: ConfigFactory, tmp_path: Path, data: st.DataObject) -> None:
     """The exception stands for a kill: nothing of the process survives but its files."""
     whole = make_config(**FULL)
     if not Path(whole.training.output_dir).exists():
@@ -266,7 +266,7 @@ def test_without_validation_the_last_model_is_best(make_config: ConfigFactory) -
     assert torch.equal(best["projection.weight"], _last_tensors(result.run_folder)["average.projection.weight"])
 
 
-def test_unusable_data_is_told(make_config: ConfigFactory, voices: Path, tmp_path: Path) -> None:
+def test_unusable_data_is_reported(make_config: ConfigFactory, voices: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="9 validation recordings are also in the training data"):
         run_training(make_config(**{"data.train.folder": str(voices / "validation")}))
     with pytest.raises(DataError, match="at least two speakers"):
@@ -332,7 +332,7 @@ def test_options_change_what_is_trained(make_config: ConfigFactory, tmp_path: Pa
     assert read_ahead == losses["nothing"]  # how far ahead the cache is read decides the time, not the result
 
 
-def test_dry_run_tells_the_plan(make_config: ConfigFactory) -> None:
+def test_dry_run_prints_the_plan(make_config: ConfigFactory) -> None:
     from mrl.training import plan_run
 
     config: TrainConfig = make_config(**{"data.speeds": [0.9]})
@@ -386,7 +386,7 @@ def test_a_resumed_run_may_split_its_batches_otherwise(make_config: ConfigFactor
     assert [record["loss"] for record in _records(whole) if record["kind"] == "step"] == pytest.approx(expected, rel=1e-4)
 
 
-def test_the_folder_tells_what_made_the_model(make_config: ConfigFactory) -> None:
+def test_the_folder_records_what_made_the_model(make_config: ConfigFactory) -> None:
     folder = run_training(make_config(**{"training.num_epochs": 1, "advanced.freeze_backbone_epochs": 1})).run_folder
     environment = json.loads((folder / "environment.json").read_text())
     assert environment["torch"] == torch.__version__ and "cores" in environment["hardware"]

@@ -103,7 +103,7 @@ def open_runner(path: str | os.PathLike[str], *, threads: int | None = None) -> 
     """Open an exported file by its suffix.
 
     Raises:
-        InputError: no such file, or a suffix that is none of an exported file's.
+        InputError: no such file, or an unsupported extension.
         CheckpointError: damaged, or not written by ``mrl export``.
         MissingDependencyError: the runtime of this format is not installed.
     """

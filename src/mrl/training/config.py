@@ -258,7 +258,7 @@ class LossConfig(Section):
 
 
 class DistillationConfig(Section):
-    """Another network that the model learns from: no labels needed. docs/how-to has a recipe."""
+    """Another network that the model learns from: no labels needed. See docs/how-to/distil.md.."""
 
     teacher: str | None = Field(
         default=None,

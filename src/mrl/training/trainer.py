@@ -190,7 +190,7 @@ class Trainer:
         _LOG.info("%d utterances of %s; %s", len(data.corpus), whose, chance)
         if taught is not None:
             taught.prepare(
-                self.folder.root, self.processes, cached_views=any(uses_cache(self.config, one) for one in self.stages)
+                self.folder.root, self.processes, cached_views=any(uses_cache(self.config, each) for each in self.stages)
             )
         if state is None:
             self._begin(run)

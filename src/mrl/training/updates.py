@@ -253,11 +253,11 @@ class Updater:
     def _summed(self, sums: dict[str, torch.Tensor]) -> dict[str, float]:
         # a process without crops in the last short update has no sums of its own, but takes part in the exchange
         names = self.system.part_names
-        found = [float(name in sums) for name in names]
+        present = [float(name in sums) for name in names]
         values = torch.stack([sums.get(name, torch.zeros((), device=self.device)) for name in names])
-        values, found = self._processes.sum_(torch.stack([values, values.new_tensor(found)])).tolist()
+        values, present = self._processes.sum_(torch.stack([values, values.new_tensor(present)])).tolist()
         # what no process has, such as the loss of a dim that sits out the step, is not reported
-        return {name: value for name, value, times in zip(names, values, found, strict=True) if times}
+        return {name: value for name, value, times in zip(names, values, present, strict=True) if times}
 
     def _count_nonfinite(self, loss_finite: bool) -> None:
         self.nonfinite_steps += 1
