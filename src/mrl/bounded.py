@@ -278,6 +278,7 @@ def parse_yaml(text: str, name: str, loader: type[Any], *, error: ErrorKind = Da
     if len(text) > LIMITS.settings_bytes:
         raise error(_line(f"{name} is larger than settings may be ({LIMITS.settings_bytes:,} characters)", advice))
     try:
+        _refuse_open_brackets(text)
         value = yaml.load(text, Loader=loader)
         _count_values(value, {}, 0)
     except RecursionError as reason:
@@ -287,6 +288,15 @@ def parse_yaml(text: str, name: str, loader: type[Any], *, error: ErrorKind = Da
     except (ValueError, TypeError, OverflowError, AttributeError, LookupError) as reason:  # impossible dates and numbers
         raise error(_line(f"{name} is not usable YAML ({said(reason)})", advice)) from reason
     return value
+
+
+def _refuse_open_brackets(text: str) -> None:
+    """Refuse more open brackets than there may be levels, in texts too: PyYAML's time grows with the square of their number."""
+    depth = 0
+    for bracket in re.findall(r"[\[\]{}]", text):
+        depth = depth + 1 if bracket in "[{" else max(0, depth - 1)
+        if depth > LIMITS.depth:
+            raise RecursionError
 
 
 def _count_values(value: Any, known: dict[int, int], depth: int) -> int:

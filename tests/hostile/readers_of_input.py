@@ -80,7 +80,7 @@ def _configurations(folder: Path) -> Maker:
     return make
 
 
-@reader("tokens", "serving.gate:read_token", weight=0.25)
+@reader("tokens", "serving.gate:read_token")
 def _tokens(folder: Path) -> Maker:
     from mrl.serving.gate import read_token
 
@@ -110,7 +110,7 @@ def _requests(folder: Path) -> Maker:
     app = stack.enter_context(application(folder / "v.sqlite"))
     loop = asyncio.new_event_loop()
 
-    def make(rng: random.Random) -> Action:
+    def make(rng: random.Random, _open: contextlib.ExitStack = stack) -> Action:  # the application ends with its last name
         sent = damaged_bytes(rng, list(_HEADS))
 
         def send() -> None:

@@ -17,7 +17,7 @@ from tests.hostile.mutations import damaged_bytes, damaged_tree
 from tests.hostile.readers import Action, Maker, files, reader, trees
 
 
-@reader("checkpoints", "pretrained.checkpoint:_unpickle", "pretrained.checkpoint:_verify_archive", weight=0.15)
+@reader("checkpoints", "pretrained.checkpoint:_unpickle", "pretrained.checkpoint:_verify_archive", weight=0.1)
 def _checkpoints(folder: Path) -> Maker:
     """Half of them archives with damaged bytes, half whole ones with something else in them than an official checkpoint has."""
     from mrl.pretrained import load_pretrained_redimnet
@@ -72,7 +72,7 @@ def _model_folders(folder: Path) -> Maker:
     return make
 
 
-@reader("calibrations", "embeddings.calibrated:_checked", "scoring.calibration:Calibration.from_dict", weight=0.5)
+@reader("calibrations", "embeddings.calibrated:_checked", "scoring.calibration:Calibration.from_dict")
 def _calibrations(folder: Path) -> Maker:
     from mrl.embeddings.calibrated import load_calibration
 
@@ -88,7 +88,7 @@ def _calibrations(folder: Path) -> Maker:
     return trees(place / "calibration.json", json.loads((place / "calibration.json").read_text()), read)
 
 
-@reader("ONNX files", "runtime.session:open_session", weight=0.05)
+@reader("ONNX files", "runtime.session:open_session", weight=0.1)
 def _onnx(folder: Path) -> Maker:
     """The golden file with damaged bytes, and its description with wrong values."""
     import onnx
@@ -168,7 +168,7 @@ def _heads(folder: Path) -> Maker:
     "deployment.checks:_read_card",
     "deployment.checks:_read_pairs",
     "deployment.formats:_parsed",
-    weight=0.1,
+    weight=0.05,
 )
 def _exports(folder: Path) -> Maker:
     from mrl.deployment import check_export
@@ -193,7 +193,8 @@ def _exports(folder: Path) -> Maker:
     "files of other runtimes",
     "deployment.formats:_OpenVinoRunner.__init__",
     "deployment.formats:_ProgramRunner.__init__",
-    weight=0.01,
+    "deployment.formats:_is_program",
+    weight=0.005,
 )
 def _other_runtimes(folder: Path) -> Maker:
     from mrl.deployment import open_runner

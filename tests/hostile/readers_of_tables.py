@@ -30,14 +30,14 @@ def _tables(suffix: str) -> Callable[[Path], Maker]:
     return prepare
 
 
-for _suffix, _function in (
-    (".npz", "_read_npz"),
-    (".parquet", "_read_parquet"),
-    (".safetensors", "_read_safetensors"),
-    (".ark", ""),
+for _suffix, _function, _weight in (
+    (".npz", "_read_npz", 1.0),
+    (".parquet", "_read_parquet", 0.5),
+    (".safetensors", "_read_safetensors", 1.0),
+    (".ark", "", 0.4),
 ):
     _covers = ("embeddings.formats:load_embeddings", *((f"embeddings.formats:{_function}",) if _function else ()))
-    reader(f"embeddings ({_suffix})", *_covers)(_tables(_suffix))
+    reader(f"embeddings ({_suffix})", *_covers, weight=_weight)(_tables(_suffix))
 
 
 @reader("embeddings (.scp)", "embeddings.kaldi:_scp", "embeddings.kaldi:_ark")
@@ -123,6 +123,7 @@ def _lists(folder: Path) -> Maker:
     "identification.database:connection",
     "identification.voice_matrix:_map",
     "identification.voice_matrix:_read_header",
+    weight=0.4,
 )
 def _stores(folder: Path) -> Maker:
     from mrl.identification import VoiceStore, load_voices
