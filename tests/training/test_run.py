@@ -393,6 +393,8 @@ def test_the_folder_records_what_made_the_model(make_config: ConfigFactory) -> N
     assert environment["git_commit"] is None or re.fullmatch(r"[0-9a-f]{40}(-dirty)?", environment["git_commit"])
     card = (folder / "best" / "README.md").read_text()
     assert "| training_speakers | 5 |" in card and "min_dcf" in card
+    for name in ("README.md", "config.json"):  # what is published does not say where it was made
+        assert str(folder.parent) not in (folder / "best" / name).read_text()
     (validation, *_) = [record for record in _records(folder) if record["kind"] == "validation"]
     assert set(validation["min_dcf"]) == set(validation["eer"]) == {"4", "16", "32"}
     assert all(0 <= value <= 1 for value in validation["min_dcf"].values())

@@ -160,7 +160,10 @@ class ShardIndex:
 
     def _utterance(self, number: int, row: tuple[Any, ...]) -> Utterance:
         shard, offset, length, crc32, speaker, session, seconds, suffix = row
-        name = f"{key_of(number)}{suffix.decode()}"
+        try:
+            name = f"{key_of(number)}{suffix.decode()}"
+        except UnicodeDecodeError as error:
+            raise DataError(f"{self.folder / ROWS}: the extension of utterance {number} is not text; {_REMEDY}") from error
         path = self._paths[shard]
         return Utterance(
             path / name,

@@ -340,6 +340,9 @@ class TrainingConfig(Section):
     )
     keep_checkpoints: int = Field(default=2, ge=1, description="How many of the last checkpoints stay.")
     max_nonfinite_steps: int = Field(default=20, ge=0, description="The run stops after more skipped steps than this.")
+    process_timeout_minutes: float = Field(
+        default=30.0, gt=0, le=1440, description="A run of several processes ends when one has not answered for this long."
+    )
     log_every_steps: int = Field(default=20, ge=1, description="A line in metrics.jsonl every this many steps.")
     tensorboard: bool = Field(default=False, description="Also write the curves for TensorBoard, into the run folder.")
     wandb: WandbConfig = Field(default=WandbConfig(), description="Also write them for Weights & Biases.")

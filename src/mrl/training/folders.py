@@ -161,6 +161,7 @@ _FREE_TO_CHANGE = frozenset(
         "training.wandb.name",
         "training.wandb.mode",
         "training.max_nonfinite_steps",
+        "training.process_timeout_minutes",
         "training.early_stopping_validations",
         "advanced.cache_dir",
         "advanced.cache_read_ahead_megabytes",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -112,7 +113,7 @@ def run_training(config: TrainConfig, *, resume: str | None = None) -> TrainingR
     check_precision(config.training.precision, device)
     if config.training.compile:
         check_compiler(device)
-    processes.connect(device)
+    processes.connect(device, timeout=datetime.timedelta(minutes=config.training.process_timeout_minutes))
     try:
         with stop_on_sigterm() as stop, out_of_memory_told():
             return Trainer(config, device, processes, stop).run(resume)
