@@ -17,9 +17,11 @@ import torch
 from safetensors.torch import load_file
 
 from mrl.data import scan_speaker_folders, write_shards
+from mrl.pretrained import write_official_checkpoint
 from mrl.training import EXIT_INTERRUPTED, load_config, run_training
 from mrl.training.checkpoints import CheckpointFolder
 from mrl.training.logs import MetricsFile
+from tests.backbone.networks import filled_network2, small_model_config2
 from tests.training.conftest import write_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -123,8 +125,12 @@ def _assert_two_processes_train_like_one(voices: Path, folder: Path, changes: di
 
 
 @pytest.mark.slow
-def test_two_processes_train_like_one_with_the_same_global_batch(voices: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", ["redimnet", "redimnet2"])
+def test_two_processes_train_like_one_with_the_same_global_batch(family: str, voices: Path, tmp_path: Path) -> None:
     changes = {**CHANGES, "training.num_epochs": 2, "advanced.freeze_backbone_epochs": 1}
+    if family == "redimnet2":
+        changes["advanced.weights"] = str(tmp_path / "second.pt")
+        write_official_checkpoint(tmp_path / "second.pt", *filled_network2(small_model_config2()).to_official())
     run = _assert_two_processes_train_like_one(voices, tmp_path, changes, 6)
     kinds = [record["kind"] for record in MetricsFile(run / "metrics.jsonl").read()]
     assert kinds.count("validation") == 3
