@@ -17,9 +17,11 @@ import torch
 from safetensors.torch import load_file
 
 from mrl.data import scan_speaker_folders, write_shards
+from mrl.pretrained import write_official_checkpoint
 from mrl.training import EXIT_INTERRUPTED, load_config, run_training
 from mrl.training.checkpoints import CheckpointFolder
 from mrl.training.logs import MetricsFile
+from tests.backbone.networks import filled_network, small_model_config2
 from tests.training.conftest import write_config
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -131,9 +133,15 @@ def _assert_processes_train_like_one(
 
 
 @pytest.mark.slow
-def test_two_and_three_processes_train_like_one_with_the_same_global_batch(voices: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("family", "sizes"), [("redimnet", (2, 3)), ("redimnet2", (2,))])
+def test_processes_train_like_one_with_the_same_global_batch(
+    family: str, sizes: tuple[int, ...], voices: Path, tmp_path: Path
+) -> None:
     changes = {**CHANGES, "training.num_epochs": 2, "advanced.freeze_backbone_epochs": 1}
-    run = _assert_processes_train_like_one(voices, tmp_path, changes, 6, (2, 3))
+    if family == "redimnet2":
+        changes["advanced.weights"] = str(tmp_path / "second.pt")
+        write_official_checkpoint(tmp_path / "second.pt", *filled_network(small_model_config2()).to_official())
+    run = _assert_processes_train_like_one(voices, tmp_path, changes, 6, sizes)
     kinds = [record["kind"] for record in MetricsFile(run / "metrics.jsonl").read()]
     assert kinds.count("validation") == 3
     assert kinds.count("step") == 8  # 20 crops in updates of 6: the last has 2, one for each of two processes, none for a third

@@ -283,6 +283,7 @@ class Trainer:
                 learning_rate=stage.learning_rate,
                 backbone_ratio=stage.backbone_ratio,
                 weight_decay=training.weight_decay,
+                class_decay_ratio=training.class_weight_decay_ratio,
             ),
             training.optimizer,
         )
