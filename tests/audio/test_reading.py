@@ -12,8 +12,8 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mrl.audio import AudioInfo, audio_info, load_audio
-from mrl.errors import InputError
+from mrl.audio import AudioInfo, audio_info, load_audio, stream_audio
+from mrl.errors import AudioLoadingError, InputError
 from tests.audio.sounds import Waveform, frequency_and_amplitude, sweep, tone, write_with_ffmpeg, write_with_soundfile
 
 RATES = (8000, 16000, 22050, 44100, 48000)
@@ -175,6 +175,37 @@ def test_a_part_equals_the_same_part_of_the_whole(
     expected = whole[start:stop]
     assert len(part) == len(expected)
     assert np.max(np.abs(part - expected)) < 2e-6
+
+
+@pytest.mark.parametrize("name", PART_FILES)
+def test_blocks_joined_equal_the_whole(part_files: dict[str, tuple[Path, Waveform]], name: str) -> None:
+    path, whole = part_files[name]
+    for duration, block in ((None, 0.37), (1.3, 0.5), (None, 100.0)):
+        blocks = list(stream_audio(path, duration=duration, block_seconds=block))
+        assert {len(part) for part in blocks[:-1]} <= {round(block * 16000)} and blocks[-1].size
+        expected = whole if duration is None else whole[: round(duration * 16000)]
+        np.testing.assert_allclose(np.concatenate(blocks), expected, atol=2e-6)
+    np.testing.assert_allclose(np.concatenate(list(stream_audio(path.read_bytes()))), whole, atol=2e-6)
+
+
+def test_what_a_stream_refuses(tmp_path: Path) -> None:
+    silent = write_with_soundfile(tmp_path / "silent.wav", np.zeros(40000, dtype=np.float32), 16000)
+    with pytest.raises(AudioLoadingError, match="digital silence"):
+        list(stream_audio(silent, block_seconds=1.0))
+    cancelling = np.stack([sweep(16000, 1.0), -sweep(16000, 1.0)], axis=1)
+    with pytest.raises(AudioLoadingError, match="channels cancel"):
+        list(stream_audio(write_with_soundfile(tmp_path / "cancelling.wav", cancelling, 16000, subtype="FLOAT")))
+    cut = write_with_soundfile(tmp_path / "cut.flac", sweep(16000, 4.0), 16000)
+    cut.write_bytes(cut.read_bytes()[: cut.stat().st_size // 2])
+    seen: list[Waveform] = []
+    with pytest.raises(AudioLoadingError, match=r"cut\.flac: .*s found of 4\.00 s"):
+        seen.extend(stream_audio(cut, block_seconds=0.5))
+    np.testing.assert_allclose(np.concatenate(seen), sweep(16000, 4.0)[: sum(map(len, seen))], atol=1e-4)
+    with pytest.raises(AudioLoadingError, match="there is no such file"):
+        list(stream_audio(tmp_path / "absent.wav"))
+    loud = write_with_soundfile(tmp_path / "loud.wav", 1000 * sweep(16000, 1.0), 16000, subtype="FLOAT")
+    with pytest.raises(AudioLoadingError, match="samples reach 300"):
+        list(stream_audio(loud))
 
 
 def test_noise_substitution_of_aac_differs_only_in_its_random_bands(tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_shortest_waveform_and_one_sample_less(network: ReDimNet) -> None:
         (np.zeros(400, dtype=np.complex64), "complex64"),
         (np.array(["a"] * 400), "<U1"),
         (np.full(400, np.nan, dtype=np.float32), "NaN or infinite"),
-        ([np.zeros(400, dtype=np.float32), np.full(400, np.inf, dtype=np.float32)], "item 1 of the list contains NaN"),
+        ([np.ones(400, dtype=np.float32), np.full(400, np.inf, dtype=np.float32)], "item 1 of the list contains NaN"),
     ],
 )
 def test_unusable_audio_is_named(network: ReDimNet, audio: object, message: str) -> None:

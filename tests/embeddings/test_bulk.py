@@ -21,7 +21,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import mrl.embeddings.extraction as extraction
-import mrl.embeddings.mapping as mapping
 import mrl.embeddings.writing as writing
 import mrl.files
 from mrl.embeddings import EmbeddedFolder, ShardedEmbeddings, embed_files, embed_to_folder, load_embeddings, means_folder
@@ -154,7 +153,7 @@ def test_a_damaged_shard_is_made_again(
 def test_memory_does_not_grow_with_the_input(recordings: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Counts what is alive: recordings while any is decoded, and results when the next shard begins."""
     usable = [path for path in recordings if path.name[0].isdigit()]
-    alive, most, load, map_files = {"audio": 0, "results": 0}, {"audio": 0}, mapping.load_audio, extraction.map_files
+    alive, most, load, map_files = {"audio": 0, "results": 0}, {"audio": 0}, extraction.load_audio, extraction.map_files
 
     def died(kind: str) -> None:
         alive[kind] -= 1
@@ -173,7 +172,7 @@ def test_memory_does_not_grow_with_the_input(recordings: list[Path], tmp_path: P
         weakref.finalize(mapped, died, "results")
         return mapped
 
-    monkeypatch.setattr(mapping, "load_audio", counted_load)
+    monkeypatch.setattr(extraction, "load_audio", counted_load)
     monkeypatch.setattr(extraction, "map_files", counted_map)
     model = SpectrumMatryoshka()
     _embed(usable, tmp_path, model, shard_size=9, batch_seconds=0.4, num_workers=1)

@@ -12,8 +12,8 @@ import pytest
 import soundfile
 
 from mrl.audio import load_audio
+from mrl.audio.speech import find_speech
 from mrl.embeddings import embed_files, embed_recording, open_embedder, open_model, weights_sha256
-from mrl.embeddings.recordings import speech_seconds
 from mrl.errors import AudioLoadingError, CheckpointError, DataError, InputError
 from mrl.identification import VoiceStore, enrol, identify, verify_voice, voice_score
 from tests.embeddings.fakes import FunctionEmbedder
@@ -52,10 +52,10 @@ def test_speech_is_what_is_not_quiet() -> None:
     random = np.random.default_rng(0)
     loud = (0.3 * random.standard_normal(32_000)).astype(np.float32)
     quiet = (0.001 * random.standard_normal(48_000)).astype(np.float32)
-    assert speech_seconds(np.concatenate([quiet, loud, quiet])) == pytest.approx(2.0, abs=0.05)
-    assert speech_seconds(loud) == pytest.approx(2.0, abs=0.03)
-    assert speech_seconds(np.zeros(16_000, dtype=np.float32)) == 0.0
-    assert speech_seconds(loud[:100]) == pytest.approx(100 / 16_000)
+    assert find_speech([quiet, loud, quiet], "none").speech_seconds == pytest.approx(2.0, abs=0.05)
+    assert find_speech([loud], "none").speech_seconds == pytest.approx(2.0, abs=0.03)
+    assert find_speech([np.zeros(16_000, dtype=np.float32)], "none").speech_seconds == 0.0
+    assert find_speech([loud[:100]], "none").speech_seconds == pytest.approx(100 / 16_000)
 
 
 def test_silence_and_nan_are_refused(place: Path, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from mrl.matryoshka import create_mrl_from_pretrained
 from mrl.pretrained import load_pretrained_redimnet, read_official_checkpoint, write_official_checkpoint
 from mrl.training import load_config
 from mrl.training.building import build_encoder
-from tests.backbone.networks import filled_network2, noise, small_model_config2
+from tests.backbone.networks import filled_network, noise, small_model_config2
 from tests.evaluation.test_reproduction import write_lists, write_voxceleb
 from tests.pretrained.servers import Answers
 
@@ -30,7 +30,7 @@ FILE = "b6-vb2+vox2_v0-ptn.pt"
 
 @pytest.fixture(scope="module")
 def network() -> ReDimNet2:
-    return filled_network2(small_model_config2())
+    return filled_network(small_model_config2())
 
 
 @pytest.fixture

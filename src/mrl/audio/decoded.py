@@ -84,6 +84,24 @@ def resample(samples: Waveform, source_rate: int, target_rate: int) -> Waveform:
     return resampled
 
 
+class Resampler:
+    """What :func:`resample` does, block by block.
+
+    Args:
+        source_rate, target_rate: in Hz.
+    """
+
+    def __init__(self, source_rate: int, target_rate: int) -> None:
+        import soxr
+
+        same = source_rate == target_rate
+        self._stream = None if same else soxr.ResampleStream(source_rate, target_rate, 1, dtype="float32", quality="HQ")
+
+    def __call__(self, samples: Waveform, *, last: bool = False) -> Waveform:
+        """Return what is ready of the signal after these further samples; with ``last``, all that is left of it."""
+        return samples if self._stream is None else self._stream.resample_chunk(np.ascontiguousarray(samples), last=last)
+
+
 @dataclass(frozen=True)
 class Window:
     """A stretch of a recording in seconds, to be delivered at ``sample_rate`` Hz.

@@ -38,11 +38,20 @@ def decode(recording: Recording, window: Window) -> Decoded:
     Raises:
         Unreadable: ffmpeg cannot read the file, it has no audio stream, is damaged or truncated, or the window is past the end.
     """
-    decoded = _decode(recording, window, may_seek=True)
-    if decoded is None:  # the seek led astray, or what lies behind it is damaged
-        decoded = _decode(recording, window, may_seek=False)
-    assert decoded is not None
-    return decoded
+    try:
+        parts = list(_parts(recording, window, may_seek=True))
+    except _LedAstray:
+        parts = list(_parts(recording, window, may_seek=False))
+    return Decoded(np.concatenate([part.samples for part in parts]), parts[0].rate, any(part.any_signal for part in parts))
+
+
+def stream(recording: Recording, window: Window) -> Iterator[Decoded]:
+    """Decode what ``window`` needs part by part, without a seek.
+
+    Raises:
+        Unreadable: as :func:`decode`, where it shows.
+    """
+    return _parts(recording, window, may_seek=False, streamed=True)
 
 
 def info(recording: Recording, *, length_stated: bool = True) -> AudioInfo:
@@ -62,13 +71,16 @@ def info(recording: Recording, *, length_stated: bool = True) -> AudioInfo:
         return AudioInfo(float(seconds), rate, channels)
 
 
-def _decode(recording: Recording, window: Window, *, may_seek: bool) -> Decoded | None:
+class _LedAstray(Exception):
+    """A seek arrived elsewhere, or what lies behind it is damaged: decode from the start, to say how far the file is good."""
+
+
+def _parts(recording: Recording, window: Window, *, may_seek: bool, streamed: bool = False) -> Iterator[Decoded]:
     with _open(recording) as (container, stream):
         position = held = 0
         rate = stream.rate or 1
         promised = _promised_seconds(container, stream)
-        pieces: list[Waveform] = []
-        any_signal = sought = False
+        sought = False
         try:
             frames: Iterator[Any] = container.decode(stream)
             head = list(islice(frames, 3))
@@ -89,12 +101,13 @@ def _decode(recording: Recording, window: Window, *, may_seek: bool) -> Decoded 
                 sought = True
                 landed = _seek(container, stream, head, seconds_before)
                 if landed is None or landed[0] > start:
-                    return None
+                    raise _LedAstray
                 position, frames = landed
             reached_end = False
             while stop is None or position < stop:
                 LIMITS.check_length(position / rate)
-                LIMITS.check_size(held, 1, rate=rate, delivered_rate=window.sample_rate)
+                if not streamed:
+                    LIMITS.check_size(held, 1, rate=rate, delivered_rate=window.sample_rate)
                 frame = next(frames, None)
                 if frame is None:
                     reached_end = True
@@ -103,14 +116,13 @@ def _decode(recording: Recording, window: Window, *, may_seek: bool) -> Decoded 
                     raise Unreadable(f"ffmpeg: the sample rate changes from {rate} to {frame.sample_rate} Hz", final=True)
                 mono, signal = _to_mono(frame)
                 part = mono[max(0, start - position) : None if stop is None else stop - position]
-                if len(part):
-                    pieces.append(part)
-                    held += len(part)
-                    any_signal = any_signal or signal
                 position += len(mono)
+                if len(part):
+                    held += len(part)
+                    yield Decoded(part, rate, signal)
         except _errors() as error:
             if sought:
-                return None  # decode again from the start, to say how far the file is good
+                raise _LedAstray from error
             due = "" if promised is None else f" of {float(promised):.2f} s"
             raise Unreadable(
                 f"ffmpeg: {_said(error)} ({position / rate:.2f} s found{due})",
@@ -118,9 +130,8 @@ def _decode(recording: Recording, window: Window, *, may_seek: bool) -> Decoded 
             ) from error
         if reached_end and promised is not None and position / rate < promised - _TOLERANCE_SECONDS:
             raise cut_off(position / rate, float(promised), "length in the header")
-        if wanted >= position or not pieces:
+        if wanted >= position or not held:
             raise past_the_end(window.offset, position / rate)
-        return Decoded(np.concatenate(pieces), rate, any_signal)
 
 
 def _seek(container: Any, stream: Any, head: list[Any], seconds: float) -> tuple[int, Iterator[Any]] | None:

@@ -6,12 +6,13 @@ import contextlib
 import functools
 import math
 from collections.abc import Callable, Iterator
+from types import ModuleType
 from typing import TypeVar
 
 import numpy as np
 
 from mrl.audio import ffmpeg_decoder, soundfile_decoder
-from mrl.audio.decoded import LIMITS, AudioInfo, Decoded, Unreadable, Waveform, Window
+from mrl.audio.decoded import LIMITS, AudioInfo, Decoded, Resampler, Unreadable, Waveform, Window
 from mrl.audio.headers import HeaderFacts, inspect_header
 from mrl.audio.sources import AudioSource, Recording, find_recording
 from mrl.bounded import said
@@ -22,7 +23,7 @@ _Answer = TypeVar("_Answer")
 SAMPLE_RATE = 16000
 """The rate in Hz at which every network of this package listens."""
 
-_FULL_SCALE_TOLERANCE = 16.0  # float files a little above full scale are clipped; far above it the scale itself is wrong
+FULL_SCALE_TOLERANCE = 16.0  # float files a little above full scale are clipped; far above it the scale itself is wrong
 _SMALLER = "read a part of it (offset and duration), or cut it into parts"
 _REMEDY = "expected wav, flac, ogg, opus, mp3, m4a, webm or another format that ffmpeg reads: check that it is audio and complete"
 
@@ -82,6 +83,71 @@ def load_audio(
             raise _error(file, [f"nothing is left at offset {offset:g} s"], "use a smaller offset or a longer duration")
         clipped: Waveform = np.clip(samples, -1.0, 1.0)
         return clipped
+
+
+def stream_audio(path: AudioSource, *, duration: float | None = None, block_seconds: float = 30.0) -> Iterator[Waveform]:
+    """Read what :func:`load_audio` reads, at 16 kHz, block by block: an hour of it never lies in memory.
+
+    The blocks joined equal the recording that :func:`load_audio` gives (to 2e-6 of full scale where it is resampled, exactly
+    else). What can be seen only at its end, such as a cut file or digital silence, is refused after the last block.
+
+    Args:
+        path, duration: as for :func:`load_audio`.
+        block_seconds: length of the blocks, but for the last one.
+
+    Raises:
+        AudioLoadingError, InputError: as :func:`load_audio`.
+    """
+    window, size = _window(0.0, duration, SAMPLE_RATE), round(block_seconds * SAMPLE_RATE)
+    file, facts = _examine(path)
+    reasons: list[str] = []
+    remedy, delivered = "", 0
+    for decoder in (ffmpeg_decoder,) if facts.mp3 else (soundfile_decoder, ffmpeg_decoder):
+        before = delivered  # by a decoder that gave up midway
+        try:
+            for block in _blocks(file, decoder, window, size):
+                fresh, before = block[before:], max(0, before - len(block))
+                delivered += len(fresh)
+                if len(fresh):
+                    yield fresh
+            return
+        except Unreadable as refusal:
+            reasons.append(refusal.reason)
+            remedy = refusal.remedy
+            if refusal.final:
+                break
+    raise _error(file, reasons, remedy)
+
+
+def _blocks(file: Recording, decoder: ModuleType, window: Window, size: int) -> Iterator[Waveform]:
+    """Yield blocks of ``size`` samples as one decoder gives them, checked, resampled and clipped."""
+    parts: Iterator[Decoded] = decoder.stream(file, window)
+    held: list[Waveform] = []
+    waiting, left, any_signal, any_sound = 0, window.last, False, False
+    resampler: Resampler | None = None
+
+    def take(samples: Waveform) -> None:
+        nonlocal left, waiting
+        samples = np.clip(samples if left is None else samples[:left], -1.0, 1.0)
+        left = None if left is None else left - len(samples)
+        held.append(samples)
+        waiting += len(samples)
+
+    while (part := _ask(decoder.__name__, lambda: next(parts, None))) is not None:
+        _refuse_unusable(file, part, allow_silence=True)
+        any_signal, any_sound = any_signal or part.any_signal, any_sound or bool(part.samples.any())
+        resampler = resampler or Resampler(part.rate, window.sample_rate)
+        take(resampler(part.samples))
+        if waiting >= size:
+            joined, full = np.concatenate(held), waiting // size * size
+            held, waiting = [joined[full:]], waiting - full
+            yield from joined[:full].reshape(-1, size)
+    if resampler is not None:
+        take(resampler(np.empty(0, dtype=np.float32), last=True))
+    if not any_sound:
+        raise _error(file, *_silence(any_signal))
+    rest = np.concatenate(held)
+    yield from (rest[start : start + size] for start in range(0, len(rest), size))
 
 
 def audio_info(path: AudioSource) -> AudioInfo:
@@ -163,16 +229,21 @@ def _refuse_unusable(file: Recording, decoded: Decoded, allow_silence: bool) -> 
     if not math.isfinite(peak):
         bad = int(np.count_nonzero(~np.isfinite(samples)))
         raise _error(file, [f"{bad} of {samples.size} samples are NaN or infinite"], "write the file again from its source")
-    if peak > _FULL_SCALE_TOLERANCE:
+    if peak > FULL_SCALE_TOLERANCE:
         raise _error(
             file,
             [f"samples reach {peak:g}, full scale is 1"],
             "divide by the largest integer (32768 for 16 bit) before writing as float",
         )
     if peak == 0.0 and not allow_silence:
-        if decoded.any_signal:
-            raise _error(file, ["the channels cancel each other when averaged"], "write one of the channels to a mono file")
-        raise _error(file, ["digital silence: every sample read is zero"], "leave it out, or read another part")
+        raise _error(file, *_silence(decoded.any_signal))
+
+
+def _silence(any_signal: bool) -> tuple[list[str], str]:
+    """Return what is wrong with a recording whose average channel is zero throughout, and the remedy."""
+    if any_signal:
+        return ["the channels cancel each other when averaged"], "write one of the channels to a mono file"
+    return ["digital silence: every sample read is zero"], "leave it out, or read another part"
 
 
 def _error(file: Recording, reasons: list[str], remedy: str) -> AudioLoadingError:

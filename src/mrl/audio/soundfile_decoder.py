@@ -33,8 +33,30 @@ def decode(recording: Recording, window: Window) -> Decoded:
         samples = _read(recording, file, start, count)
         if len(samples) < count:
             raise cut_off((start + len(samples)) / file.samplerate, file.frames / file.samplerate, "length in the header")
-        mono: Waveform = samples[:, 0] if file.channels == 1 else samples.mean(axis=1, dtype=np.float32)
-        return Decoded(mono, file.samplerate, bool(samples.any()))
+        return Decoded(_mono(samples), file.samplerate, bool(samples.any()))
+
+
+def stream(recording: Recording, window: Window) -> Iterator[Decoded]:
+    """Decode what ``window`` needs, which begins with the recording, block by block.
+
+    Raises:
+        Unreadable: as :func:`decode`, where it shows.
+    """
+    import soundfile
+
+    with _open(recording) as file:
+        stop = window.needed(file.samplerate)[2]
+        count, rate = file.frames if stop is None else min(stop, file.frames), file.samplerate
+        position = 0
+        while position < count:
+            try:
+                samples = file.read(min(_BLOCK_FRAMES, count - position), dtype="float32", always_2d=True)
+            except soundfile.SoundFileError as error:
+                raise Unreadable(f"soundfile: {_said(error)} ({position / rate:.2f} s found of {count / rate:.2f} s)") from error
+            if not len(samples):
+                raise cut_off(position / rate, file.frames / rate, "length in the header")
+            position += len(samples)
+            yield Decoded(_mono(samples), rate, bool(samples.any()))
 
 
 def info(recording: Recording) -> AudioInfo:
@@ -58,6 +80,11 @@ def _open(recording: Recording) -> Iterator[soundfile.SoundFile]:
             LIMITS.check_kind(file.samplerate, file.channels)
             LIMITS.check_length(file.frames / file.samplerate)
             yield file
+
+
+def _mono(samples: Waveform) -> Waveform:
+    mono: Waveform = samples[:, 0] if samples.shape[1] == 1 else samples.mean(axis=1, dtype=np.float32)
+    return mono
 
 
 def _said(error: Exception) -> str:

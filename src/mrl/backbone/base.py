@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mrl.audio import as_recordings
 from mrl.backbone.config import BackboneConfig
 from mrl.backbone.conversion import Entry, load_official, to_official_state_dict
 from mrl.backbone.encoder import Encoder, StageSum
@@ -199,13 +200,16 @@ class Backbone(nn.Module):
         embedding: Tensor = self.embedding(self.normalise_pooled(pooled))
         return embedding if self.embedding_norm is None else self.embedding_norm(embedding)
 
-    def forward(self, audio: Audio, lengths: Tensor | Sequence[int] | None = None) -> Tensor | tuple[Tensor, list[Tensor]]:
+    def forward(
+        self, audio: Audio, lengths: Tensor | Sequence[int] | None = None, *, sample_rate: int | None = None
+    ) -> Tensor | tuple[Tensor, list[Tensor]]:
         """Return what the official network returns: the raw embedding, not of unit length.
 
         Args:
             audio: a path, a waveform ``(samples,)``, ``(batch, samples)``, ``(batch, 1, samples)`` at :attr:`sample_rate` Hz,
                 or a list of waveforms of unequal lengths.
             lengths: ``(batch,)`` samples per item of a padded batch.
+            sample_rate: of arrays and tensors, in Hz, if another one; they are resampled.
 
         Returns:
             ``(batch, embed_dim)``, or ``(embed_dim,)`` for a path or a single waveform. With ``num_classes`` in the
@@ -216,7 +220,7 @@ class Backbone(nn.Module):
             InputError: unusable type, shape or length.
             AudioLoadingError: a path that cannot be decoded.
         """
-        waveform, counts, single = self._batch(audio, lengths)
+        waveform, counts, single = self._batch(as_recordings(audio, sample_rate, target_rate=self.sample_rate), lengths)
         pooled, outputs = self._pooled(waveform, counts)
         result = self.embed_pooled(pooled)
         if self.classifier is not None:

@@ -122,6 +122,18 @@ cache_option = click.option(
 EXTRACTION_OPTIONS: dict[str, dict[str, Any]] = {
     "batch_seconds": {"type": float, "default": 60.0, "help": "Maximum audio per forward pass, in seconds."},
     "max_seconds": {"type": float, "default": None, "help": "Truncate recordings to this many seconds."},
+    "window_seconds": {
+        "type": float,
+        "default": 20.0,
+        "help": "Length of the windows of a recording of more than 1.5 times this many seconds.",
+    },
+    "overlap_seconds": {"type": float, "default": 0.0, "help": "Overlap of these windows, in seconds."},
+    "vad": {
+        "type": click.Choice(["none", "energy", "silero"]),
+        "default": "energy",
+        "help": "Cut gaps without speech of more than a second, by their power or by Silero VAD (pip install redimnet-mrl[vad]).",
+    },
+    "minimum_speech": {"type": float, "default": 0.0, "help": "Refuse recordings with less speech than this, in seconds."},
     "num_workers": {"type": int, "default": 2, "help": "Number of decoding threads."},
 }
 """One for each setting of :class:`mrl.embeddings.Extraction` that users choose, by its name there."""

@@ -1,12 +1,12 @@
 from .cache import EmbeddingCache as EmbeddingCache
 from .calibrated import load_calibration as load_calibration
 from .embedder import Embedder as Embedder
+from .encoding import encode as encode
 from .extraction import Crops as Crops
 from .extraction import EmbeddedFiles as EmbeddedFiles
 from .extraction import Extracted as Extracted
 from .extraction import Extraction as Extraction
 from .extraction import Processes as Processes
-from .extraction import collect_recordings as collect_recordings
 from .extraction import cosine_similarity as cosine_similarity
 from .extraction import embed_files as embed_files
 from .extraction import extract as extract
@@ -22,6 +22,7 @@ from .head import fit_head as fit_head
 from .head import load_head as load_head
 from .head import project_embeddings as project_embeddings
 from .head import save_head as save_head
+from .inputs import collect_recordings as collect_recordings
 from .likely_speakers import likely_speakers as likely_speakers
 from .mapping import FileFailure as FileFailure
 from .mapping import MappedFiles as MappedFiles

@@ -25,6 +25,7 @@ from mrl.runtime.embedder import OnnxEmbedder, unit_prefix
 from mrl.scoring.calibration import Calibration
 
 if TYPE_CHECKING:
+    from mrl.embeddings import Extraction
     from mrl.matryoshka.exits import Cut
 
 logger = logging.getLogger(__name__)
@@ -185,6 +186,33 @@ class Embedder(ABC):
         if "embedding" in names:
             made["embedding"] = self.prefix(made["raw"], dim)
         return tuple(made[name] for name in names)
+
+    def encode(
+        self,
+        recordings: Any,
+        how: Extraction | None = None,
+        *,
+        batch_size: int = 32,
+        truncate_dim: int | None = None,
+        normalize_embeddings: bool = False,
+        show_progress_bar: bool | None = None,
+        convert_to_numpy: bool = True,
+        sample_rate: int | None = None,
+    ) -> Any:
+        """Return embeddings (recordings, dim) of a list of paths or arrays, or (dim,) of one: :func:`mrl.embeddings.encode`."""
+        from mrl import embeddings  # whose function stands above this class
+
+        return embeddings.encode(
+            self,
+            recordings,
+            how,
+            batch_size=batch_size,
+            truncate_dim=truncate_dim,
+            normalize_embeddings=normalize_embeddings,
+            show_progress_bar=show_progress_bar,
+            convert_to_numpy=convert_to_numpy,
+            sample_rate=sample_rate,
+        )
 
     def width(self, output: Output, dim: int) -> int:
         """Return the number of dimensions of an output; "embedding" has ``dim``.

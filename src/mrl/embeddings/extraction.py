@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -12,13 +14,15 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from mrl.audio import SAMPLE_RATE, find_audio_files, load_audio
-from mrl.bounded import read_text, said
+from mrl.audio import SAMPLE_RATE, AudioSource, as_waveform, audio_info, load_audio, stream_audio
+from mrl.audio.memory import InMemory, encoded
+from mrl.audio.speech import SpeechDetector, check_detector, find_speech
 from mrl.distribution import Processes as Processes
 from mrl.embeddings.cache import EmbeddingCache, Shelf
 from mrl.embeddings.embedder import Embedder, Matrix, Output, Waveform
-from mrl.embeddings.mapping import BatchFunction, FileFailure, MappedFiles, WaveformChange, failure_summary, map_files
+from mrl.embeddings.mapping import BatchFunction, FileFailure, MappedFiles, Reader, WaveformChange, failure_summary, map_files
 from mrl.embeddings.opening import as_embedder
+from mrl.embeddings.windows import Sound, Windows, cut, embed_sounds
 from mrl.errors import AudioLoadingError, DataError, InputError
 from mrl.scoring.cosine import cosine_similarity as cosine_similarity
 from mrl.settings import changed
@@ -28,6 +32,8 @@ OnError = Literal["report", "raise"]
 
 # Recordings that a process embeds between two writes to the cache: what is lost at most when the process is killed.
 _RECORDINGS_PER_PART = 128
+
+_LONGEST_WHOLE = 1.5  # windows: a recording up to this length is embedded whole
 
 _HOW_ONLY = {"batch_seconds", "num_workers", "show_progress"}  # settings that decide how the work is done, not what comes out
 
@@ -40,13 +46,32 @@ class Extraction:
         batch_seconds: most audio per forward pass, in seconds, counted as padded; a longer recording goes alone.
         num_workers: threads that decode ahead; 0 decodes in the calling thread.
         max_seconds: truncate every recording to this length, in seconds.
+        window_seconds: embed a recording of more than 1.5 times this length in windows of it; see :mod:`mrl.embeddings.windows`.
+        overlap_seconds: what a window shares with the one before it, in seconds.
+        vad: cut long gaps without speech, found in this way; see :func:`mrl.audio.speech.find_speech`.
+        minimum_speech: refuse a recording with less speech than this, in seconds.
         show_progress: draw progress bars (on a terminal only).
+
+    Raises:
+        InputError: a window is not longer than the overlap, which is not below 0 s; or there is no such ``vad``.
     """
 
     batch_seconds: float = 60.0
     num_workers: int = 2
     max_seconds: float | None = None
+    window_seconds: float = 20.0
+    overlap_seconds: float = 0.0
+    vad: SpeechDetector = "energy"
+    minimum_speech: float = 0.0
     show_progress: bool = True
+
+    def __post_init__(self) -> None:
+        check_detector(self.vad)
+        if not 0 <= self.overlap_seconds < self.window_seconds < math.inf:
+            raise InputError(
+                f"overlap_seconds must be from 0 s to less than window_seconds, which is finite; found {self.overlap_seconds} "
+                f"and {self.window_seconds}"
+            )
 
     def map(
         self,
@@ -57,8 +82,12 @@ class Extraction:
         description: str = "embedding",
         on_error: OnError = "report",
         processes: Processes | None = None,
+        reader: Reader | None = None,
     ) -> MappedFiles:
-        """Run a function over recordings under these settings; see :func:`mrl.embeddings.map_files`."""
+        """Run a function over recordings under these settings; see :func:`mrl.embeddings.map_files`.
+
+        The function gets whole waveforms; with :meth:`open` as the ``reader``, sounds for :meth:`embed`.
+        """
         return map_files(
             function,
             recordings,
@@ -66,21 +95,77 @@ class Extraction:
             num_workers=self.num_workers,
             max_seconds=self.max_seconds,
             change=change,
+            reader=reader,
             show_progress=self.show_progress,
             description=description,
             on_error=on_error,
             processes=processes,
         )
 
-    def read(self, recording: PathLike | bytes | Waveform) -> Waveform:
-        """Return the waveform (samples,) of one recording, given by its file, its bytes or its waveform, under these settings.
+    def open(
+        self,
+        recording: AudioSource | InMemory,
+        seconds: float | None = None,
+        change: Callable[[Waveform], Waveform] | None = None,
+        *,
+        name: str | None = None,
+        sample_rate: int | None = None,
+    ) -> Sound:
+        """Return what is embedded of one recording under these settings.
+
+        A long file is looked through, then read again block by block while it is embedded.
+
+        Args:
+            recording: what to read: anything that :func:`mrl.audio.as_waveform` takes.
+            seconds: its length, where that is known.
+            change: what is done to its waveform first; a long file is then read whole.
+            name: of the recording in messages; its path by default.
+            sample_rate: of an array, in Hz; 16 kHz by default.
 
         Raises:
-            AudioLoadingError: it cannot be decoded, or is silent.
+            InputError: an unusable array.
+            AudioLoadingError: it cannot be decoded, is silent, or has less than :attr:`minimum_speech`.
+            MissingDependencyError: ``vad="silero"`` without its packages.
         """
-        if isinstance(recording, np.ndarray):
-            return recording if self.max_seconds is None else recording[: round(self.max_seconds * SAMPLE_RATE)]
+        called = name or (os.fsdecode(recording) if isinstance(recording, (str, os.PathLike)) else "the recording")
+        blocks: Callable[[], Iterable[Waveform]]
+        in_memory = hasattr(recording, "__array__")
+        recording = recording if in_memory else encoded(recording)
+        if in_memory or change is not None or not self._is_long(recording, seconds):
+            waveform = self._load(recording, sample_rate)
+            blocks = functools.partial(iter, [waveform if change is None else change(waveform)])
+        else:
+            blocks = functools.partial(stream_audio, recording, duration=self.max_seconds)
+        speech = find_speech(blocks(), self.vad)
+        if not speech.stretches or speech.speech_seconds < self.minimum_speech:
+            raise AudioLoadingError(
+                f"{called}: {speech.speech_seconds:.2f} s of speech in {speech.samples / SAMPLE_RATE:.2f} s; at least "
+                f"{self.minimum_speech:g} s are needed (minimum_speech): record more, or check that it is speech"
+            )
+        return Sound(called, lambda: speech.keep(blocks()), speech.kept_seconds, speech.speech_seconds)
+
+    def _is_long(self, recording: AudioSource, seconds: float | None) -> bool:
+        length = audio_info(recording).seconds if seconds is None else seconds
+        return self.used_seconds(length) > _LONGEST_WHOLE * self.window_seconds
+
+    def _load(self, recording: AudioSource | InMemory, sample_rate: int | None) -> Waveform:
+        if hasattr(recording, "__array__"):
+            return as_waveform(recording, sample_rate)[
+                : None if self.max_seconds is None else round(self.max_seconds * SAMPLE_RATE)
+            ]
         return load_audio(recording, duration=self.max_seconds)
+
+    def windows(self, sound: Sound) -> Windows:
+        """Return the windows of a sound; one, of all of it, unless it is long."""
+        size, overlap = (round(seconds * SAMPLE_RATE) for seconds in (self.window_seconds, self.overlap_seconds))
+        return cut(sound.blocks(), size, overlap, round(_LONGEST_WHOLE * self.window_seconds * SAMPLE_RATE))
+
+    def embed(
+        self, embedder: Embedder, sounds: Sequence[Sound], outputs: Sequence[Output], dim: int, *, report: bool = False
+    ) -> tuple[Matrix, ...]:
+        """Return outputs of sounds that :meth:`open` gave, each (len(sounds), width); see :meth:`Embedder.outputs`."""
+        at_once = max(1, int(self.batch_seconds // self.window_seconds))
+        return embed_sounds(embedder, sounds, self.windows, outputs, dim, at_once=at_once, report=report)
 
     def used_seconds(self, seconds: float) -> float:
         """Return how much of a recording of this length is embedded, in seconds."""
@@ -145,12 +230,16 @@ class Extracted:
         paths: their files.
         matrices: for each output (len(paths), dim) float32, with crops (len(paths), crops, dim).
         failures: the recordings that could not be used, with the reason.
+        seconds, speech_seconds: how much audio was embedded of each, and how much of it is not quiet, (len(paths),) float32; NaN
+            where the embedding is from a cache of an earlier version.
     """
 
     kept: tuple[int, ...]
     paths: tuple[Path, ...]
     matrices: tuple[npt.NDArray[np.float32], ...]
     failures: tuple[FileFailure, ...]
+    seconds: npt.NDArray[np.float32]
+    speech_seconds: npt.NDArray[np.float32]
 
 
 def extract(
@@ -194,7 +283,7 @@ def extract(
     chosen, width = how or Extraction(), embedder.check_dim(dim)
     kept_dim = width if cache is None else embedder.embed_dim  # a cache keeps whole embeddings, of which prefixes can be taken
     widths = [embedder.width(output, kept_dim) for output in outputs]
-    function = _function(embedder, outputs, kept_dim, crops, chosen)
+    function = embed_function(embedder, outputs, kept_dim, crops, chosen)
     paths = [Path(path) for path in recordings]
     called = [str(path) for path in paths] if names is None else names
 
@@ -206,6 +295,7 @@ def extract(
             description=description,
             on_error=on_error,
             processes=processes,
+            reader=chosen.open,
         )
 
     with embedder.ready():
@@ -213,13 +303,15 @@ def extract(
             mapped = run(range(len(paths)), on_error=on_error)
         else:
             shelf = cache.shelf(_about(embedder, outputs, crops, change, chosen))
-            mapped = _with_cache(run, paths, shelf, processes or Processes(), on_error)
+            mapped = _with_cache(run, paths, shelf, processes or Processes(), on_error, len(outputs) + 1)
+    facts = mapped.matrices[-1] if mapped.matrices else np.empty((0, 2), dtype=np.float32)
     matrices = []
-    for output, columns, matrix in zip(outputs, widths, mapped.matrices or [None] * len(outputs), strict=True):
+    for output, columns, matrix in zip(outputs, widths, mapped.matrices[:-1] or [None] * len(outputs), strict=True):
         shape = (len(mapped.kept), *([] if crops is None else [crops.count]), columns)
         rows = np.empty(shape, dtype=np.float32) if matrix is None else matrix.reshape(shape)
         matrices.append(_prefix(embedder, rows, width) if output == "embedding" and width < kept_dim else rows)
-    return Extracted(mapped.kept, tuple(paths[index] for index in mapped.kept), tuple(matrices), mapped.failures)
+    kept = tuple(paths[index] for index in mapped.kept)
+    return Extracted(mapped.kept, kept, tuple(matrices), mapped.failures, facts[:, 0], facts[:, 1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -289,69 +381,45 @@ def score_files(
     return cosine_similarity(*embedded.matrix)
 
 
-def collect_recordings(inputs: Iterable[PathLike]) -> list[Path]:
-    """Return the recordings that are meant, each once, in the order named.
+def embed_function(
+    embedder: Embedder, outputs: Sequence[Output], dim: int, crops: Crops | None, how: Extraction
+) -> Callable[[list[Sound]], tuple[Matrix, ...]]:
+    """Return a function from sounds to their outputs, and to the seconds of audio and of speech (len(sounds), 2)."""
 
-    A folder stands for all recordings below it (sorted), a ``.txt`` file for the paths that it lists, one per line (absolute,
-    or relative to the working directory; blank lines are skipped), anything else for itself. A file that does not exist is
-    kept: it is for the reader to report and count.
+    def embed(sounds: list[Sound]) -> tuple[Matrix, ...]:
+        facts = np.array([(sound.seconds, sound.speech_seconds) for sound in sounds], dtype=np.float32)
+        made = (
+            how.embed(embedder, sounds, outputs, dim, report=how.show_progress) if crops is None else embed_crops(sounds, crops)
+        )
+        return (*made, facts)
 
-    Raises:
-        DataError: a folder holds no recordings, or a list cannot be read or is empty.
-    """
-    named: dict[Path, None] = {}
-    for name in inputs:
-        path = Path(name)
-        if path.is_dir():
-            recordings = find_audio_files(path)
-            if not recordings:
-                raise DataError(f"{path}: no recordings in this folder or below it")
-        elif path.suffix.lower() == ".txt":
-            recordings = _read_list(path)
-        else:
-            recordings = [path]
-        named.update(dict.fromkeys(recordings))
-    return list(named)
-
-
-def _read_list(path: Path) -> list[Path]:
-    try:
-        lines = read_text(path).splitlines()
-    except OSError as error:
-        raise DataError(f"list of recordings {path} cannot be read: {said(error)}") from error
-    recordings = [Path(line.strip()) for line in lines if line.strip()]
-    if not recordings:
-        raise DataError(f"list of recordings {path} is empty; expected one path per line")
-    return recordings
-
-
-def _function(embedder: Embedder, outputs: Sequence[Output], dim: int, crops: Crops | None, how: Extraction) -> BatchFunction:
-    def embed(waveforms: list[Waveform]) -> tuple[Matrix, ...]:
-        return embedder.outputs(waveforms, outputs, dim)
-
-    if crops is None:
-        return embed
-    at_once = max(1, int(how.batch_seconds // crops.seconds))
-
-    def embed_crops(waveforms: list[Waveform]) -> tuple[Matrix, ...]:
-        parts = [crops.cut(waveform) for waveform in waveforms]
+    def embed_crops(sounds: list[Sound], crops: Crops) -> tuple[Matrix, ...]:
+        at_once = max(1, int(how.batch_seconds // crops.seconds))
+        parts = [crops.cut(sound.waveform()) for sound in sounds]
         flat = [part for several in parts for part in several]
-        batches = [embed(flat[start : start + at_once]) for start in range(0, len(flat), at_once)]
+        batches = [embedder.outputs(flat[start : start + at_once], outputs, dim) for start in range(0, len(flat), at_once)]
         bounds = np.cumsum([len(several) for several in parts])[:-1]
         matrices = []
         for column in zip(*batches, strict=True):
             groups = np.split(np.concatenate(column), bounds)
             full = [group if len(group) == crops.count else np.repeat(group, crops.count, axis=0) for group in groups]
-            matrices.append(np.stack(full).reshape(len(waveforms), -1))
+            matrices.append(np.stack(full).reshape(len(sounds), -1))
         return tuple(matrices)
 
-    return embed_crops
+    return embed
 
 
 def _with_cache(
-    run: Callable[..., MappedFiles], paths: Sequence[Path], shelf: Shelf, processes: Processes, on_error: OnError
+    run: Callable[..., MappedFiles],
+    paths: Sequence[Path],
+    shelf: Shelf,
+    processes: Processes,
+    on_error: OnError,
+    num_outputs: int,
 ) -> MappedFiles:
-    rows = shelf.find(paths)
+    unknown = np.full(2, np.nan, dtype=np.float32)  # of what an earlier version kept, without the seconds
+    kept_rows = shelf.find(paths).items()
+    rows = {index: (*row, unknown) if len(row) < num_outputs else row for index, row in kept_rows}
     reasons: dict[int, FileFailure] = {}
     missing_here = [index for index in range(len(paths)) if index not in rows]
     # Another job may have filled the cache between the looks of two processes, which must agree on what is to be done.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import sys
 from collections import deque
@@ -23,11 +24,14 @@ from mrl.lengths import group_by_length, split_by_length
 from mrl.progress import progress_bar
 
 Waveform: TypeAlias = "npt.NDArray[np.float32]"
-BatchFunction: TypeAlias = Callable[[list[Waveform]], Any]
-"""Takes waveforms (samples,) at 16 kHz; returns one (batch, width) tensor or array, or a tuple of them."""
+BatchFunction: TypeAlias = Callable[[list[Any]], Any]
+"""Takes waveforms (samples,) at 16 kHz, or what a reader gives; returns a (batch, width) array or tensor, or several."""
 
 WaveformChange: TypeAlias = Callable[[int, Waveform], Waveform]
 """Takes the number of a recording and its waveform; returns the waveform to be used instead. Runs in the decoding threads."""
+
+Reader: TypeAlias = Callable[[Path, float, "Callable[[Waveform], Waveform] | None"], Any]
+"""Takes a recording, its seconds by the header, and what is done to its waveform; returns what the function is given of it."""
 
 _BATCHES_AHEAD = 2
 _MOST_FILES_PER_BATCH = 256
@@ -65,6 +69,7 @@ def map_files(
     num_workers: int = 2,
     max_seconds: float | None = None,
     change: WaveformChange | None = None,
+    reader: Reader | None = None,
     show_progress: bool = True,
     description: str = "embedding",
     on_error: Literal["report", "raise"] = "report",
@@ -84,6 +89,7 @@ def map_files(
         num_workers: threads that decode; 0 decodes in the calling thread.
         max_seconds: use only the first so many seconds of each recording.
         change: what happens to every waveform before ``function`` sees it: noise, a codec, a cut.
+        reader: reads recordings in another way, such that ``function`` is given what it returns instead of waveforms.
         show_progress: draw a bar (on a terminal only).
         description: what stands beside the bar.
         on_error: "report" lists unusable recordings and goes on; "raise" looks at all of them and then raises one error that
@@ -108,7 +114,9 @@ def map_files(
     files = [Path(path) for path in paths]
     collector = _Collector(len(files))
 
-    def read(index: int) -> Waveform:
+    def read(index: int) -> Any:
+        if reader is not None:
+            return reader(files[index], seconds[index], None if change is None else functools.partial(change, index))
         waveform: Waveform = load_audio(files[index], duration=max_seconds, sample_rate=SAMPLE_RATE)
         return waveform if change is None else change(index, waveform)
 

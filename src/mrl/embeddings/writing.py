@@ -22,7 +22,7 @@ from rich.console import Console
 
 from mrl.distribution import Processes
 from mrl.embeddings.embedder import Embedder
-from mrl.embeddings.extraction import EmbeddedFiles, Extraction, embed_files
+from mrl.embeddings.extraction import EmbeddedFiles, Extraction, embed_files, embed_function
 from mrl.embeddings.formats import EMBEDDING_SUFFIXES, READABLE_SUFFIXES, ShardedEmbeddings, check_suffix, save_embeddings
 from mrl.embeddings.mapping import BatchFunction, FileFailure
 from mrl.embeddings.opening import as_embedder
@@ -176,12 +176,12 @@ def embed_to_folder(
         draw = chosen.show_progress and team.is_first
         advance = stack.enter_context(progress_bar("embedding", len(ids), enabled=draw))
         meter = _Meter(plan, pending, team.world_size, advance, log=draw and not Console(stderr=True).is_terminal)
-        function = meter.counting(lambda waveforms: embedder.embed(waveforms, width))
+        function = meter.counting(embed_function(embedder, ("embedding",), width, None, chosen))
         quiet = dataclasses.replace(chosen, show_progress=False)  # one bar for all shards
         for number in pending:
             stretch = plan.stretch(number)
             meter.begin_shard(len(stretch))
-            mapped = quiet.map(function, stretch, processes=team)
+            mapped = quiet.map(function, stretch, processes=team, reader=chosen.open)
             if writer is not None:
                 matrix = mapped.matrices[0] if mapped.matrices else np.empty((0, width), dtype=np.float32)
                 writer.write(number, [stretch[row] for row in mapped.kept], matrix, mapped.failures)

@@ -10,6 +10,7 @@ from typing import Any, Literal, overload
 import torch
 from torch import Tensor, nn
 
+from mrl.audio import as_recordings
 from mrl.backbone import Audio, Backbone, family_named
 from mrl.backbone.inference import fold_norm
 from mrl.backbone.size import require_size
@@ -89,6 +90,7 @@ class ReDimNetMRL(nn.Module):
         *,
         return_all_dims: Literal[True],
         depth: int | None = None,
+        sample_rate: int | None = None,
     ) -> dict[int, Tensor]: ...
 
     @overload
@@ -99,6 +101,8 @@ class ReDimNetMRL(nn.Module):
         target_dim: int | None = None,
         return_all_dims: Literal[False] = False,
         depth: int | None = None,
+        *,
+        sample_rate: int | None = None,
     ) -> Tensor: ...
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -111,6 +115,8 @@ class ReDimNetMRL(nn.Module):
         target_dim: int | None = None,
         return_all_dims: bool = False,
         depth: int | None = None,
+        *,
+        sample_rate: int | None = None,
     ) -> Tensor | dict[int, Tensor]:
         """Return speaker embeddings of unit length.
 
@@ -124,6 +130,7 @@ class ReDimNetMRL(nn.Module):
             return_all_dims: return every length of :attr:`mrl_dims` instead.
             depth: stop after N stages (early exit), one of :attr:`depths`; None for the whole network. Early exits are there
                 after :func:`mrl.fit_exits` only.
+            sample_rate: of arrays and tensors, in Hz, if another one than :attr:`sample_rate`; they are resampled.
 
         Returns:
             ``(batch, target_dim)``, or ``(target_dim,)`` for a path or a single waveform; with ``return_all_dims`` a dictionary
@@ -139,7 +146,11 @@ class ReDimNetMRL(nn.Module):
             self.projection.check_dim(target_dim)
         early = None if depth is None or (type(depth) is int and depth == self.depths[-1]) else self._exit(depth)
         waveform, counts, single = as_batch(
-            audio, lengths, sample_rate=self.sample_rate, minimum_samples=self.backbone.minimum_samples, device=self.device
+            as_recordings(audio, sample_rate, target_rate=self.sample_rate),
+            lengths,
+            sample_rate=self.sample_rate,
+            minimum_samples=self.backbone.minimum_samples,
+            device=self.device,
         )
         if early is None:
             raw = self.project(self.backbone.pooled_statistics(waveform, counts), target_dim)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mrl.audio import as_recordings
 from mrl.bounded import said
 from mrl.errors import CheckpointError, InputError
 from mrl.lengths import group_by_length
@@ -79,13 +80,14 @@ class OnnxEmbedder:
         """Everything that the file says about itself, as JSON values."""
         return self.description.to_dict()
 
-    def __call__(self, audio: Audio, target_dim: int | None = None) -> Matrix:
+    def __call__(self, audio: Audio, target_dim: int | None = None, *, sample_rate: int | None = None) -> Matrix:
         """Return speaker embeddings of unit length.
 
         Args:
             audio: a path, a waveform ``(samples,)`` at :attr:`sample_rate` Hz, a batch ``(batch, samples)`` or
                 ``(batch, 1, samples)``, or a list of paths and waveforms of any lengths.
             target_dim: prefix length, any from 1 to :attr:`embed_dim`; None for the whole embedding.
+            sample_rate: of arrays, in Hz, if another one than :attr:`sample_rate`; they are resampled.
 
         Returns:
             float32 ``(batch, target_dim)``, or ``(target_dim,)`` for a path or a single waveform.
@@ -96,7 +98,10 @@ class OnnxEmbedder:
             CheckpointError: the network gave NaN or infinity.
         """
         dim = self.check_dim(target_dim)
-        waveforms, single = as_waveforms(audio, sample_rate=self.sample_rate, minimum_samples=self.description.minimum_samples)
+        recordings = as_recordings(audio, sample_rate, target_rate=self.sample_rate)
+        waveforms, single = as_waveforms(
+            recordings, sample_rate=self.sample_rate, minimum_samples=self.description.minimum_samples
+        )
         raw = self.raw(waveforms)
         if not np.isfinite(raw).all():
             raise CheckpointError(f"{self.path} gave NaN or infinity for usable audio; export the model again")

@@ -386,7 +386,9 @@ class VoiceService:
     def _embed(self, data: bytes, which: str = "") -> EmbeddedRecording:
         try:
             waveform = decode_recording(data, self._limits)
-            return embed_recording(self._embedder, np.ascontiguousarray(waveform), name="a recording that was sent")
+            return embed_recording(
+                self._embedder, np.ascontiguousarray(waveform), name="a recording that was sent", sample_rate=SAMPLE_RATE
+            )
         except Refusal as refusal:
             raise Refusal(refusal.status, f"{which}{refusal}", refusal.headers) from refusal
         except InputError as error:
