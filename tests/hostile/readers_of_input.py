@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from pathlib import Path
 
@@ -122,5 +123,28 @@ def _requests(folder: Path) -> Maker:
                 raise AssertionError(repr(answer[:200]))
 
         return send
+
+    return make
+
+
+@reader("turns of speakers", "identification.turns:read_turns", "identification.turns:_json")
+def _turns(folder: Path) -> Maker:
+    """Each format with damaged bytes; JSON mostly with wrong values instead."""
+    from mrl.identification import read_turns
+    from tests.identification.test_turns import FILES
+
+    def read(file: Path) -> None:
+        turns = read_turns(file, recording="talk")
+        turns.alone()
+        turns.renamed(dict.fromkeys(turns.speakers, "Ada Lovelace"))
+
+    def make(rng: random.Random) -> Action:
+        name = rng.choice(list(FILES))
+        file = folder / f"case{Path(name).suffix}"
+        if name.endswith(".json") and rng.random() < 0.7:
+            file.write_bytes(json.dumps(damaged_tree(rng, json.loads(FILES[name]))).encode("utf-8", "surrogatepass"))
+        else:
+            file.write_bytes(damaged_bytes(rng, [FILES[name].encode()]))
+        return lambda: read(file)
 
     return make

@@ -97,7 +97,7 @@ def _manifests(folder: Path) -> Maker:
     return make
 
 
-@reader("lists", "trials.lists:text_lines", "trials.speakers:read_speakers", "embeddings.extraction:_read_list")
+@reader("lists", "trials.lists:text_lines", "trials.speakers:read_speakers", "embeddings.inputs:_read_list")
 def _lists(folder: Path) -> Maker:
     import gzip
 

@@ -11,6 +11,7 @@ from tests.hostile.readers import READERS
 NOT_FROM_OTHERS = {
     "audio.channel:_encode": "what the augmentation has just encoded",
     "audio.channel:_decode": "what the augmentation has just encoded",
+    "audio.speech:_silero_session": "a file of an installed package",
     "data.columns:UtteranceColumns._map": "arrays that this process, or the one that started it, has just written",
     "data.shard_encoding:encode_utterance": "copies a recording that has been decoded before",
     "deployment.checks:free_bytes": "the system's own account of its memory",
