@@ -126,6 +126,12 @@ def test_a_compressed_checkpoint(tmp_path: Path) -> None:
     refused(lambda: load_pretrained_redimnet(weights=tmp_path / "a.pt", progress=False), "is a compressed archive")
 
 
+def test_an_archive_of_many_disks(tmp_path: Path) -> None:
+    end = b"PK\x06\x07" + bytes(4) + bytes(8) + b"\x02\0\0\0" + b"PK\x05\x06" + b"\xff" * 16 + bytes(2)
+    (tmp_path / "a.pt").write_bytes(corpus.checkpoint_bytes()[:2000] + end)
+    refused(lambda: load_pretrained_redimnet(weights=tmp_path / "a.pt", progress=False), "is truncated: its end is missing")
+
+
 LAST = [2, 1, 1, [[3, 3]], None]
 NETWORKS: list[dict[str, Any]] = [
     *({"C": 6000}, {"C": 10**9}, {"embed_dim": 1 << 20}),

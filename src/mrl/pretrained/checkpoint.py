@@ -129,8 +129,7 @@ def _unpickle(file: Path, shown_as: str) -> object:
         )
     if not head.startswith((b"PK", _LEGACY_MAGIC)):
         raise CheckpointError(f"{shown_as} is not a PyTorch checkpoint; {_ADVICE}")
-    if head.startswith(b"PK") and not zipfile.is_zipfile(file):
-        # The directory of a zip archive is at its end.
+    if head.startswith(b"PK") and not _has_directory(file):
         raise CheckpointError(f"{shown_as} is truncated: its end is missing; {_ADVICE}")
     if head.startswith(b"PK"):
         _verify_archive(file, shown_as)
@@ -151,6 +150,14 @@ def _unpickle(file: Path, shown_as: str) -> object:
         problem = f"{shown_as} is not a PyTorch checkpoint, or is damaged ({type(error).__name__}: {reason})"
         raise CheckpointError(f"{problem}; {_ADVICE}") from error
     return contents
+
+
+def _has_directory(file: Path) -> bool:
+    """Whether a zip archive ends as one should: its directory is at its end."""
+    try:
+        return zipfile.is_zipfile(file)
+    except zipfile.BadZipFile:  # of many disks
+        return False
 
 
 def _verify_archive(file: Path, shown_as: str) -> None:
