@@ -11,7 +11,7 @@ demo: .venv/ready
 	$(BIN)/mrl demo --output demo $(if $(MRL_DATA),--data "$(MRL_DATA)")
 
 test: .venv/ready check
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadscope
 
 # More hostile files for every reader than the tests have, from seeds of your own: make fuzz FUZZ_CASES=50000 FUZZ_SEED=7.
 FUZZ_CASES ?= 20000
@@ -25,10 +25,13 @@ check: .venv/ready
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-.venv/ready: requirements.lock pyproject.toml
+# Everything but PyTorch by hash, complete (--no-deps: nothing beside what is listed), then PyTorch by version.
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+.venv/ready: requirements.lock requirements-torch.lock pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	$(PIP) --no-deps --require-hashes -r requirements.lock
+	$(PIP) -r requirements-torch.lock
+	$(PIP) --no-deps --no-build-isolation --editable .
 	touch $@
 
 # What the pages take from elsewhere: help texts, tables and the picture of the README.
@@ -37,11 +40,11 @@ docs: .venv/ready
 	$(BIN)/python -m docs.readme_figures
 	$(BIN)/python -m benchmarks.study.page docs/appendix/accuracy-study.md docs/explanation/strong-network.md
 
-# Needs pip-tools. The lock pins torch, because a looser range takes builds of several gigabytes.
+# Needs pip-tools. PyTorch stays out of the hashed file, see requirements-torch.lock.
 lock:
-	pip-compile --quiet --strip-extras --extra dev --all-build-deps --allow-unsafe --no-header --no-emit-index-url --no-emit-find-links \
-		--no-emit-trusted-host --constraint constraints.txt --output-file requirements.lock pyproject.toml
-	sed -i "s/^\(torch==[0-9.]*\)+cpu/\1/" requirements.lock
+	pip-compile --quiet --generate-hashes --strip-extras --extra dev --all-build-deps --unsafe-package torch --no-header \
+		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --constraint requirements-torch.lock \
+		--output-file requirements.lock pyproject.toml
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache demo runs

@@ -4,6 +4,9 @@
     python benchmarks/bench_inference.py --official /path/to/clone --models b0 --quick          (a few minutes)
     python benchmarks/bench_inference.py --family redimnet2 --official /path/to/clone         (of https://github.com/PalabraAI/redimnet2)
 
+The second generation is measured in the shape of the files trained on VoxCeleb2, which have no group norms; ``--group-norms``
+adds those of the other files.
+
 Forms: ``eager`` (ours as loaded), ``optimised`` (``optimize_for_inference()``), ``compiled`` (with ``compile=True``),
 ``bfloat16`` (with ``dtype=torch.bfloat16``), ``onnxruntime`` and ``openvino`` (what ``mrl export`` writes, float32), and
 ``openvino-bf16`` (the same file, the runtime told to compute in bfloat16), each also with a ``-fixed`` shape.
@@ -21,13 +24,14 @@ The allocator settings and the way of waiting are those of bench_embedding.py, f
 from __future__ import annotations
 
 import argparse
+import datetime
 import os
 import statistics
 import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +42,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bench_embedding import ALLOCATOR, hub_folder, official_class, processor, torchaudio_or_stand_in
 from mrl.backbone import FAMILIES, Backbone, scratch_config
+from mrl.backbone.redimnet2.config import ReDimNet2Config
 from mrl.errors import MissingDependencyError, MRLError
 from mrl.files import write_json
 from mrl.matryoshka import ReDimNetMRL
@@ -204,6 +209,7 @@ def arguments() -> argparse.Namespace:
     source.add_argument("--official", type=Path, metavar="FOLDER", help="clone of the official repository")
     source.add_argument("--hub", action="store_true", help="fetch the official repository by torch.hub")
     parser.add_argument("--family", choices=tuple(_MODELS), default="redimnet", help="which generation (default: %(default)s)")
+    parser.add_argument("--group-norms", action="store_true", help="of the second generation: with the norms of the newer files")
     parser.add_argument("--models", help="sizes, as scratch_config knows them (default: three of the family)")
     parser.add_argument("--forms", default=",".join(FORMS), help="what to run (default: %(default)s)")
     parser.add_argument("--batch", default="1,16", help="batch sizes (default: %(default)s)")
@@ -215,7 +221,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--budget", type=float, default=20.0, help="seconds per row group (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=7, help="at least so many rounds (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="one recording of 3 s, one thread, 5 rounds, nothing compiled")
-    parser.add_argument("--output", type=Path, help="JSON file to write as well")
+    parser.add_argument("--output", type=Path, help="JSON file to write as well, after every row group")
     options = parser.parse_args()
     options.models = options.models or _MODELS[options.family]
     if options.hub and options.family != "redimnet":
@@ -238,6 +244,7 @@ def main() -> None:
     rows: list[dict[str, Any]] = []
     with torchaudio_or_stand_in() as front_end:
         conditions = {
+            "date": datetime.date.today().isoformat(),
             "processor": f"{processor()}, {os.cpu_count()} CPUs, {torch.backends.cpu.get_cpu_capability()}",
             "torch": torch.__version__,
             "official_front_end": front_end,
@@ -251,22 +258,25 @@ def main() -> None:
         print("|---|---:|---:|---:|---|---:|---:|---:|---:|---:|---:|")
         for model in options.models.split(","):
             for threads in map(int, options.threads.split(",")):
-                rows += bench_model(constructor, model, threads, options)
-    if options.output is not None:
-        write_json(options.output, {"conditions": conditions, "rows": rows})
+                for group in bench_model(constructor, model, threads, options):
+                    rows += group
+                    if options.output is not None:
+                        write_json(options.output, {"conditions": conditions, "rows": rows})
 
 
 def bench_model(
     constructor: Callable[..., nn.Module], model: str, threads: int, options: argparse.Namespace
-) -> list[dict[str, Any]]:
-    """Measure one size of network with one number of threads; print and return its rows."""
+) -> Iterator[list[dict[str, Any]]]:
+    """Measure one size of network with one number of threads; print and yield the rows of each batch."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     peaks = {"float32": peak(torch.float32), "bfloat16": peak(torch.bfloat16)}
-    model_config = scratch_config(model).to_model_config()
+    config = scratch_config(model)
+    if isinstance(config, ReDimNet2Config) and not options.group_norms:
+        config = config.replace(map_groups=0)
+    model_config = config.to_model_config()
     official = constructor(**model_config).eval()
     network = FAMILIES[options.family].from_official(model_config, official.state_dict())
-    rows = []
     with tempfile.TemporaryDirectory() as folder:
         ways = forms(network, options.forms.split(","), Path(folder), threads)
         for size in map(int, options.batch.split(",")):
@@ -283,6 +293,7 @@ def bench_model(
                     "peak_float32": peaks["float32"],
                     "peak_bfloat16": peaks["bfloat16"],
                 }
+                rows = []
                 for row in measure(official, ways, batch, options, peaks, work):
                     rows.append({**shared, **row})
                     print(
@@ -298,7 +309,7 @@ def bench_model(
                     f"{work / 1e9:.2f} GFLOP per item\n",
                     flush=True,
                 )
-    return rows
+                yield rows
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ def test_import_is_light() -> None:
     assert finished.returncode == 0, finished.stderr
 
 
-def test_hearing_files_needs_no_torch() -> None:
+def test_decoding_audio_needs_no_torch() -> None:
     program = "import sys; from mrl import load_audio; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
 

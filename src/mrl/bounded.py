@@ -278,6 +278,7 @@ def parse_yaml(text: str, name: str, loader: type[Any], *, error: ErrorKind = Da
     if len(text) > LIMITS.settings_bytes:
         raise error(_line(f"{name} is larger than settings may be ({LIMITS.settings_bytes:,} characters)", advice))
     try:
+        _refuse_open_brackets(text)
         value = yaml.load(text, Loader=loader)
         _count_values(value, {}, 0)
     except RecursionError as reason:
@@ -287,6 +288,15 @@ def parse_yaml(text: str, name: str, loader: type[Any], *, error: ErrorKind = Da
     except (ValueError, TypeError, OverflowError, AttributeError, LookupError) as reason:  # impossible dates and numbers
         raise error(_line(f"{name} is not usable YAML ({said(reason)})", advice)) from reason
     return value
+
+
+def _refuse_open_brackets(text: str) -> None:
+    """Refuse more open brackets than there may be levels, in texts too: PyYAML's time grows with the square of their number."""
+    depth = 0
+    for bracket in re.findall(r"[\[\]{}]", text):
+        depth = depth + 1 if bracket in "[{" else max(0, depth - 1)
+        if depth > LIMITS.depth:
+            raise RecursionError
 
 
 def _count_values(value: Any, known: dict[int, int], depth: int) -> int:
@@ -376,13 +386,11 @@ def _read_member(archive: zipfile.ZipFile, member: zipfile.ZipInfo, most: int, a
             f"{member.filename} would unpack to {member.file_size:,} bytes, {most:,} are allowed for a file of this size"
         )
     with archive.open(member) as part:
-        version = np.lib.format.read_magic(part)
-        header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-        shape, fortran_order, dtype = header(part)
-        if dtype.kind not in allowed or dtype.hasobject:
+        shape, fortran_order, dtype = _array_header(part)
+        if dtype.kind not in allowed:
             raise ValueError(f"{member.filename} holds {dtype}, expected the kind {' or '.join(allowed)}")
         size = math.prod(shape) * dtype.itemsize
-        if any(length < 0 for length in shape) or size > member.file_size:
+        if size > member.file_size:
             raise ValueError(f"{member.filename} promises {shape} {dtype}, more than it holds")
         data = part.read(size)
         if len(data) != size or part.read(1):
@@ -406,17 +414,35 @@ def read_npy(
     import numpy as np
 
     name = os.fspath(path)
-    with open_regular(path, error=error, advice=advice):
-        pass
+    with open_regular(path, error=error, advice=advice) as stream:
+        try:
+            shape, fortran_order, dtype = _array_header(stream)
+            start, size = stream.tell(), math.prod(shape) * dtype.itemsize
+            if start + size > os.fstat(stream.fileno()).st_size:
+                raise ValueError(f"it promises {shape} {dtype}, more than it holds")
+            if not size:
+                return np.empty(shape, dtype=dtype)
+            array = np.memmap(stream, dtype, "r", start, shape, "F" if fortran_order else "C")
+            return array if memory_map else np.array(array)
+        except (OSError, EOFError, ValueError, TypeError, OverflowError, SyntaxError, MemoryError, RuntimeError) as reason:
+            raise error(_line(f"{name} is damaged ({said(reason)})", advice)) from reason
+
+
+def _array_header(stream: Any) -> tuple[tuple[int, ...], bool, Any]:
+    """Return shape, whether it is in Fortran order, and type of the array whose header an open ``.npy`` file is at."""
+    import tokenize
+
+    import numpy as np
+
+    version = np.lib.format.read_magic(stream)
+    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)  # a map costs nothing, and refuses what is not all there
-        if not isinstance(array, np.ndarray):
-            raise ValueError("it is an archive of several arrays")
-        return array if memory_map else np.array(array)
-    except FileNotFoundError:
-        raise
-    except (OSError, EOFError, ValueError, TypeError, OverflowError, SyntaxError, MemoryError, RuntimeError) as reason:
-        raise error(_line(f"{name} is damaged ({said(reason)})", advice)) from reason
+        shape, fortran_order, dtype = read(stream)
+    except tokenize.TokenError as reason:  # of the reader for headers that Python 2 wrote
+        raise ValueError(f"its header is no literal: {said(reason)}") from reason
+    if dtype.hasobject or any(length < 0 for length in shape):
+        raise ValueError(f"it promises {shape} {dtype}, which is not read")
+    return shape, fortran_order, dtype
 
 
 _NUMPY_KINDS = {"F64", "F32", "F16", "I64", "I32", "I16", "I8", "U64", "U32", "U16", "U8", "BOOL"}

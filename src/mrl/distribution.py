@@ -119,11 +119,15 @@ class Processes(ProcessPlace):
         """Return what to raise for an error that all processes run into together: only the first one tells the user."""
         return error if self.is_first else ReportedElsewhereError(str(error))
 
-    def connect(self, device: torch.device) -> None:
+    def connect(self, device: torch.device, *, timeout: datetime.timedelta = _TIMEOUT) -> None:
         """Join the other processes until :meth:`disconnect`: NCCL between GPUs, gloo between CPUs.
 
         A GPU is bound to the process first: otherwise every process would open a context on the first GPU of its machine, and
         NCCL would have to guess from the rank which GPU is whose.
+
+        Args:
+            device: what this process computes on.
+            timeout: how long to wait for another process that does not answer.
 
         Raises:
             ProcessError: they cannot be reached.
@@ -136,9 +140,9 @@ class Processes(ProcessPlace):
             return
         with self._meeting_others():
             if device.type == "cuda":
-                torch.distributed.init_process_group("nccl", timeout=_TIMEOUT, device_id=device)
+                torch.distributed.init_process_group("nccl", timeout=timeout, device_id=device)
             else:
-                torch.distributed.init_process_group("gloo", timeout=_TIMEOUT)
+                torch.distributed.init_process_group("gloo", timeout=timeout)
 
     def disconnect(self) -> None:
         """Leave the group."""

@@ -97,9 +97,11 @@ class Table:
         return "".join(f"<{tag}{kind}>{html.escape(cell, quote=True)}</{tag}>" for kind, cell in zip(kinds, row, strict=True))
 
 
-def print_tables(*tables: Table) -> None:
-    """Print tables with their notes on standard output; where that is no terminal they are as wide as they need to be."""
-    console = Console(width=None if sys.stdout.isatty() else _NEVER_FOLDED)
+def print_tables(*tables: Table, stderr: bool = False) -> None:
+    """Print tables with their notes on standard output, or standard error; where that is no terminal they are as wide as they
+    need to be."""
+    stream = sys.stderr if stderr else sys.stdout
+    console = Console(width=None if stream.isatty() else _NEVER_FOLDED, stderr=stderr)
     for table in tables:
         console.print(table.terminal())
 

@@ -7,12 +7,11 @@ from typing import Any
 from zlib import adler32
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor
 
-from mrl.backbone import ReDimNet, ReDimNetConfig
-from mrl.backbone.redimnet2.config import ReDimNet2Config
-from mrl.backbone.redimnet2.network import ReDimNet2
+from mrl.backbone import family_of
 
 WeightRule = Callable[[str, tuple[int, ...]], Tensor]
 
@@ -58,13 +57,6 @@ def weights_by_name(name: str, shape: tuple[int, ...]) -> Tensor:
     return torch.from_numpy(values.astype(np.float32))
 
 
-def filled_network2(model_config: Mapping[str, Any], rule: WeightRule = weights_by_name) -> ReDimNet2:
-    """The same for the second generation."""
-    _, state_dict = ReDimNet2(ReDimNet2Config.from_model_config(model_config)).to_official()
-    _fill(state_dict, rule)
-    return ReDimNet2.from_official(model_config, state_dict)
-
-
 def small_model_config2(**changes: Any) -> dict[str, Any]:
     """An official model_config of the second generation with two time strides; ``changes`` override its keys."""
     config: dict[str, Any] = {
@@ -86,20 +78,63 @@ def small_model_config2(**changes: Any) -> dict[str, Any]:
     return {**config, **changes}
 
 
-def filled_network(model_config: Mapping[str, Any], rule: WeightRule = weights_by_name) -> ReDimNet:
-    """Build the network that ``model_config`` describes, through the official conversion, with weights from ``rule``.
+def filled_network(model_config: Mapping[str, Any], rule: WeightRule = weights_by_name) -> Any:
+    """Build the network that ``model_config`` describes, of its family, through the official conversion, weights from ``rule``.
 
     Front-end filters and counters keep their values.
     """
-    _, state_dict = ReDimNet(ReDimNetConfig.from_model_config(model_config)).to_official()
-    _fill(state_dict, rule)
-    return ReDimNet.from_official(model_config, state_dict)
-
-
-def _fill(state_dict: Mapping[str, Tensor], rule: WeightRule) -> None:
+    family = family_of(model_config)
+    _, state_dict = family.from_model_config(model_config).to_official()
     for name, tensor in state_dict.items():
         if tensor.dtype.is_floating_point and (not name.startswith("spec.") or name.startswith("spec.spec_norm")):
             tensor.copy_(rule(name, tuple(tensor.shape)))
+    return family.from_official(model_config, state_dict)
+
+
+VARIATIONS: dict[str, dict[str, Any]] = {
+    **{f"1-D {kind}": {"block_1d_type": kind} for kind in ("conv+att", "att", "conv", "fc")},
+    **{
+        f"2-D {kind}": {"block_2d_type": kind}
+        for kind in ("convnext_like", "convnext_like_relu", "basic_resnet", "basic_resnet_fwse")
+    },
+    "no groups": {"group_divisor": None},
+    "depthwise": {"group_divisor": 1},
+    "frame projection and embedding norm": {"out_channels": 24, "emb_bn": True},
+    "no global context": {"global_context_att": False},
+    **{f"pooling {kind}": {"pooling_func": kind} for kind in ("TSTP", "TAP", "TMAP", "TSDP", "MHASTP", "MQMHASTP")},
+    **{f"normalisation {kind}": {"spec_params": {"spec_norm": kind}} for kind in ("mn", "mvn", "bn")},
+    "normalised signal": {"spec_params": {"norm_signal": True}},
+    "no pre-emphasis": {"spec_params": {"do_preemph": False}},
+}
+VARIATIONS2: dict[str, dict[str, Any]] = {
+    "released": {},
+    "two maps": {"dual_agg": True, "agg_gnorm": 8},
+    "two maps without norm": {"dual_agg": True, "agg_gnorm": False},
+    "one-dimensional head": {"return_2d_output": False},
+    "no head": {"out_channels": None},
+    "mel front end": {"feat_type": "pt", "spec_params": {"spec_norm": "bn"}},
+    "no pre-emphasis": {"spec_params": {"do_preemph": False}},
+    "band embedding, ungrouped": {"use_freq_pos_enc": True, "compress_tconvs": False, "emb_bn": True},
+    "several kernels": {
+        "block_2d_type": "convnext_like",
+        "group_divisor": 2,
+        "stages_setup": [[[1, 2], 1, 2, [[3, 3], [5, 1]], 6], [[2, 2], 1, 1, [[1, 7]], 6]],
+    },
+    "ungrouped blocks": {"group_divisor": None, "block_2d_type": "basic_resnet_fwse"},
+    **{f"1-D {kind}": {"block_1d_type": kind} for kind in ("att", "conv", "fc")},
+    **{
+        f"pooling {kind}": {"pooling_func": kind, "out_channels": 8}
+        for kind in ("TSTP", "TAP", "TMAP", "TSDP", "MHASTP", "MQMHASTP")
+    },
+    "later frames": {"before_pool_offset": 3, "pad_right_samples": 500},
+}
+ALL_VARIATIONS = {
+    **{name: small_model_config(**changes) for name, changes in VARIATIONS.items()},
+    **{f"second generation, {name}": small_model_config2(**changes) for name, changes in VARIATIONS2.items()},
+}
+BOTH_GENERATIONS = pytest.mark.parametrize(
+    "model_config", [small_model_config(), small_model_config2(dual_agg=True)], ids=["first", "second"]
+)
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:

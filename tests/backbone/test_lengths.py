@@ -11,28 +11,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from mrl.backbone import ReDimNet, grouping
+from mrl.backbone import Backbone, grouping
 from mrl.errors import InputError
-from tests.backbone.networks import filled_network, noise, relative_difference, small_model_config
+from tests.backbone.networks import (
+    ALL_VARIATIONS,
+    BOTH_GENERATIONS,
+    filled_network,
+    noise,
+    relative_difference,
+    small_model_config,
+    small_model_config2,
+)
 
 TOLERANCE = 1e-4
-SHORTEST = 257
-
-VARIATIONS: dict[str, dict[str, Any]] = {
-    **{f"1-D {kind}": {"block_1d_type": kind} for kind in ("conv+att", "att", "conv", "fc")},
-    **{
-        f"2-D {kind}": {"block_2d_type": kind}
-        for kind in ("convnext_like", "convnext_like_relu", "basic_resnet", "basic_resnet_fwse")
-    },
-    "no groups": {"group_divisor": None},
-    "depthwise": {"group_divisor": 1},
-    "frame projection and embedding norm": {"out_channels": 24, "emb_bn": True},
-    "no global context": {"global_context_att": False},
-    **{f"pooling {kind}": {"pooling_func": kind} for kind in ("TSTP", "TAP", "TMAP", "TSDP", "MHASTP", "MQMHASTP")},
-    **{f"normalisation {kind}": {"spec_params": {"spec_norm": kind}} for kind in ("mn", "mvn", "bn")},
-    "normalised signal": {"spec_params": {"norm_signal": True}},
-    "no pre-emphasis": {"spec_params": {"do_preemph": False}},
-}
 
 
 def padded(waveforms: list[Tensor], fill: float, extra: int = 0) -> tuple[Tensor, Tensor]:
@@ -43,7 +34,7 @@ def padded(waveforms: list[Tensor], fill: float, extra: int = 0) -> tuple[Tensor
     return batch, lengths
 
 
-def assert_each_equals_alone(network: ReDimNet, waveforms: list[Tensor], fill: float) -> None:
+def assert_each_equals_alone(network: Backbone, waveforms: list[Tensor], fill: float) -> None:
     with torch.no_grad():
         alone = torch.stack([network(waveform) for waveform in waveforms])
         in_list = network(waveforms)
@@ -55,36 +46,44 @@ def assert_each_equals_alone(network: ReDimNet, waveforms: list[Tensor], fill: f
         assert relative_difference(found, alone) < TOLERANCE
 
 
-@pytest.mark.parametrize("variation", VARIATIONS)
-def test_each_item_equals_the_item_alone(variation: str) -> None:
-    network = filled_network(small_model_config(**VARIATIONS[variation]))
-    waveforms = [noise(length, seed=length) for length in (SHORTEST, 8000, 500, 3333, 8000)]
-    assert_each_equals_alone(network, waveforms, float("nan"))
+@pytest.mark.parametrize("model_config", ALL_VARIATIONS.values(), ids=ALL_VARIATIONS)
+def test_each_item_equals_the_item_alone(model_config: dict[str, Any]) -> None:
+    network = filled_network(model_config)
+    shortest = network.minimum_samples
+    # For the second generation one frame more than a multiple of the time stride, one less; for both lengths between frames.
+    lengths = (shortest, 8000, 720 + 160 * 9, 719 + 160 * 12, 3333, 8000)
+    assert_each_equals_alone(network, [noise(max(shortest, length), seed=length) for length in lengths], float("nan"))
 
 
+@BOTH_GENERATIONS
 @pytest.mark.parametrize("numbers", [1, 2**40], ids=["one by one", "one group"])
-def test_groups_of_any_size_give_the_same(monkeypatch: pytest.MonkeyPatch, numbers: int) -> None:
+def test_groups_of_any_size_give_the_same(monkeypatch: pytest.MonkeyPatch, numbers: int, model_config: dict[str, Any]) -> None:
     monkeypatch.setattr(grouping, "_NUMBERS_PER_THREAD", numbers)
-    network = filled_network(small_model_config())
-    assert_each_equals_alone(network, [noise(length, seed=length) for length in (4000, 300, 2400, 2400, 7000)], 1e6)
+    network = filled_network(model_config)
+    assert_each_equals_alone(network, [noise(length, seed=length) for length in (4000, 750, 2400, 2400, 7000)], 1e6)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
-    lengths=st.lists(st.integers(SHORTEST, 6000), min_size=1, max_size=4),
-    block=st.sampled_from(["conv+att", "att", "conv", "fc"]),
-    normalisation=st.sampled_from(["mn", "mvn", "bn"]),
+    lengths=st.lists(st.integers(0, 6000), min_size=1, max_size=4),
+    model_config=st.one_of(
+        st.builds(
+            lambda block, norm: small_model_config(block_1d_type=block, spec_params={"spec_norm": norm, "norm_signal": True}),
+            st.sampled_from(["conv+att", "att", "conv", "fc"]),
+            st.sampled_from(["mn", "mvn", "bn"]),
+        ),
+        st.builds(lambda two_maps: small_model_config2(dual_agg=two_maps), st.booleans()),
+    ),
     fill=st.sampled_from([0.0, -7.5, 1e30, float("nan"), float("inf")]),
 )
-def test_any_lengths_and_any_padding(lengths: list[int], block: str, normalisation: str, fill: float) -> None:
-    network = filled_network(
-        small_model_config(block_1d_type=block, spec_params={"spec_norm": normalisation, "norm_signal": True})
-    )
-    assert_each_equals_alone(network, [noise(length, seed=length) for length in lengths], fill)
+def test_any_lengths_and_any_padding(lengths: list[int], model_config: dict[str, Any], fill: float) -> None:
+    network = filled_network(model_config)
+    assert_each_equals_alone(network, [noise(max(network.minimum_samples, length), seed=length) for length in lengths], fill)
 
 
-def test_gradient_does_not_come_from_padding() -> None:
-    network = filled_network(small_model_config())
+@BOTH_GENERATIONS
+def test_gradient_does_not_come_from_padding(model_config: dict[str, Any]) -> None:
+    network = filled_network(model_config)
     waveforms = [noise(length, seed=length) for length in (2000, 5000)]
     batch, lengths = padded(waveforms, float("nan"))
     network(batch, lengths=lengths).square().sum().backward()
@@ -92,7 +91,7 @@ def test_gradient_does_not_come_from_padding() -> None:
     network.zero_grad()
     for waveform in waveforms:
         network(waveform).square().sum().backward()
-    assert together
+    assert set(together) == {name for name, p in network.named_parameters() if p.requires_grad}
     for name, parameter in network.named_parameters():
         if name in together:
             assert parameter.grad is not None

@@ -129,6 +129,57 @@ def test_manifests(tmp_path: Path) -> None:
         find_recordings(path, split="dev")
 
 
+def kaldi(folder: Path, scp: str, speakers: str, segments: str | None = None) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "wav.scp").write_text(scp)
+    (folder / "utt2spk").write_text(speakers)
+    if segments is not None:
+        (folder / "segments").write_text(segments)
+    return folder
+
+
+def test_kaldi_data_directory(tmp_path: Path) -> None:
+    folder = kaldi(tmp_path / "train", "b-1 /a b/1.wav\n\na-1 wav/2.flac\nc-1 wav/3.wav\n", "a-1 a\nb-1 b\nd-1 d\n")
+    found = find_recordings(folder)
+    assert found.layout == "kaldi"
+    assert [(each.path, each.full_speaker, each.start, each.seconds, each.columns) for each in found.recordings] == [
+        (folder / "wav/2.flac", "a", 0.0, None, {"utterance": "a-1"}),
+        (Path("/a b/1.wav"), "b", 0.0, None, {"utterance": "b-1"}),
+    ]
+    assert found.passed_over == (folder / "wav/3.wav",)  # without a speaker
+    assert find_recordings(folder, root="/data").recordings[0].path == Path("/data/wav/2.flac")
+    cut = kaldi(tmp_path / "cut", "call /c.wav\n", "a-1 a\nb-1 b\nb-2 b\n", "a-1 call 0.5 2.25\nb-1 call 3 -1\nb-2 lost 0 1\n")
+    found = find_recordings(cut, corpus="kaldi")
+    assert [(each.speaker, each.start, each.seconds) for each in found.recordings] == [("a", 0.5, 1.75), ("b", 3.0, None)]
+    assert found.passed_over == (Path("lost"),)
+    assert found.corpus().speakers == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("scp", "segments", "message"),
+    [
+        ("a sph2pipe -f wav 1.sph |\n", None, r"wav.scp, line 1: 'sph2pipe -f wav 1.sph \|' is a command, which is not run"),
+        ("a raw/feats.ark:9\n", None, "line 1: 'raw/feats.ark:9' is a place in an archive"),
+        ("a\n", None, "line 1: found 'a', expected 'utterance file'"),
+        ("a 1.wav\n\na 2.wav\n", None, "line 3: 'a' is listed twice"),
+        ("b 1.wav\n", None, "none of the 1 utterances has a recording in wav.scp and a speaker in utt2spk"),
+        ("r 1.wav\n", "a r 0\n", "segments, line 1: found 'r 0' after the utterance, expected 'utterance recording start end'"),
+        ("r 1.wav\n", "a r 2 1\n", "a stretch from 2.0 s to 1.0 s; expected 0 or more, and an end after the start"),
+        ("r 1.wav\n", "a r nan 1\n", "a stretch from nan s"),
+    ],
+)
+def test_kaldi_tables_that_cannot_be_used(tmp_path: Path, scp: str, segments: str | None, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        find_recordings(kaldi(tmp_path, scp, "a s\n", segments), corpus="kaldi")
+
+
+def test_kaldi_mistakes(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="utt2spk cannot be read"):
+        find_recordings(tmp_path, corpus="kaldi")
+    with pytest.raises(InputError, match="give that of the split"):
+        find_recordings(kaldi(tmp_path, "a 1.wav\n", "a s\n"), split="dev")
+
+
 def test_mistakes(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="corpus is 'librispeech', expected one of auto, folders"):
         find_recordings(tmp_path, corpus="librispeech")
@@ -146,7 +197,7 @@ def test_mistakes(tmp_path: Path) -> None:
     "path",
     ["a.wav", "ls1688/a.opus", "id10270/short/1.wav", "id1027/5r0dWxy17C8/1.wav", "id00010/a.flac", "test/a.wav", ""],
 )
-def test_other_paths_are_nobodys(path: str) -> None:
+def test_other_paths_name_no_speaker(path: str) -> None:
     assert public_name(path) is None
 
 

@@ -53,7 +53,7 @@ def test_numbers_of_other_corpora_are_other_people() -> None:
     assert found.certain == ("cnceleb1/id00800",) and found.voxceleb1_dev == 0
 
 
-def test_a_corpus_that_does_not_tell_whose_numbers_it_has() -> None:
+def test_a_corpus_that_does_not_say_whose_numbers_it_has() -> None:
     trained = corpus(("/shards/000.wav", "id10270"), ("/shards/001.wav", "vox1/id10271"), ("/shards/002.wav", "mine/id10272"))
     found = overlapping_speakers(trained, [f"id{number}/{VIDEO}/1.wav" for number in (10270, 10271, 10272)])
     assert (found.certain, found.by_name) == (("vox1/id10271",), ("id10270", "mine/id10272"))

@@ -60,7 +60,7 @@ def test_contents(tmp_path: Path, corpus: Corpus) -> None:
     assert np.array_equal(cache.read(views), np.stack([cache.read([view])[0] for view in views]))
 
 
-def test_a_stopped_build_goes_on(tmp_path: Path, corpus: Corpus) -> None:
+def test_a_stopped_build_resumes(tmp_path: Path, corpus: Corpus) -> None:
     calls = 0
 
     def dying(audio: torch.Tensor, lengths: torch.Tensor | None) -> torch.Tensor:
@@ -118,7 +118,7 @@ def test_full_disk_keeps_finished_shards(tmp_path: Path, corpus: Corpus, monkeyp
     assert [path.name for path in (tmp_path / "cache").iterdir()] == ["pooled-00000.npy"]
 
 
-def test_damage_is_told(tmp_path: Path, corpus: Corpus) -> None:
+def test_damage_is_reported(tmp_path: Path, corpus: Corpus) -> None:
     folder = tmp_path / "cache"
     _build(folder, corpus)
     shard = folder / "pooled-00001.npy"

@@ -114,7 +114,7 @@ def test_roots(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert read_manifest("lists/m.csv", root="data").utterances[0].path.is_file()
 
 
-def test_a_manifest_is_prepared_anew_with_its_stretches_and_columns(tmp_path: Path) -> None:
+def test_a_manifest_is_prepared_again_with_its_stretches_and_columns(tmp_path: Path) -> None:
     write(tmp_path / "long.wav", noise(1, 3.0))
     write(tmp_path / "whole.wav", noise(2, 1.00003))
     (tmp_path / "a.csv").write_text(

@@ -104,7 +104,7 @@ def test_the_last_two_updates_share_a_small_remainder() -> None:
 
 @settings(max_examples=30, deadline=None)
 @given(count=st.integers(1, 50), batch=st.integers(1, 5), done=st.integers(0, 20))
-def test_resume_goes_on_where_it_was(count: int, batch: int, done: int) -> None:
+def test_resume_continues_where_it_was(count: int, batch: int, done: int) -> None:
     draws = UtteranceSampler(_corpus([count])).epoch(1)
     whole = split_updates(draws, batch_size=batch)
     done = min(done, len(whole))

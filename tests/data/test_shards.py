@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 
 from mrl.audio import load_audio
 from mrl.data import Corpus, CropDataset, Draw, ShardIndex, Utterance, load_batches, read_shards, write_shards
-from mrl.data.shards import ROW, Shard, TarWriter, finished_bytes, member_bytes, write_index
+from mrl.data.shard_encoding import TarWriter, finished_bytes, member_bytes
+from mrl.data.shards import ROW, Shard, write_index
 from mrl.errors import AudioLoadingError, DataError, InputError
 from tests.audio.sounds import sweep, write_with_ffmpeg
 
@@ -170,12 +171,12 @@ def test_flac_holds_just_the_stretch(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("at", [0, 2])
-def test_a_killed_run_goes_on(speech: Path, finished: Path, tmp_path: Path, at: int) -> None:
+def test_a_killed_run_resumes(speech: Path, finished: Path, tmp_path: Path, at: int) -> None:
     """SIGKILL in the middle of a shard; the half-written one is not seen, the finished ones are kept."""
     program = (
         "import os, signal, sys\n"
         "from mrl.data import scan_speaker_folders, shard_writing, write_shards\n"
-        "from mrl.data.shards import TarWriter\n"
+        "from mrl.data.shard_encoding import TarWriter\n"
         "add, left = TarWriter.add, [int(sys.argv[3])]\n"
         "def dying(self, name, data):\n"
         "    left[0] -= 1\n"
@@ -203,7 +204,7 @@ def test_a_killed_run_goes_on(speech: Path, finished: Path, tmp_path: Path, at: 
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
-def test_damage_to_an_unfinished_folder_is_mended(
+def test_damage_to_an_unfinished_folder_is_fixed(
     speech: Path, finished: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     """Files of shards are lost, cut or altered between the kill and the resume; the result is that of an undisturbed run."""
@@ -255,7 +256,7 @@ def test_a_full_disk_keeps_the_finished_shards(
     assert report.kept >= 1 and _contents(tmp_path / "shards") == _contents(finished)
 
 
-def test_a_cut_shard_is_told_when_it_is_opened(finished: Path, tmp_path: Path) -> None:
+def test_a_truncated_shard_is_found_when_it_is_opened(finished: Path, tmp_path: Path) -> None:
     folder = _copy(finished, tmp_path / "shards")
     shard = folder / "shard-00001.tar"
     size = shard.stat().st_size
@@ -267,7 +268,7 @@ def test_a_cut_shard_is_told_when_it_is_opened(finished: Path, tmp_path: Path) -
         read_shards(folder)
 
 
-def test_an_altered_shard_is_told_by_reading_and_by_verifying(finished: Path, tmp_path: Path) -> None:
+def test_an_altered_shard_is_found_by_reading_and_by_verifying(finished: Path, tmp_path: Path) -> None:
     folder = _copy(finished, tmp_path / "shards")
     index = ShardIndex.load(folder)
     index.verify(progress=False)
@@ -292,7 +293,7 @@ def test_an_altered_shard_is_told_by_reading_and_by_verifying(finished: Path, tm
         ("names.json", r"names\.json was changed: its SHA-256"),
     ],
 )
-def test_a_cut_index_is_told(finished: Path, tmp_path: Path, name: str, message: str) -> None:
+def test_a_cut_index_is_reported(finished: Path, tmp_path: Path, name: str, message: str) -> None:
     folder = _copy(finished, tmp_path / "shards")
     os.truncate(folder / name, (folder / name).stat().st_size - 3)
     with pytest.raises(DataError, match=message):
@@ -339,7 +340,7 @@ def test_unreadable_recordings_stop_or_are_left_out(speech: Path, tmp_path: Path
         write_shards(none, tmp_path / "none", leave_out_unreadable=True)
 
 
-def test_a_name_of_another_encoding_is_told_at_the_start(tmp_path: Path) -> None:
+def test_a_name_of_another_encoding_is_reported_at_the_start(tmp_path: Path) -> None:
     corpus = Corpus.of([Utterance(tmp_path / "a.wav", "M\udcfcller")])
     with pytest.raises(DataError, match=r"M\\udcfcller is not valid Unicode"):
         write_shards(corpus, tmp_path / "shards")

@@ -50,7 +50,7 @@ def test_counts(tmp_path: Path) -> None:
     assert manifest_statistics(tmp_path / "m.csv", where={"corpus": "l"}).speakers == 1
 
 
-def test_headers_are_read_where_the_manifest_does_not_tell(tmp_path: Path) -> None:
+def test_headers_are_read_where_the_manifest_does_not_say(tmp_path: Path) -> None:
     write(tmp_path / "a.wav", noise(1, 0.5))
     write(tmp_path / "b.wav", noise(2, 0.25))
     (tmp_path / "m.csv").write_text("path,speaker,start,seconds,sample_rate\na.wav,s,0.1,,\nb.wav,s,,0.25,44100\n")

@@ -51,7 +51,7 @@ def test_a_recording_that_kills_its_reader_costs_itself_only(
     assert found[:2] + found[3:] == expected[:2] + expected[3:]
 
 
-def test_processes_that_cannot_start_are_told(
+def test_processes_that_cannot_start_are_reported(
     stretches: list[Stretch], small_batches: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(surveying, "examine_all", recordings.dying_at_once)
@@ -98,7 +98,7 @@ def test_a_damaged_journal_is_passed_over(stretches: list[Stretch], tmp_path: Pa
     assert survey(stretches, journal=journal) == survey(stretches)
 
 
-def test_a_killed_survey_goes_on(stretches: list[Stretch], tmp_path: Path) -> None:
+def test_a_killed_survey_resumes(stretches: list[Stretch], tmp_path: Path) -> None:
     journal = tmp_path / ".journal"
     code = f"""
 import os, signal
@@ -123,7 +123,7 @@ surveying.survey([Stretch(Path({str(tmp_path)!r}) / f"{{number}}.wav") for numbe
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device /dev/full")
-def test_a_full_disk_is_told(stretches: list[Stretch], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported(stretches: list[Stretch], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(surveying, "read_journal", lambda path, decode: {})  # reading /dev/full never ends
     journal = tmp_path / ".journal"
     journal.symlink_to("/dev/full")

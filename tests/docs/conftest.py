@@ -12,6 +12,7 @@ import torch
 from mrl.audio import write_synthetic_corpus
 from mrl.backbone import ReDimNet, ReDimNetConfig
 from mrl.pretrained import list_pretrained, registry, write_official_checkpoint
+from tests.backbone.networks import filled_network, small_model_config2
 from tests.docs.markdown import ROOT
 from tests.pretrained.small import SMALL_CONFIG
 from tests.runtime.golden.record import EXPORTED
@@ -24,11 +25,9 @@ def released(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(7)
         network = ReDimNet(ReDimNetConfig.from_model_config({**SMALL_CONFIG, "embed_dim": 192})).eval()
-    first = folder / "small.pt"
-    write_official_checkpoint(first, *network.to_official())
+    networks = {"redimnet": network, "redimnet2": filled_network(small_model_config2(embed_dim=192))}
     for checkpoint in list_pretrained():
-        shutil.copy(first, folder / checkpoint.file_name)
-    first.unlink()
+        write_official_checkpoint(folder / checkpoint.file_name, *networks[checkpoint.family].to_official())
     return folder
 
 

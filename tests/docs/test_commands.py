@@ -125,27 +125,35 @@ def test_other_commands(place: str) -> None:
     assert checked
 
 
-@pytest.mark.parametrize("verb", VERBS)
-def test_every_option_is_described(verb: str) -> None:
-    text = (ROOT / "docs" / "reference" / "command-line.md").read_text(encoding="utf-8")
-    section = re.search(rf"^## mrl {verb}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
-    assert section, f"no section on mrl {verb}"
+def _options(verb: str) -> list[click.Option]:
     context = click.Context(cli)
     command = cli.get_command(context, verb)
     assert command is not None
     group = isinstance(command, click.Group)
     commands = [command.get_command(context, name) for name in command.list_commands(context)] if group else [command]
-    options = {
-        name
-        for command in commands
-        for parameter in command.params
-        if isinstance(parameter, click.Option)
-        for name in (*parameter.opts, *parameter.secondary_opts)
-    }
-    assert [name for name in sorted(options) if not re.search(rf"(?<![\w-]){name}(?![\w-])", section[1])] == []
-    by_hand = re.sub(r"<!-- help: .*?<!-- end -->", "", section[1], flags=re.DOTALL)  # a help may name another verb's options
+    return [parameter for one in commands if one for parameter in one.params if isinstance(parameter, click.Option)]
+
+
+def _names(options: list[click.Option]) -> set[str]:
+    return {name for option in options for name in (*option.opts, *option.secondary_opts)}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_option_is_described(verb: str) -> None:
+    text = (ROOT / "docs" / "reference" / "command-line.md").read_text(encoding="utf-8")
+    section = re.search(rf"^## mrl {verb}\n(.*?)(?=^## |\Z)", text, re.MULTILINE | re.DOTALL)
+    assert section, f"no section on mrl {verb}"
+    options = _options(verb)
+    assert [option.name for option in options if not (option.help or "").strip()] == []
+    names = _names(options)
+    assert [name for name in sorted(names) if not re.search(rf"(?<![\w-]){name}(?![\w-])", section[1])] == []
+    by_hand = re.sub(r"<!-- help: .*?<!-- end -->", "", section[1], flags=re.DOTALL)
     described = set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", by_hand))
-    assert described <= options, f"not options of mrl {verb}: {described - options}"
+    assert described <= names, f"not options of mrl {verb}: {described - names}"
+    # A help text may name another verb's options, but none that no verb has.
+    mentioned = set(re.findall(r"(?<![\w-])--[a-z][a-z0-9-]*", section[1]))
+    unknown = mentioned - {"--help"}.union(*(_names(_options(other)) for other in VERBS))
+    assert not unknown, f"options of no verb: {unknown}"
 
 
 @pytest.mark.parametrize(

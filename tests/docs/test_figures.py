@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 
 import pytest
@@ -11,6 +12,7 @@ from tests.docs.markdown import ROOT
 
 REFERENCE = ROOT / "docs" / "reference"
 GUIDE = (REFERENCE / "pretrained-models.md").read_text(encoding="utf-8")
+CHOICE = (ROOT / "docs" / "how-to" / "choose-a-model.md").read_text(encoding="utf-8")
 SECOND = (REFERENCE / "redimnet2.md").read_text(encoding="utf-8")
 FIRST_GENERATION = [checkpoint for checkpoint in list_pretrained() if checkpoint.family == "redimnet"]
 
@@ -49,12 +51,15 @@ def test_figures_in_sentences() -> None:
     }
     medium = dict(find_by_name("M").other_eers)
     named = ", ".join(f"{test_set} {medium[test_set]:.3f}" for test_set in ("SITW", "VOiCES", "CN-Celeb"))
-    assert f"Published for M: {named}." in " ".join(GUIDE.split())
+    assert f"Published for M: {named}." in " ".join(CHOICE.split())
+    second = dict(find_by_name("redimnet2-b6-vb2+vox2+cnc2_v0-lm").other_eers)
+    named = ", ".join(f"{test_set} {second[test_set]:.2f}" for test_set in ("SITW", "VOiCES", "CN-Celeb"))
+    assert f"For redimnet2-b6 with `vb2+vox2+cnc2_v0`: {named}." in " ".join(CHOICE.split())
     times_b2 = {name: round(_gmacs(name) / _gmacs("b2")) for name in ("b5", "b6", "b3")}
-    assert times_b2 == {"b5": 11, "b6": 23, "b3": 3} and "at about 11 and 23 times the operations of b2" in GUIDE
+    assert times_b2 == {"b5": 11, "b6": 23, "b3": 3} and "about 11 and 23 times the operations of b2" in CHOICE
     rates = {item.model_name: item.eer for item in FIRST_GENERATION if item.dataset == "vox2" and item.eer is not None}
     lower = [model_name for model_name, eer in rates.items() if eer.original < 0.6]
-    assert lower == ["b2", "b3", "b4", "b5", "b6"] and "b2 to b6 are published below 0.6 %" in GUIDE
+    assert lower == ["b2", "b3", "b4", "b5", "b6"] and "on Vox1-O, b2 to b6 are published below 0.6 %" in " ".join(CHOICE.split())
 
 
 def test_non_commercial_weights_are_named() -> None:
@@ -78,6 +83,19 @@ def test_the_table_of_the_second_generation() -> None:
         assert checkpoint.eer is not None
         published = (checkpoint.eer.original, checkpoint.eer.extended, checkpoint.eer.hard)
         assert tuple(float(cell) for cell in cells.split("|")[2:5]) == published, model_name
+
+
+def test_the_table_of_both_generations() -> None:
+    """Rates of the registry beside the times that were measured."""
+    measured = json.loads((ROOT / "docs" / "results" / "speed" / "sizes.json").read_text(encoding="utf-8"))
+    times = {row["model"]: row["median_ms"] for row in measured["rows"]}
+    for size in (f"b{number}" for number in range(7)):
+        cells = []
+        for name in (size, f"redimnet2-{size}"):
+            eer = find_by_name(name).eer
+            assert eer is not None
+            cells += [f"{times[name]:.0f}", f"{eer.original:.2f} / {eer.hard:.2f}"]
+        assert f"| {size} | {' | '.join(cells)} |" in CHOICE, (size, cells)
 
 
 def _gmacs(model_name: str) -> float:

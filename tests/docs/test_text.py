@@ -34,6 +34,17 @@ def test_links_inside_the_project(page: Path) -> None:
     assert broken == []
 
 
+def test_pages_that_the_code_names_exist() -> None:
+    named = {
+        (name.rstrip("."), str(file.relative_to(ROOT)))
+        for folder in ("src", "benchmarks")
+        for file in (ROOT / folder).rglob("*.py")
+        for name in re.findall(r"\bdocs/(?!results\b)[\w./-]+", file.read_text(encoding="utf-8"))
+    }
+    assert len(named) > 10
+    assert sorted((name, file) for name, file in named if not (ROOT / name).exists()) == []
+
+
 def _text_files() -> list[Path]:
     """What git tracks, or would track."""
     command = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]

@@ -20,8 +20,7 @@ from mrl.evaluation.calibrating import calibrate_model
 from mrl.identification import Verification
 from mrl.identification import verify_files as verify_embedded_files
 from mrl.matryoshka import ReDimNetMRL
-from mrl.scoring import score_prefixes
-from mrl.scoring.calibration import fit_calibration
+from mrl.scoring import fit_calibration, score_prefixes
 from mrl.trials import TrialList
 from tests.embeddings.fakes import all_pairs
 from tests.embeddings.tiny import write_models, write_voices

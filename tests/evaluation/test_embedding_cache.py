@@ -70,7 +70,7 @@ def test_other_weights_conditions_and_outputs_are_not_mixed_up(root: Path, tmp_p
     assert len(list((tmp_path / "cache").iterdir())) == 3
 
 
-def test_killed_in_the_middle_it_goes_on(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_in_the_middle_it_resumes(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extraction, "_RECORDINGS_PER_PART", 4)
     model = SpectrumBackbone()
     pooled = model.pooled_statistics

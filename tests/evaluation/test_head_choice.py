@@ -83,7 +83,7 @@ def test_strangers_of_a_trial_are_of_one_corpus() -> None:
         assert len(corpora) == 1 and test.name.endswith(corpora.pop())
 
 
-def test_groups_are_given_or_told_from_paths_or_unknown() -> None:
+def test_groups_are_given_or_taken_from_paths_or_unknown() -> None:
     table, speakers = _table()
     swapped = {name: ("b" if "-1" in name else "a") for name in table.ids}
     assert {test.name for test in _tests(table, speakers, swapped, 0)} == {

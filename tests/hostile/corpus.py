@@ -201,7 +201,7 @@ def hostile_embeddings(suffix: str) -> dict[str, bytes]:
 
     found: dict[str, bytes] = {}
     if suffix == ".npz":
-        for name, rows in (("bomb", 60_000_000), ("claim", 10**15)):
+        for name, rows in (("bomb", 72_000_000), ("claim", 10**15)):
             stream = io.BytesIO()
             with zipfile.ZipFile(stream, "w", zipfile.ZIP_DEFLATED) as archive:
                 for member, shape, kind in (("ids", (1,), "<U1"), ("embeddings", (1, rows), "<f4")):
@@ -209,6 +209,8 @@ def hostile_embeddings(suffix: str) -> dict[str, bytes]:
                     np.lib.format.write_array_header_1_0(header, {"descr": kind, "fortran_order": False, "shape": shape})
                     with archive.open(f"{member}.npy", "w", force_zip64=True) as part:
                         part.write(header.getvalue())
+                        if member == "ids":
+                            part.write("a".encode("utf-32-le"))
                         for _ in range(rows * 4 // 24_000_000 if member == "embeddings" and name == "bomb" else 0):
                             part.write(bytes(24_000_000))
             found[f"hostile-{name}.npz"] = stream.getvalue()

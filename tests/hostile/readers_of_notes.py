@@ -1,12 +1,12 @@
-"""Readers of what the package itself writes to go on from: caches, journals, checkpoints of runs, records of downloads."""
+"""Hostile notes of the package's own, which it resumes from: caches, journals, checkpoints of runs, records of downloads."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import random
-import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -85,7 +85,7 @@ def _shards(folder: Path) -> Maker:
         "key": 0,
         "rows": [[0, 1, 2, 3, 0, -1, 1.5, ".flac"]],
         "left_out": [
-            {field.name: "x" for field in dataclasses.fields(__import__("mrl.data.shards", fromlist=["LeftOut"]).LeftOut)}
+            {field.name: "x" for field in dataclasses.fields(__import__("mrl.data.shard_encoding", fromlist=["LeftOut"]).LeftOut)}
         ],
     }
 
@@ -170,45 +170,6 @@ def _journal(folder: Path) -> Maker:
 
 
 @reader(
-    "exported files and what lies beside them",
-    "deployment.checks:_read_card",
-    "deployment.checks:_read_pairs",
-    "deployment.formats:_parsed",
-    weight=0.1,
-)
-def _exports(folder: Path) -> Maker:
-    from mrl.deployment import check_export
-    from tests.runtime.golden.record import EXPORTED
-
-    for file in EXPORTED.parent.glob("tiny.onnx*"):
-        shutil.copyfile(file, folder / file.name)
-    names = ["tiny.onnx.json", "tiny.onnx.check.safetensors"]
-    good = {name: (folder / name).read_bytes() for name in names}
-
-    def make(rng: random.Random) -> Action:
-        for name, data in good.items():
-            (folder / name).write_bytes(data)
-        name = rng.choice(names)
-        (folder / name).write_bytes(damaged_bytes(rng, [good[name]]))
-        return lambda: check_export(folder / "tiny.onnx")
-
-    return make
-
-
-@reader(
-    "files of other runtimes",
-    "deployment.formats:_OpenVinoRunner.__init__",
-    "deployment.formats:_ProgramRunner.__init__",
-    weight=0.01,
-)
-def _other_runtimes(folder: Path) -> Maker:
-    from mrl.deployment import open_runner
-
-    seeds = {"xml": b"<?xml version='1.0'?><net name='a' version='11'><layers/><edges/></net>", "pt2": corpus.checkpoint_bytes()}
-    return files(folder, seeds, open_runner)
-
-
-@reader(
     "records of downloads",
     "pretrained.cache:read_record",
     "transfer:_read_state",
@@ -248,13 +209,6 @@ def _records(folder: Path) -> Maker:
     return make
 
 
-@reader("tokens", "serving.gate:read_token", weight=0.25)
-def _tokens(folder: Path) -> Maker:
-    from mrl.serving.gate import read_token
-
-    return files(folder, {"token": b"a-token-for-tests-only\n"}, read_token)
-
-
 @reader("folders of embeddings in the making", "embeddings.shard_writing:_read")
 def _jobs(folder: Path) -> Maker:
     from mrl.embeddings.shard_writing import _read
@@ -263,51 +217,12 @@ def _jobs(folder: Path) -> Maker:
     return trees(folder / "job.json", job, lambda: _read(folder / "job.json"))
 
 
-_HEADS = (
-    b"GET /api/voices HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer a-token-for-tests-only\r\nContent-Length: 0\r\n\r\n",
-    b"POST /api/verify HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer a-token-for-tests-only\r\n"
-    b"Content-Type: multipart/form-data; "
-    b'boundary=b\r\nContent-Length: 95\r\n\r\n--b\r\nContent-Disposition: form-data; name="name"\r\n\r\nanna\r\n--b--\r\n',
-    b"DELETE /api/voices/anna HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n",
-    b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nExpect: 100-continue\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n",
-)
-
-
-@reader("requests to the server", "serving:requests")
-def _requests(folder: Path) -> Maker:
-    """Bytes as they come from the network, through uvicorn's parser and the whole application, without a socket."""
-    import asyncio
-    import contextlib
-
-    from tests.hostile.transport import answer_to
-    from tests.serving.makers import application
-
-    stack = contextlib.ExitStack()
-    app = stack.enter_context(application(folder / "v.sqlite"))
-    loop = asyncio.new_event_loop()
-
-    def make(rng: random.Random) -> Action:
-        sent = damaged_bytes(rng, list(_HEADS))
-
-        def send() -> None:
-            answer = loop.run_until_complete(answer_to(app, sent))
-            status = answer[9:12]
-            if answer and (
-                not answer.startswith(b"HTTP/1.1 ") or (status[:1] == b"5" and status != b"503") or b"Traceback" in answer
-            ):
-                raise AssertionError(repr(answer[:200]))
-
-        return send
-
-    return make
-
-
 @reader(
     "notes of training", "training.data:excluded_utterances", "training.epochs:BadDraws.__init__", "training.starting:_read_head"
 )
 def _training_notes(folder: Path) -> Maker:
     from types import SimpleNamespace
-    from typing import Any, cast
+    from typing import cast
 
     from mrl.data import Corpus, Utterance
     from mrl.files import write_safetensors

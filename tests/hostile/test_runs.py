@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -167,6 +168,42 @@ def test_two_processes_cannot_train_in_one_folder(tmp_path: Path) -> None:
     with folder.locked():  # the system has let go of it
         assert str(os.getpid()) in (folder.root / ".lock.holder").read_text()
     assert not (folder.root / ".lock.holder").exists()
+
+
+_WAIT = """
+import datetime, sys, time, torch
+from mrl.distribution import Processes
+from mrl.errors import ProcessError
+processes = Processes.from_environment()
+processes.connect(torch.device("cpu"), timeout=datetime.timedelta(seconds=3))
+print("met", flush=True)
+if processes.rank == 1:
+    time.sleep(600)
+try:
+    processes.barrier()
+except ProcessError as error:
+    print(type(error).__name__, flush=True)
+"""
+
+
+def test_a_process_that_hangs_ends_the_run_in_the_time_that_is_set(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    common = {**os.environ, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+    first, second = (
+        subprocess.Popen(
+            [sys.executable, "-c", _WAIT], stdout=subprocess.PIPE, env={**common, "RANK": rank, "LOCAL_RANK": rank}, text=True
+        )
+        for rank in ("0", "1")
+    )
+    try:
+        assert first.communicate(timeout=200)[0] == "met\nProcessError\n"
+        assert second.poll() is None
+    finally:
+        for process in (first, second):
+            process.kill()
+            process.communicate()
 
 
 _STOP = """

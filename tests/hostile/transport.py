@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+import h11
 import uvicorn
 from uvicorn.server import ServerState
 
@@ -41,8 +42,8 @@ class _Transport(asyncio.Transport):
         pass
 
 
-async def answer_to(app: Any, sent: bytes, *, seconds: float = 0.05) -> bytes:
-    """Send bytes, wait for what is being worked on (or that long for more of a body), hang up, and return what was answered."""
+async def answer_to(app: Any, sent: bytes) -> bytes:
+    """Send bytes, wait for what is being worked on, hang up, and return what was answered."""
     config = uvicorn.Config(app, http=BoundedProtocol, ws="none", lifespan="off", log_config=None, access_log=False)
     config.load()
     state = ServerState()
@@ -51,10 +52,11 @@ async def answer_to(app: Any, sent: bytes, *, seconds: float = 0.05) -> bytes:
     protocol.connection_made(transport)
     if sent:  # asyncio never hands over an empty read; h11 would take it for the end of the stream, and uvicorn loop on it
         protocol.data_received(sent)
-    for _ in range(40):
-        if not state.tasks or transport.closed:
-            break
-        await asyncio.wait(list(state.tasks), timeout=seconds / 40)
+    if protocol.conn.their_state is h11.SEND_BODY:  # no more of the body will come: the application may answer before it, or not
+        for _ in range(20):
+            await asyncio.sleep(0)
+    elif state.tasks:
+        await asyncio.wait(list(state.tasks), timeout=5.0)
     protocol.connection_lost(None)
     if state.tasks:
         await asyncio.wait(list(state.tasks), timeout=5.0)

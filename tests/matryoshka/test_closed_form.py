@@ -12,7 +12,15 @@ from torch.nn import functional
 
 from mrl.errors import InputError
 from mrl.matryoshka import AffineMap, create_mrl, fit_projection, pretrained_map
-from mrl.matryoshka.closed_form import class_index, discriminant_directions, scatter_of, separation
+from mrl.matryoshka.closed_form import (
+    METHODS,
+    Method,
+    ProjectionFit,
+    class_index,
+    discriminant_directions,
+    scatter_of,
+    separation,
+)
 from tests.matryoshka.conftest import tiny_backbone
 
 
@@ -55,6 +63,24 @@ def test_labels_put_speaker_directions_first(method: str) -> None:
         assert largest[:4] == by_fisher_ratio[:4]
     else:
         assert set(largest[:3]) == {4, 1, 3}
+
+
+@pytest.mark.parametrize("extends", [False, True])
+@pytest.mark.parametrize(("method", "with_labels"), [(m, True) for m in METHODS] + [(m, False) for m in METHODS if m != "lda"])
+def test_several_blocks_fit_like_one(method: Method, with_labels: bool, extends: bool) -> None:
+    features, labels = speakers_and_noise(30, 4, BETWEEN, WITHIN)
+    features = features + torch.linspace(-2, 2, 8, dtype=torch.float64)
+    base = AffineMap(torch.eye(8, dtype=torch.float64)[:5], torch.full((5,), 0.3, dtype=torch.float64)) if extends else None
+    heads = []
+    for bounds in ([120], [4, 60, 112, 120]):  # a block of one speaker, of fourteen, of thirteen and of two
+        fit = ProjectionFit(8, method=method, embed_dim=7, base=base, labelled=with_labels)
+        for start, end in zip([0, *bounds], bounds, strict=False):
+            fit.add(features[start:end], labels[start:end] if with_labels else None)
+        heads.append(fit.result())
+    whole, blocks = (head(features) for head in heads)
+    assert whole.shape == (120, 7)
+    for dim in (1, 3, 7):  # cosines, because directions may differ in sign
+        torch.testing.assert_close(all_cosines(blocks[:, :dim]), all_cosines(whole[:, :dim]), rtol=1e-8, atol=1e-8)
 
 
 def test_pca_finds_the_largest_variance_noise_or_not() -> None:

@@ -12,7 +12,7 @@ import torch
 from mrl.backbone import ReDimNet2
 from mrl.errors import CheckpointError, TrainingError
 from mrl.matryoshka import ReDimNetMRL, create_mrl
-from tests.backbone.networks import filled_network2, noise, relative_difference, small_model_config2
+from tests.backbone.networks import filled_network, noise, relative_difference, small_model_config2
 
 TWO_MAPS = pytest.mark.parametrize("changes", [{}, {"dual_agg": True, "agg_gnorm": 8}], ids=["one map", "two maps"])
 
@@ -23,7 +23,7 @@ def items() -> list[torch.Tensor]:
 
 
 def with_exits(**changes: Any) -> ReDimNetMRL:
-    model = create_mrl(filled_network2(small_model_config2(**changes)), embed_dim=24, mrl_dims=[4, 16, 24])
+    model = create_mrl(filled_network(small_model_config2(**changes)), embed_dim=24, mrl_dims=[4, 16, 24])
     model.add_exits([1, 2, 3])
     generator = torch.Generator().manual_seed(2)
     for depth in (1, 2, 3):
@@ -33,7 +33,7 @@ def with_exits(**changes: Any) -> ReDimNetMRL:
 
 
 def test_step_0_scores_as_the_pretrained_network() -> None:
-    backbone = filled_network2(small_model_config2())
+    backbone = filled_network(small_model_config2())
     model = create_mrl(backbone, embed_dim=24, mrl_dims=[4, 16, 24])
     with torch.no_grad():
         raw = torch.nn.functional.normalize(backbone(items()), dim=1)
@@ -101,7 +101,7 @@ def test_a_trained_model_becomes_an_official_file() -> None:
 
 
 def test_the_backbone_trains() -> None:
-    model = create_mrl(filled_network2(small_model_config2()), embed_dim=24, mrl_dims=[4, 24])
+    model = create_mrl(filled_network(small_model_config2()), embed_dim=24, mrl_dims=[4, 24])
     model.unfreeze_backbone()
     model.train()
     before = {name: value.clone() for name, value in model.named_parameters()}

@@ -63,7 +63,7 @@ def test_card(backbone: ReDimNet, tmp_path: Path) -> None:
         "- For testing.",
         "- For nothing else.",
         "**easy** (5,678 trials of 4 speakers; chosen on it)",
-        "| numbers | 16 | 192 | 256 |",
+        "| dimensions | 16 | 192 | 256 |",
         "| this model | 7.12 (5.0–9.1) | – | 3.00 (2.0–4.0) |",
         "| backbone alone | – | 4.56 (3.0–6.0) | – |",
         "| three voices | training | 3 | 1,200 | 1.3 | CC-BY-4.0 | a choir |",

@@ -131,7 +131,7 @@ def test_a_folder_wins_over_a_name(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         ReDimNetMRL.from_pretrained(NAME)
 
 
-def test_an_unknown_name_is_told_what_there_is() -> None:
+def test_an_unknown_name_lists_those_that_exist() -> None:
     with pytest.raises(CheckpointError, match=rf"mrl-b1-demo is not a folder and no model of the package \({NAME}\)") as caught:
         ReDimNetMRL.from_pretrained("mrl-b1-demo")
     assert "config.json and model.safetensors" in str(caught.value) and "\n" not in str(caught.value)
@@ -168,7 +168,7 @@ def test_a_copy_onto_a_full_disk_is_no_model(tmp_path: Path, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("damage", ["{", '{"embed_dim": 256}', '{"embed_dim": 256, "mrl_dims": [256], "release": {"name": "x"}}'])
-def test_a_damaged_package_is_told_in_one_line(damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_damaged_package_is_one_line(damage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("mrl.pretrained.bundled.importlib.resources.files", lambda _: tmp_path)
     assert bundled_models() == () and bundled_names() == ()
     (tmp_path / "assets" / "broken").mkdir(parents=True)

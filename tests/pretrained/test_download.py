@@ -120,7 +120,7 @@ def test_wrong_size_and_wrong_hash_are_refused(mirrored: str, answers: Answers, 
     assert len(answers.requests) == 2
 
 
-def test_damaged_cached_file_is_refused_and_mended_by_force_reload(
+def test_damaged_cached_file_is_refused_and_fixed_by_force_reload(
     mirrored: str, cache: Path, content: bytes, hasty: TransferSettings
 ) -> None:
     wanted = known(B2, content)
@@ -188,7 +188,7 @@ def test_truncated_body_leaves_no_file_under_its_name(
     assert only_files(cache) == {B0.file_name, B0.file_name + ".mrl.json"}
 
 
-def test_parts_that_do_not_fit_are_fetched_anew(mirrored: str, answers: Answers, cache: Path, content: bytes) -> None:
+def test_parts_that_do_not_fit_are_fetched_again(mirrored: str, answers: Answers, cache: Path, content: bytes) -> None:
     answers.etags.clear()
     wanted = known(B2, content)
     answers.files[B2.file_name] = bytes(len(content))
@@ -308,7 +308,7 @@ def test_unusable_weights(cache: Path, weights: str, reason: str) -> None:
         resolve_weights(weights)
 
 
-def test_licence_is_told_once_per_cache(mirrored: str, caplog: pytest.LogCaptureFixture, answers: Answers) -> None:
+def test_licence_is_shown_once_per_cache(mirrored: str, caplog: pytest.LogCaptureFixture, answers: Answers) -> None:
     fetch_checkpoint(VB2)
     told = [record for record in caplog.records if "CC-BY-NC-SA-4.0" in record.getMessage()]
     assert len(told) == 1 and told[0].levelno == logging.WARNING
@@ -319,7 +319,7 @@ def test_licence_is_told_once_per_cache(mirrored: str, caplog: pytest.LogCapture
     assert json.loads(record_path(VB2.file_name).read_text(encoding="utf-8"))["sha256"] is not None
 
 
-def test_commercial_weights_tell_no_licence(mirrored: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_commercial_weights_show_no_licence(mirrored: str, caplog: pytest.LogCaptureFixture) -> None:
     fetch_checkpoint(B0)
     assert caplog.messages == []
 

@@ -14,7 +14,8 @@ from sklearn.linear_model import LogisticRegression
 
 from mrl.errors import CheckpointError, DataError, InputError
 from mrl.scoring import actual_dcf, cllr
-from mrl.scoring.calibration import PENALTY, Calibration, bayes_threshold, duration_measures, fit_calibration
+from mrl.scoring.calibration import Calibration, bayes_threshold, duration_measures
+from mrl.scoring.calibration_fit import PENALTY, fit_calibration
 from mrl.trials import TrialList
 
 

@@ -9,8 +9,7 @@ import pytest
 
 from mrl.errors import InputError
 from mrl.identification.store import voice_averages
-from mrl.scoring import decision_rule
-from mrl.scoring.calibration import Calibration, DimCalibration, FalseAcceptThreshold, fit_calibration
+from mrl.scoring import Calibration, DimCalibration, FalseAcceptThreshold, decision_rule, fit_calibration
 from mrl.trials import TrialList
 from tests.identification.makers import unit
 

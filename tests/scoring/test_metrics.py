@@ -205,7 +205,7 @@ def test_two_trials_and_infinite_scores() -> None:
         ([1.0, 2.0], [1, 2], InputError, "labels must be"),
     ],
 )
-def test_nothing_is_made_up(scores: list[float], labels: list[bool], error: type[Exception], message: str) -> None:
+def test_undefined_figures_are_refused(scores: list[float], labels: list[bool], error: type[Exception], message: str) -> None:
     for metric in (equal_error_rate, convex_hull_equal_error_rate, minimum_cllr, cllr):
         with pytest.raises(error, match=message):
             metric(scores, labels)

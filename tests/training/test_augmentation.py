@@ -161,7 +161,7 @@ def _losses(folder: Path, stage: int) -> list[float]:
     return [record["loss"] for record in records if record["kind"] == "step" and record["stage"] == stage]
 
 
-def test_every_kind_changes_what_stage_2_hears(make_config: ConfigFactory, tmp_path: Path) -> None:
+def test_every_kind_changes_the_input_of_stage_2(make_config: ConfigFactory, tmp_path: Path) -> None:
     variants: dict[str, dict[str, Any]] = {
         "none": {},
         "masks": {"spec_augment": {"frequency_masks": 1, "time_masks": 1}},

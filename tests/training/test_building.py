@@ -38,7 +38,7 @@ def test_augmentation_takes_what_it_is_given(voices: Path) -> None:
         build_augmenter(AugmentationConfig(noise_folders=[str(voices / "nowhere")]), corpus)
 
 
-def test_no_data_is_told() -> None:
+def test_no_data_is_reported() -> None:
     with pytest.raises(ConfigError, match=r"set data\.train\.folder .* or data\.train\.manifest"):
         read_corpus(TrainDataConfig())
 

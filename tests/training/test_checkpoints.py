@@ -66,7 +66,7 @@ def test_killed_writes_leave_nothing_that_counts(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["state.safetensors", "state.json"])
-def test_damage_is_told(tmp_path: Path, name: str) -> None:
+def test_damage_is_reported(tmp_path: Path, name: str) -> None:
     folder = CheckpointFolder(tmp_path, keep=1)
     path = folder.save(1, _state(1)) / name
     whole = path.read_bytes()
@@ -85,7 +85,7 @@ def test_other_formats_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.SGD])
-def test_optimizers_go_on_bit_for_bit(tmp_path: Path, kind: type[torch.optim.Optimizer]) -> None:
+def test_optimizers_resume_bit_for_bit(tmp_path: Path, kind: type[torch.optim.Optimizer]) -> None:
     def make() -> tuple[torch.nn.Linear, torch.optim.Optimizer]:
         torch.manual_seed(0)
         layer = torch.nn.Linear(3, 2)
@@ -116,7 +116,7 @@ def test_optimizers_go_on_bit_for_bit(tmp_path: Path, kind: type[torch.optim.Opt
         load_optimizer_state(other, TrainingState(read.tensors, read.values["values"]))
 
 
-def test_random_numbers_go_on() -> None:
+def test_random_numbers_resume() -> None:
     torch.manual_seed(4)
     torch.rand(3)
     state = checkpoints.random_state()

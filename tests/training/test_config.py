@@ -46,7 +46,7 @@ def test_files_and_overrides_in_order(tmp_path: Path) -> None:
     assert config.loss.type == "subcenter_aam"
 
 
-def test_paths_start_from_their_file_and_overrides_from_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_paths_start_from_their_file_and_overrides_from_the_current(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = _write(
         tmp_path / "configs" / "a.yaml",
         "data:\n  train: {manifest: ../lists/train.csv, root: /speech}\n  augmentation: {noise_folders: [noise, ~/n]}\n"
@@ -226,7 +226,7 @@ def test_path_keys_exist() -> None:
             assert key in PATH_KEYS, key
 
 
-def test_names_that_nobody_gave_say_nothing_about_a_file_of_weights(tmp_path: Path) -> None:
+def test_names_that_were_not_given_say_nothing_about_a_file_of_weights(tmp_path: Path) -> None:
     config = load_config([], ["advanced.weights=mine.pt"])
     assert config.advanced.model_name == "b2" and "model_name" not in config.advanced.model_fields_set
     save_config(config, tmp_path / "saved.yaml")

@@ -155,7 +155,7 @@ def test_embeddings_are_found_by_path(voices: Path, embedding_file: Path, tmp_pa
         read_teacher_embeddings(str(tmp_path / "zero.npz"), corpus, None)
 
 
-def test_an_onnx_teacher_hears_no_padding(tmp_path: Path) -> None:
+def test_an_onnx_teacher_gets_no_padding(tmp_path: Path) -> None:
     teacher = OnnxTeacher(write_onnx(tmp_path / "teacher.onnx"))
     assert teacher.dim == 2
     audio = torch.zeros(3, 16000)
@@ -229,7 +229,7 @@ def test_from_scratch_without_labels(make_config: ConfigFactory, voices: Path, e
     assert torch.nn.functional.cosine_similarity(raw[:, :TEACHER_DIM], wanted, dim=1).mean() > 0.4
 
 
-def test_a_distillation_that_dies_goes_on_bit_for_bit(
+def test_a_distillation_that_dies_resumes_bit_for_bit(
     make_config: ConfigFactory, voices: Path, embedding_file: Path, tmp_path: Path
 ) -> None:
     folder = {"folder": str(voices / "train"), "unlabelled": True}

@@ -53,7 +53,7 @@ def test_each_kind_and_all_together(voices: Path, tmp_path: Path) -> None:
     assert (other.folder / "001-clean.wav").read_bytes() != (written.folder / "001-clean.wav").read_bytes()
 
 
-def test_the_configured_example_is_what_training_hears(voices: Path, tmp_path: Path) -> None:
+def test_the_configured_example_is_what_training_gets(voices: Path, tmp_path: Path) -> None:
     config = AugmentationConfig(speed_probability=0.5, clipping_probability=0.5, babble_probability=0.5, simulated_rooms=ROOMS)
     written = write_examples(voices / "validation", tmp_path, config, crop_seconds=0.4, count=9, seed=2)
     corpus = read_corpus(TrainDataConfig(folder=str(voices / "validation")))
@@ -81,7 +81,7 @@ def test_what_cannot_be_shown_is_said(voices: Path, tmp_path: Path, monkeypatch:
     assert [one.kind for one in written.examples] == ["clean", "speed", "babble", "gain", "clipping", "band", "codec"]
 
 
-def test_shards_are_heard_too(voices: Path, tmp_path: Path) -> None:
+def test_examples_come_from_shards_too(voices: Path, tmp_path: Path) -> None:
     corpus = read_corpus(TrainDataConfig(folder=str(voices / "validation")))
     shards = tmp_path / "shards"
     write_shards(corpus, shards, shard_megabytes=0.06, root=voices / "validation")

@@ -39,15 +39,18 @@ def test_speakers_of_public_corpora(caplog: pytest.LogCaptureFixture) -> None:
     assert not caplog.messages
 
 
-@pytest.mark.xfail(strict=False, reason="files are now compared by inode, and these do not exist")
 def test_the_same_folder_and_the_same_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     trained = data((f"{tmp_path}/a/ann/1.wav", "ann"), (f"{tmp_path}/a/bob/1.wav", "bob"))
-    (tmp_path / "a" / "ann").mkdir(parents=True, exist_ok=True)
-    (tmp_path / "a" / "ann" / "2.wav").touch()
+    (tmp_path / "a" / "ann").mkdir(parents=True)
+    for name in ("1.wav", "2.wav"):
+        (tmp_path / "a" / "ann" / name).touch()  # files are compared by inode: a link is the same recording
+    (tmp_path / "linked").symlink_to(tmp_path / "a" / "ann" / "1.wav")
     with pytest.raises(TrainingError, match=r"1 of 2 training speakers .*\(ann\); or set data\.allow_overlap"):
         check_separate(trained, validator(f"{tmp_path}/a/ann/2.wav"))
     with pytest.raises(TrainingError, match="1 validation recordings are also in the training data"):
         check_separate(trained, validator(f"{tmp_path}/a/ann/1.wav"))
+    with pytest.raises(TrainingError, match="1 validation recordings are also in the training data"):
+        check_separate(trained, validator(f"{tmp_path}/linked"))
     with caplog.at_level(logging.WARNING):
         check_separate(trained, validator(f"{tmp_path}/b/bob/1.wav"))
     assert "(bob), by the names of their folders: if these are the same people" in caplog.text

@@ -149,7 +149,7 @@ def test_compiled_gradients_with_recomputation(tiny_model: ReDimNetMRL, monkeypa
     assert all(torch.allclose(same_buffers[name], value, atol=1e-6) for name, value in buffers.items())
 
 
-def test_no_compiler_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_compiler_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(function: Any, **_: Any) -> Any:
         def fail(*_: Any) -> None:
             raise RuntimeError("Failed to find C++ compiler. Please specify via CXX environment variable.\nand more")

@@ -159,7 +159,7 @@ def test_statistics_of_stage_2(make_config: ConfigFactory) -> None:
 @pytest.mark.slow
 @settings(max_examples=2, deadline=None, suppress_health_check=list(HealthCheck), phases=[Phase.generate])
 @given(data=st.data())
-def test_a_run_that_dies_anywhere_goes_on_bit_for_bit(make_config: ConfigFactory, tmp_path: Path, data: st.DataObject) -> None:
+def test_a_run_that_dies_anywhere_resumes_bit_for_bit(make_config: ConfigFactory, tmp_path: Path, data: st.DataObject) -> None:
     """The exception stands for a kill: nothing of the process survives but its files."""
     whole = make_config(**FULL)
     if not Path(whole.training.output_dir).exists():
@@ -266,7 +266,7 @@ def test_without_validation_the_last_model_is_best(make_config: ConfigFactory) -
     assert torch.equal(best["projection.weight"], _last_tensors(result.run_folder)["average.projection.weight"])
 
 
-def test_unusable_data_is_told(make_config: ConfigFactory, voices: Path, tmp_path: Path) -> None:
+def test_unusable_data_is_reported(make_config: ConfigFactory, voices: Path, tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="9 validation recordings are also in the training data"):
         run_training(make_config(**{"data.train.folder": str(voices / "validation")}))
     with pytest.raises(DataError, match="at least two speakers"):
@@ -288,6 +288,9 @@ def test_options_change_what_is_trained(make_config: ConfigFactory, tmp_path: Pa
         "nothing": {},
         "margin": {"loss.margin": 0.4},
         "warm-up": {"loss.margin_warmup_epochs": 2},
+        "steep warm-up": {"loss.margin_warmup_epochs": 2, "loss.margin_schedule": "exponential"},
+        "no margin": {"loss.margin_delay_epochs": 1},
+        "class decay": {"training.class_weight_decay_ratio": 1000.0},
         "scale": {"loss.scale": 20.0},
         "sub-centres": {"loss.type": "subcenter_aam", "loss.num_subcenters": 2},
         "shared": {"loss.shared_classes": True, "advanced.ema_decay": 0.0},
@@ -332,7 +335,7 @@ def test_options_change_what_is_trained(make_config: ConfigFactory, tmp_path: Pa
     assert read_ahead == losses["nothing"]  # how far ahead the cache is read decides the time, not the result
 
 
-def test_dry_run_tells_the_plan(make_config: ConfigFactory) -> None:
+def test_dry_run_prints_the_plan(make_config: ConfigFactory) -> None:
     from mrl.training import plan_run
 
     config: TrainConfig = make_config(**{"data.speeds": [0.9]})
@@ -386,13 +389,15 @@ def test_a_resumed_run_may_split_its_batches_otherwise(make_config: ConfigFactor
     assert [record["loss"] for record in _records(whole) if record["kind"] == "step"] == pytest.approx(expected, rel=1e-4)
 
 
-def test_the_folder_tells_what_made_the_model(make_config: ConfigFactory) -> None:
+def test_the_folder_records_what_made_the_model(make_config: ConfigFactory) -> None:
     folder = run_training(make_config(**{"training.num_epochs": 1, "advanced.freeze_backbone_epochs": 1})).run_folder
     environment = json.loads((folder / "environment.json").read_text())
     assert environment["torch"] == torch.__version__ and "cores" in environment["hardware"]
     assert environment["git_commit"] is None or re.fullmatch(r"[0-9a-f]{40}(-dirty)?", environment["git_commit"])
     card = (folder / "best" / "README.md").read_text()
     assert "| training_speakers | 5 |" in card and "min_dcf" in card
+    for name in ("README.md", "config.json"):  # what is published does not say where it was made
+        assert str(folder.parent) not in (folder / "best" / name).read_text()
     (validation, *_) = [record for record in _records(folder) if record["kind"] == "validation"]
     assert set(validation["min_dcf"]) == set(validation["eer"]) == {"4", "16", "32"}
     assert all(0 <= value <= 1 for value in validation["min_dcf"].values())

@@ -53,7 +53,7 @@ def test_tensorboard_has_every_curve_also_after_a_resume(make_config: ConfigFact
 
 
 @pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="needs Weights & Biases (the extra logs)")
-def test_wandb_offline_has_every_curve_and_goes_on_under_one_name(
+def test_wandb_offline_has_every_curve_and_resumes_under_one_name(
     make_config: ConfigFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
@@ -120,7 +120,7 @@ def test_disabled_and_missing_logs(make_config: ConfigFactory, monkeypatch: pyte
         run_training(make_config(**short, **{"training.tensorboard": True, "training.output_dir": "run-3"}))
 
 
-def test_wandb_that_cannot_start_is_told(make_config: ConfigFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wandb_that_cannot_start_is_reported(make_config: ConfigFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     import wandb
 
     def refuse(**_: Any) -> None:

@@ -18,7 +18,7 @@ from mrl.training.building import build_encoder
 from mrl.training.config import TrainDataConfig
 from mrl.training.data import read_corpus
 from mrl.training.logs import MetricsFile
-from tests.backbone.networks import filled_network2, small_model_config2
+from tests.backbone.networks import filled_network, small_model_config2
 from tests.training.conftest import ConfigFactory
 from tests.training.test_config import leaves
 
@@ -122,7 +122,7 @@ def _in_a_worker(original: Any) -> Any:
     return read
 
 
-def test_a_run_stops_after_so_many_nonfinite_steps(make_config: ConfigFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_stops_after_too_many_nonfinite_steps(make_config: ConfigFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     read = PooledCache.read
     monkeypatch.setattr(PooledCache, "read", lambda self, views: read(self, views) * (1.0 if len(views) == 20 else np.nan))
     config = make_config(**{"training.max_nonfinite_steps": 1, "data.validation": {}})
@@ -170,7 +170,7 @@ def test_ready_configs_plan_a_run(
     weights = voices / "tiny.pt"
     if path.stem.startswith("redimnet2"):
         weights = tmp_path / "tiny2.pt"
-        write_official_checkpoint(weights, *filled_network2(small_model_config2()).to_official())
+        write_official_checkpoint(weights, *filled_network(small_model_config2()).to_official())
     monkeypatch.setattr(building, "scratch_backbone", lambda _: load_pretrained_redimnet(weights=weights))
     overrides = [f"advanced.weights={weights}", f"training.output_dir={tmp_path / 'run'}"]
     if path.stem in ON_SHARED:

@@ -42,7 +42,7 @@ def _last_tensors(folder: Path) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.slow
-def test_a_run_from_shards_that_dies_goes_on_bit_for_bit(make_config: ConfigFactory, shards: Path, tmp_path: Path) -> None:
+def test_a_run_from_shards_that_dies_resumes_bit_for_bit(make_config: ConfigFactory, shards: Path, tmp_path: Path) -> None:
     changes = _from_shards(
         shards,
         **{

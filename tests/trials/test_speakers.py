@@ -38,7 +38,7 @@ def test_a_list_and_a_manifest_agree_on_speakers(speaker: str) -> None:
 
 
 @pytest.mark.parametrize("utterance", ["1.wav", "/1.wav", "../1.wav", ""])
-def test_paths_that_do_not_tell(utterance: str) -> None:
+def test_paths_that_name_no_speaker(utterance: str) -> None:
     with pytest.raises(DataError, match="cannot tell the speaker"):
         speaker_of(utterance)
 

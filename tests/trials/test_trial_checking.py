@@ -73,7 +73,7 @@ def test_one_kind_only_and_no_root() -> None:
     assert any("no root" in reason for reason in check.unchecked)
 
 
-def test_when_folders_do_not_tell_the_speakers(tmp_path: Path) -> None:
+def test_when_folders_do_not_name_the_speakers(tmp_path: Path) -> None:
     flat = TrialList.from_pairs([(True, "audio/a", "audio/b"), (False, "audio/a", "audio/c")])
     bare = TrialList.from_pairs([(True, "a", "b"), (False, "a", "c")])
     for trials in (flat, bare):

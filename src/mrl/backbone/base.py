@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, ClassVar, cast
+from typing import TYPE_CHECKING, Any, ClassVar, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from mrl.audio import as_recordings
+from mrl.backbone.config import BackboneConfig
 from mrl.backbone.conversion import Entry, load_official, to_official_state_dict
-from mrl.backbone.encoder import BackboneConfig, Encoder, StageSum
+from mrl.backbone.encoder import Encoder, StageSum
 from mrl.backbone.folding import InferenceConv, Kernel, affine_of, can_pack
 from mrl.backbone.frontend import FrontEnd, frame_mask
 from mrl.backbone.grouping import pool_in_groups
@@ -24,6 +25,9 @@ from mrl.backbone.inference import assign, inference_pooling
 from mrl.backbone.sums import WeightedSum
 from mrl.backbone.waveforms import Audio, as_batch
 from mrl.errors import InputError, TrainingError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 INFERENCE_DTYPES = (torch.float32, torch.bfloat16)
 
@@ -35,31 +39,34 @@ class Backbone(nn.Module):
     convolution, attention and pooling, so each result in eval mode is that of the recording alone. (In training mode BatchNorm
     takes its statistics over the whole batch, so there the items depend on each other and on padding: train on equal crops.)
 
-    For inference on a CPU (eval mode, no gradient) a batch is worked off in groups that fit the cache, like lengths together.
+    For inference on a CPU (eval mode, no gradient) a batch is processed in groups that fit the cache, similar lengths together.
 
     Args:
         config: of the family.
-        front_end, encoder, pooling: of the family; pooling has the attribute ``pooled_dim``.
-        embedding_norm: end with a BatchNorm.
     """
 
     family: ClassVar[str]
     """Name of the family, as in ``config.json`` and in the records of released files."""
 
-    def __init__(
-        self, config: BackboneConfig, front_end: FrontEnd, encoder: Encoder, pooling: nn.Module, *, embedding_norm: bool
-    ) -> None:
+    config_class: ClassVar[type[BackboneConfig]]
+
+    variants: ClassVar[Mapping[str, BackboneConfig]]
+    """Configurations of untrained networks, by name, such as ``b2``."""
+
+    def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
         self.config = config
-        self.front_end = front_end
-        self.encoder = encoder
-        self.pooling = pooling
+        self.front_end, self.encoder, self.pooling = self.parts()
         self.pooled_norm = nn.BatchNorm1d(self.pooled_dim)
         self.embedding = nn.Linear(self.pooled_dim, config.embed_dim)
-        self.embedding_norm = nn.BatchNorm1d(config.embed_dim) if embedding_norm else None
+        self.embedding_norm = nn.BatchNorm1d(config.embed_dim) if config.embedding_norm else None
         self.classifier: nn.Module | None = None
         self.pretrained_source: dict[str, Any] | None = None
         self.inference_only = False  # true for what optimize_for_inference returned
+
+    def parts(self) -> tuple[FrontEnd, Encoder, nn.Module]:
+        """Return front end, encoder and pooling as :attr:`config` describes them; pooling has the attribute ``pooled_dim``."""
+        raise NotImplementedError
 
     @property
     def sample_rate(self) -> int:
@@ -85,12 +92,12 @@ class Backbone(nn.Module):
 
     @property
     def time_stride(self) -> int:
-        """The encoder takes a multiple of so many frames; trailing frames are dropped."""
+        """The encoder takes a multiple of this many frames; trailing frames are dropped."""
         return 1
 
     @property
     def padded_samples(self) -> int:
-        """So many zeros are appended to every waveform."""
+        """Zeros that are appended to every waveform."""
         return 0
 
     @property
@@ -321,30 +328,20 @@ class Backbone(nn.Module):
         raise NotImplementedError
 
     @classmethod
-    def from_model_config(cls, model_config: Mapping[str, Any]) -> Backbone:
+    def from_model_config(cls, model_config: Mapping[str, Any]) -> Self:
         """Build the untrained network that an official ``model_config`` describes.
 
         Raises:
             ConfigError: ``model_config`` has an unknown key or an unsupported value.
         """
-        raise NotImplementedError
-
-    @classmethod
-    def scratch_names(cls) -> tuple[str, ...]:
-        """Return the names of the untrained networks that :meth:`scratch_config` describes."""
-        raise NotImplementedError
+        return cls(cls.config_class.from_model_config(model_config))
 
     def size_name(self) -> str | None:
-        """Return which published size this network has, such as ``b2``; None for one of one's own, or where it cannot be said."""
-        raise NotImplementedError
+        """Return which published size this network has, such as ``b2``; None for any other network."""
+        return next((name for name, config in self.variants.items() if config.size == self.config.size), None)
 
     @classmethod
-    def scratch_config(cls, name: str) -> BackboneConfig:
-        """Return the configuration of an untrained network, one of :meth:`scratch_names`."""
-        raise NotImplementedError
-
-    @classmethod
-    def from_official(cls, model_config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> Backbone:
+    def from_official(cls, model_config: Mapping[str, Any], state_dict: Mapping[str, Tensor]) -> Self:
         """Build the network that an official file describes, in eval mode.
 
         Raises:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from mrl.backbone.config import BackboneConfig
 from mrl.backbone.frontend_config import FrontEndConfig
 from mrl.errors import CheckpointError
 
@@ -193,3 +194,18 @@ def _pooling_heads(ours: str, official: str, num_heads: int) -> Iterator[Entry]:
     for head in range(num_heads):
         yield from module_entries(f"{ours}.hidden.{head}", f"{official}.heads_att_trans.{head}.att_0", POINT)
         yield from module_entries(f"{ours}.logits.{head}", f"{official}.heads_att_trans.{head}.att_1", POINT)
+
+
+def stem_entries() -> Iterator[Entry]:
+    """Yield what comes before the first stage."""
+    yield from module_entries("encoder.stem", "backbone.stem.0", SWAP)
+    yield from norm_entries("encoder.stem_norm", "backbone.stem.1", NORM)
+
+
+def head_entries(config: BackboneConfig, pooling: str = "pooling") -> Iterator[Entry]:
+    """Yield what comes after the frame features: pooling, its norm, embedding."""
+    yield from pooling_entries(config.pooling, pooling)
+    yield from norm_entries("pooled_norm", "bn", BATCH_NORM)
+    yield from module_entries("embedding", "linear")
+    if config.embedding_norm:
+        yield from norm_entries("embedding_norm", "bn2", BATCH_NORM)

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from mrl.backbone.base import Backbone
-from mrl.backbone.encoder import BackboneConfig
+from mrl.backbone.config import BackboneConfig
 from mrl.backbone.redimnet.network import ReDimNet
 from mrl.backbone.redimnet2.network import ReDimNet2
 from mrl.backbone.size import require_size
@@ -20,7 +20,7 @@ _NETWORKS: tuple[type[Backbone], ...] = (ReDimNet, ReDimNet2)
 FAMILIES: dict[str, type[Backbone]] = {network.family: network for network in _NETWORKS}
 """Network by the name of its family, in the order of their publication."""
 
-SCRATCH_NAMES: tuple[str, ...] = tuple(name for network in _NETWORKS for name in network.scratch_names())
+SCRATCH_NAMES: tuple[str, ...] = tuple(name for network in _NETWORKS for name in network.variants)
 """The untrained networks that :func:`scratch_backbone` builds."""
 
 
@@ -51,9 +51,7 @@ def backbone_from_official(model_config: Mapping[str, Any], state_dict: Mapping[
     network = family_of(model_config)
     counted = [name for name, tensor in state_dict.items() if tensor.is_floating_point() == name.endswith("num_batches_tracked")]
     if counted:
-        raise CheckpointError(
-            f"{brief(counted[0])} holds {state_dict[counted[0]].dtype}, another kind of numbers than belongs there"
-        )
+        raise CheckpointError(f"{brief(counted[0])} holds {state_dict[counted[0]].dtype}, another data type than belongs there")
     require_size(lambda: network.from_model_config(model_config), state_dict)
     return network.from_official(model_config, state_dict)
 
@@ -65,7 +63,7 @@ def scratch_backbone(name: str) -> Backbone:
         InputError: there is none of that name; the message lists those that exist.
     """
     network = _scratch_network(name)
-    return network.from_model_config(network.scratch_config(name).to_model_config())
+    return network(network.variants[name])
 
 
 def scratch_config(name: str) -> BackboneConfig:
@@ -74,12 +72,12 @@ def scratch_config(name: str) -> BackboneConfig:
     Raises:
         InputError: there is none of that name; the message lists those that exist.
     """
-    return _scratch_network(name).scratch_config(name)
+    return _scratch_network(name).variants[name]
 
 
 def _scratch_network(name: str) -> type[Backbone]:
     for network in _NETWORKS:
-        if name in network.scratch_names():
+        if name in network.variants:
             return network
     near = difflib.get_close_matches(str(name), SCRATCH_NAMES, n=1)
     hint = f"did you mean {near[0]!r}? " if near else ""

@@ -19,7 +19,7 @@ Activation = Literal["none", "relu", "gelu", "gelu_tanh"]
 
 _ONE = (1, 1)
 _MOST_SHAPES = 1024
-_VECTOR = 16  # numbers in the widest vector registers; oneDNN's fused activations are slow on narrower groups of channels
+_VECTOR = 16  # values in the widest vector registers; oneDNN's fused activations are slow on narrower groups of channels
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,7 @@ class InferenceConv(nn.Module):
         before = self.weight
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self._layouts is not None and self.weight is not before:
-            # Moved or converted: pack again where that is possible, else go on with plain operations.
+            # Moved or converted: pack again where that is possible, else use plain operations.
             self._layouts = None
             if self.weight.device.type == "cpu" and can_pack(self.weight.dtype):
                 self.pack()
@@ -165,8 +165,8 @@ class InferenceConv(nn.Module):
 class _PackedWeights:
     """One weight in oneDNN's layouts. Which layout is fast depends on the shape of the maps, and the wrong one is very slow.
 
-    So a weight is packed anew for every shape that has not been seen, which costs about as much as one call with a weight that is
-    not packed; of equal layouts one is kept. They are no buffers, for such tensors can be neither moved nor saved.
+    So a weight is packed again for every new shape, which costs about as much as one call with a weight that is not packed; of
+    equal layouts one is kept. They are no buffers, for such tensors can be neither moved nor saved.
     """
 
     def __init__(self, weight: Tensor, padding: tuple[int, int], groups: int) -> None:

@@ -116,6 +116,7 @@ class FrontEnd(nn.Module):
     """Waveform ``(batch, samples)`` -> features ``(batch, frames, bands)``, in float32 and without gradient."""
 
     config: FrontEndConfig
+    pre_emphasis_filter: Tensor | None
 
     def __init__(self, config: FrontEndConfig) -> None:
         super().__init__()
@@ -129,7 +130,7 @@ class FrontEnd(nn.Module):
         return self.samples_for(1)
 
     def samples_for(self, frames: int) -> int:
-        """Return the fewest samples that give so many frames."""
+        """Return the fewest samples that give this number of frames."""
         raise NotImplementedError
 
     def num_frames(self, samples: Tensor) -> Tensor:
@@ -146,6 +147,30 @@ class FrontEnd(nn.Module):
 
     def facts(self) -> dict[str, Any]:
         """Return every parameter, for toolkits that compute features themselves."""
+        raise NotImplementedError
+
+    @torch.no_grad()
+    def forward(self, waveform: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Compute log-mel features, normalised over time, in float32.
+
+        Args:
+            waveform: ``(batch, samples)``; what lies beyond an item's length is ignored.
+            lengths: ``(batch,)`` samples per item, or None when all are full.
+
+        Returns:
+            ``(batch, frames, bands)``; frames beyond an item's own are zero.
+        """
+        with torch.autocast(device_type=waveform.device.type, enabled=False):
+            signal = waveform.float()
+            if self.config.normalise_signal:
+                signal = normalise_signal(signal, lengths, self.config.signal_epsilon)
+            if self.pre_emphasis_filter is not None:
+                signal = emphasise(signal, self.pre_emphasis_filter)
+            features = self.log_mel(signal, lengths)
+            return self.mask_in_training(self.normalise_in_time(features, None if lengths is None else self.num_frames(lengths)))
+
+    def log_mel(self, signal: Tensor, lengths: Tensor | None = None) -> Tensor:
+        """Return log-mel features ``(batch, frames, bands)`` of emphasised waveforms ``(batch, samples)``, not normalised."""
         raise NotImplementedError
 
     def normalise_in_time(self, features: Tensor, num_frames: Tensor | None) -> Tensor:
@@ -194,7 +219,6 @@ class LogMelFrontEnd(FrontEnd):
 
     window: Tensor
     filters: Tensor
-    pre_emphasis_filter: Tensor | None
 
     def __init__(self, config: FrontEndConfig) -> None:
         super().__init__(config)
@@ -207,7 +231,7 @@ class LogMelFrontEnd(FrontEnd):
         self.requires_grad_(False)
 
     def samples_for(self, frames: int) -> int:
-        """Return the fewest samples that give so many frames; reflecting half a transform needs one more than that half."""
+        """Return the fewest samples that give this many frames; reflecting half a transform needs one more than that half."""
         return max(self.config.n_fft // 2 + 1, (frames - 1) * self.config.hop_length)
 
     def as_convolutions(self) -> LogMelConvolutions:
@@ -223,36 +247,19 @@ class LogMelFrontEnd(FrontEnd):
         """Return how many frames waveforms of that many samples give."""
         return samples // self.config.hop_length + 1
 
-    @torch.no_grad()
-    def forward(self, waveform: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Compute normalised log-mel features in float32.
-
-        Args:
-            waveform: ``(batch, samples)``; what lies beyond an item's length is ignored.
-            lengths: ``(batch,)`` samples per item, or None when all are full.
-
-        Returns:
-            ``(batch, frames, bands)``; frames beyond an item's own are zero.
-        """
-        with torch.autocast(device_type=waveform.device.type, enabled=False):
-            signal = waveform.float()
-            if self.config.normalise_signal:
-                signal = normalise_signal(signal, lengths, self.config.signal_epsilon)
-            if self.pre_emphasis_filter is not None:
-                signal = emphasise(signal, self.pre_emphasis_filter)
-            half = self.config.n_fft // 2
-            if lengths is None:
-                padded = functional.pad(signal.unsqueeze(1), (half, half), mode="reflect").squeeze(1)
-            else:
-                padded = _reflect_ends(signal, lengths, half)
-            margin = (self.config.n_fft - self.config.window_length) // 2
-            # The window is centred in the transform; its power does not depend on where the zeros stand.
-            frames = padded[:, margin : padded.shape[1] - margin].unfold(-1, self.config.window_length, self.config.hop_length)
-            num_frames = waveform.shape[1] // self.config.hop_length + 1
-            spectrum = torch.fft.rfft(frames[:, :num_frames] * self.window, n=self.config.n_fft)
-            power = torch.view_as_real(spectrum).square().sum(dim=-1)
-            features = (power @ self.filters + _LOG_FLOOR).log()
-            return self.mask_in_training(self.normalise_in_time(features, None if lengths is None else self.num_frames(lengths)))
+    def log_mel(self, signal: Tensor, lengths: Tensor | None = None) -> Tensor:
+        half = self.config.n_fft // 2
+        if lengths is None:
+            padded = functional.pad(signal.unsqueeze(1), (half, half), mode="reflect").squeeze(1)
+        else:
+            padded = _reflect_ends(signal, lengths, half)
+        margin = (self.config.n_fft - self.config.window_length) // 2
+        # The window is centred in the transform; its power does not depend on where the zeros stand.
+        frames = padded[:, margin : padded.shape[1] - margin].unfold(-1, self.config.window_length, self.config.hop_length)
+        num_frames = signal.shape[1] // self.config.hop_length + 1
+        spectrum = torch.fft.rfft(frames[:, :num_frames] * self.window, n=self.config.n_fft)
+        power = torch.view_as_real(spectrum).square().sum(dim=-1)
+        return (power @ self.filters + _LOG_FLOOR).log()
 
     def normalise_in_time(self, features: Tensor, num_frames: Tensor | None) -> Tensor:
         """Normalise as ``spec_norm`` says: by the mean, by mean and deviation, or by a BatchNorm; padding becomes zero."""

@@ -59,26 +59,43 @@ def read_front_end(spec_params: Mapping[str, Any], where: str, bands: int, hop_l
         ConfigError: an unknown key, or a value that the official front end cannot have.
     """
     reader = ConfigReader(spec_params, where)
+    own = {
+        "normalisation": reader.choice("spec_norm", "mn", FEATURE_NORMALISATIONS),
+        "spec_augment_repeats": reader.positive("num_apply_spec_aug", 1),
+    }
+    return FrontEndConfig(**own, **read_rest(reader, bands, hop_length))
+
+
+def read_rest(reader: ConfigReader, bands: int, hop_length: int, *, shortest_window: int = 1) -> dict[str, Any]:
+    """Read the fields that all front ends have; what ``reader`` holds besides is unknown.
+
+    Raises:
+        ConfigError: an unknown key, or a value that no official front end can have.
+    """
     sample_rate = reader.positive("sample_rate", 16000)
     n_fft = reader.take("n_fft", 512, lambda v: is_count(v) and v <= LONGEST_FFT, f"a whole number up to {LONGEST_FFT}")
-    config = FrontEndConfig(
-        sample_rate=sample_rate,
-        n_fft=n_fft,
-        window_length=reader.take("win_length", 400, lambda v: is_count(v) and v <= n_fft, f"a whole number up to n_fft={n_fft}"),
-        hop_length=hop_length,
-        lowest_frequency=reader.number("f_min", 20, 0, sample_rate / 2),
-        highest_frequency=reader.number("f_max", 7600, 0, sample_rate / 2),
-        bands=bands,
-        normalise_signal=reader.boolean("norm_signal", False),
-        pre_emphasis=reader.boolean("do_preemph", True),
-        normalisation=reader.choice("spec_norm", "mn", FEATURE_NORMALISATIONS),
-        spec_augment=reader.boolean("do_spec_aug", False),
-        spec_augment_repeats=reader.positive("num_apply_spec_aug", 1),
-        spec_augment_lowest_band=reader.take("freq_start_bin", 0, lambda v: is_count(v, zero=True), "a whole number"),
-        band_mask_width=reader.pair("freq_mask_width", (0, 8)),
-        frame_mask_width=reader.pair("time_mask_width", (0, 10)),
-    )
+    fields = {
+        "sample_rate": sample_rate,
+        "n_fft": n_fft,
+        "window_length": reader.take(
+            "win_length",
+            400,
+            lambda v: is_count(v) and shortest_window <= v <= n_fft,
+            f"a whole number from {shortest_window} up to n_fft={n_fft}",
+        ),
+        "hop_length": hop_length,
+        "lowest_frequency": reader.number("f_min", 20, 0, sample_rate / 2),
+        "highest_frequency": reader.number("f_max", 7600, 0, sample_rate / 2),
+        "bands": bands,
+        "normalise_signal": reader.boolean("norm_signal", False),
+        "pre_emphasis": reader.boolean("do_preemph", True),
+        "spec_augment": reader.boolean("do_spec_aug", False),
+        "spec_augment_lowest_band": reader.take("freq_start_bin", 0, lambda v: is_count(v, zero=True), "a whole number"),
+        "band_mask_width": reader.pair("freq_mask_width", (0, 8)),
+        "frame_mask_width": reader.pair("time_mask_width", (0, 10)),
+    }
     reader.finish()
-    if config.lowest_frequency >= config.highest_frequency:
-        raise ConfigError(f"{reader.where}: f_min={config.lowest_frequency} must lie below f_max={config.highest_frequency}")
-    return config
+    low, high = fields["lowest_frequency"], fields["highest_frequency"]
+    if low >= high:
+        raise ConfigError(f"{reader.where}: f_min={low} must lie below f_max={high}")
+    return fields

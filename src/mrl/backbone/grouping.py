@@ -10,7 +10,7 @@ from torch import Tensor
 from mrl.backbone.frontend import frame_mask
 from mrl.lengths import group_by_length
 
-# The largest map of a group, in numbers per thread: 3 MiB. On a quiet machine with two cores groups neither gain nor cost time
+# The largest map of a group, in values per thread: 3 MiB. On a quiet machine with two cores groups neither gain nor cost time
 # for b0, b2 and b5 up to 16 recordings of 3 s; on a busy one they gained up to a fifth for b5. They bound the memory either way.
 _NUMBERS_PER_THREAD = 3 * 2**18
 

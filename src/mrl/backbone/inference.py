@@ -6,10 +6,13 @@ residual and activation belong to the convolution before them, and residuals are
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from mrl.backbone.encoder import Encoder
 from mrl.backbone.folding import Activation, Affine, InferenceConv, Kernel, affine_of
 from mrl.backbone.layers import (
     ConvNeXtBlock,
@@ -26,9 +29,59 @@ from mrl.backbone.layers import (
     map_mask,
 )
 from mrl.backbone.pooling import AttentiveStatistics, LaterFrames, _attention_weights, _deviation, _mean, _weighted_statistics
+from mrl.backbone.sums import FixedSum, WeightedSum
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 # Merging groups of 4 in pairs was faster than leaving them and than groups of 16, in float32 and in bfloat16 (AVX-512).
 GROUP_INPUTS = 8
+
+
+class InferenceEncoder(Encoder):
+    """What the inference forms of all encoders have in common."""
+
+    final_sum: FixedSum
+    exact_stages = 0
+    """How many of the first stages are never less precise than float32."""
+
+    def __init__(self, source: Encoder) -> None:
+        super().__init__()
+        assert isinstance(source.stem, nn.Conv2d) and isinstance(source.final_sum, WeightedSum)
+        self.stem = InferenceConv(Kernel.of(source.stem), padding=padding_of(source.stem))
+        self.stem_norm = source.stem_norm
+        self.final_sum = source.final_sum.for_inference()
+        self.outputs_after = source.outputs_after
+        self.frame_dim, self.numbers_per_frame = source.frame_dim, source.numbers_per_frame
+
+    def in_dtype(self, dtype: torch.dtype) -> Self:
+        """Convert the weights, in place, and return the encoder.
+
+        The stem is never less precise than float32: nearly all that bfloat16 changes in an embedding of b0 comes from rounding
+        its weights and those of the first stage, and with so few channels they are no faster for it.
+        """
+        exact = [self.stem, self.stem_norm, *self.stages[: self.exact_stages]]
+        for part in (*self.children(), *self.stages):
+            if part is not self.stages:
+                part.to(torch.float32 if part in exact else dtype)
+        return self
+
+    def stage_outputs(self, features: Tensor, mask: Tensor | None = None, depth: int | None = None) -> list[Tensor]:
+        outputs = [self.stem_output(features, mask)]
+        stages = list(self.stages)[:depth]
+        for stage in stages[: self.exact_stages]:
+            outputs.extend(stage(outputs, mask))
+        outputs = [output.to(self.final_sum.weights.dtype) for output in outputs]
+        for stage in stages[self.exact_stages :]:
+            outputs.extend(stage(outputs, mask))
+        return outputs
+
+    def stem_output(self, features: Tensor, mask: Tensor | None) -> Tensor:
+        maps = hide_padding(features.to(self.stem_norm.weight.dtype).unsqueeze(1), map_mask(mask)).contiguous()
+        # With one channel any contiguous memory is channels-last; the strides must say so.
+        maps = self.stem(maps.as_strided(maps.shape, (maps.shape[2] * maps.shape[3], 1, maps.shape[3], 1)))
+        signal: Tensor = self.stem_norm(maps.permute(0, 2, 3, 1)).flatten(2)
+        return signal
 
 
 def _linear(layer: nn.Linear, activation: Activation = "none") -> InferenceConv:

@@ -222,7 +222,7 @@ class TimeConv(nn.Module):
 
 
 class PositionConv(nn.Module):
-    """A wide depthwise convolution that tells attention where frames stand."""
+    """A wide depthwise convolution that gives attention the positions of frames."""
 
     def __init__(self, features: int) -> None:
         super().__init__()

@@ -30,8 +30,14 @@ class ConfigReader:
         self._known.append(key)
         value = self._left.pop(key, default)
         if not check(value):
-            raise ConfigError(f"{self.where}: {key}={brief(value)} is not supported; expected {expected}")
+            raise ConfigError(
+                f"{self.where}: {key}={brief(value)} is not supported{self.reason(key, value)}; expected {expected}"
+            )
         return value
+
+    def reason(self, key: str, value: Any) -> str:
+        """Return why a value is refused, where there is more to say than what is expected."""
+        return ""
 
     def choice(self, key: str, default: Any, choices: Iterable[Any]) -> Any:
         allowed = tuple(choices)
@@ -79,6 +85,11 @@ class ConfigReader:
 def is_count(value: Any, *, zero: bool = False) -> bool:
     """Whether ``value`` is a whole number above 0, or 0 where ``zero`` allows it; true and false are none."""
     return isinstance(value, int) and not isinstance(value, bool) and (0 if zero else 1) <= value <= _LARGEST
+
+
+def is_pair(value: Any) -> bool:
+    """Whether ``value`` is a list of two whole numbers above 0."""
+    return isinstance(value, (list, tuple)) and len(value) == 2 and all(map(is_count, value))
 
 
 def is_block_count(value: Any) -> bool:

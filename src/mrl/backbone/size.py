@@ -12,24 +12,24 @@ from mrl.errors import CheckpointError
 
 _Network = TypeVar("_Network", bound=nn.Module)
 
-_SLACK_NUMBERS = 1 << 20  # filter banks and windows, which a file need not hold
+_SLACK = 1 << 20  # filter banks and windows, which a file need not hold
 
 
 def require_size(build: Callable[[], nn.Module], tensors: Mapping[str, Tensor]) -> None:
     """Make sure that a network is not much larger than the tensors that are to go into it.
 
     Args:
-        build: makes the network; called with PyTorch's ``meta`` device, on which tensors have a shape and no numbers.
+        build: makes the network; called with PyTorch's ``meta`` device, on which tensors have a shape and no values.
         tensors: what the file holds.
 
     Raises:
-        CheckpointError: the network would have more numbers than the file.
+        CheckpointError: the network would have more values than the file.
     """
     with torch.device("meta"):
         described = build()
     needed = sum(tensor.numel() for tensor in (*described.parameters(), *described.buffers()))
     held = sum(tensor.numel() for tensor in tensors.values())
-    if needed > held + held // 4 + _SLACK_NUMBERS:
+    if needed > held + held // 4 + _SLACK:
         raise CheckpointError(
-            f"its configuration describes a network of {needed:,} numbers, the file holds {held:,}: they do not belong together"
+            f"its configuration describes a network of {needed:,} values, the file holds {held:,}: they do not belong together"
         )

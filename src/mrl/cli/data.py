@@ -26,7 +26,7 @@ def command() -> None:
     "--corpus",
     default="auto",
     show_default=True,
-    help="Layout: auto, folders, manifest, voxceleb1, voxceleb2, voxceleb, cnceleb1, cnceleb2, cnceleb or voxblink2.",
+    help="Layout: auto, folders, manifest, kaldi, voxceleb1, voxceleb2, voxceleb, cnceleb1, cnceleb2, cnceleb or voxblink2.",
 )
 @click.option("--split", type=click.Choice(["dev", "test"]), help="Only this part of VoxCeleb or CN-Celeb.")
 @click.option(
@@ -35,7 +35,7 @@ def command() -> None:
 @click.option(
     "--source-root",
     type=click.Path(path_type=Path),
-    help="Folder that the paths of a source manifest are relative to.",
+    help="Folder that the paths of a source manifest or of wav.scp are relative to.",
 )
 @click.option("--where", type=ColumnValue(), multiple=True, help="Only rows of a source manifest with this COLUMN=VALUE.")
 @click.option("--min-seconds", type=float, default=0.5, show_default=True, help="Minimum length of an utterance, in seconds.")

@@ -29,6 +29,7 @@ VERBS: dict[str, str] = {
     "verify": "Compare two recordings, or an enrolled voice and a recording.",
     "enroll": "Enrol a voice from recordings.",
     "identify": "Identify the speaker of a recording among the enrolled voices.",
+    "label": "Name the speakers of a diarised recording by the enrolled voices.",
     "voices": "List, remove, export and import enrolled voices.",
     "serve": "Serve a local web page: record or upload, enrol, verify, identify.",
     "data": "Scan, check and count corpora for training.",

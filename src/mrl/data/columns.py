@@ -118,32 +118,32 @@ class UtteranceColumns(Sequence[Utterance]):
         rows: list[tuple[Any, ...]] = []
         places: dict[int, int] = {}
         ordered, before = True, ("", "", 0.0, 0.0, 0.0)
-        for number, one in enumerate(utterances):
-            path = str(one.path)
-            place = hash((path, one.start, one.seconds, one.speed))
-            key = (one.speaker, path, one.start, one.seconds or 0.0, one.speed)
+        for number, utterance in enumerate(utterances):
+            path = str(utterance.path)
+            place = hash((path, utterance.start, utterance.seconds, utterance.speed))
+            key = (utterance.speaker, path, utterance.start, utterance.seconds or 0.0, utterance.speed)
             ordered = ordered and before <= key
             before = key
             if places.setdefault(place, number) != number:
-                _refuse_twice(one, places[place], chunks, rows, bytes(text), folders, speakers)
+                _refuse_twice(utterance, places[place], chunks, rows, bytes(text), folders, speakers)
             cut = path.rfind(os.sep) + 1
             folder, name = path[:cut], path[cut:]
             start, length = _append(text, name)
             slice_row: tuple[Any, ...] = (_NONE, 0, 0, _NONE, 0, 0)
-            if one.slice is not None:
-                crc32 = _NONE if one.slice.crc32 is None else one.slice.crc32
-                slice_row = (folders.number(str(one.slice.path)), one.slice.offset, one.slice.length, crc32)
-                slice_row += (start, length) if one.slice.name == name else _append(text, one.slice.name)
+            if utterance.slice is not None:
+                crc32 = _NONE if utterance.slice.crc32 is None else utterance.slice.crc32
+                slice_row = (folders.number(str(utterance.slice.path)), utterance.slice.offset, utterance.slice.length, crc32)
+                slice_row += (start, length) if utterance.slice.name == name else _append(text, utterance.slice.name)
             rows.append(
                 (
                     folders.number(folder),
                     start,
                     length,
-                    speakers.number(one.speaker),
-                    one.start,
-                    math.nan if one.seconds is None else one.seconds,
-                    one.speed,
-                    *[texts.number(getattr(one, field)) for field, texts in named.items()],
+                    speakers.number(utterance.speaker),
+                    utterance.start,
+                    math.nan if utterance.seconds is None else utterance.seconds,
+                    utterance.speed,
+                    *[texts.number(getattr(utterance, field)) for field, texts in named.items()],
                     *slice_row,
                 )
             )
@@ -309,7 +309,7 @@ def _append(text: bytearray, name: str) -> tuple[int, int]:
 
 
 def _refuse_twice(
-    one: Utterance,
+    utterance: Utterance,
     earlier: int,
     chunks: Sequence[npt.NDArray[Any]],
     rows: Sequence[tuple[Any, ...]],
@@ -322,11 +322,12 @@ def _refuse_twice(
     row = chunks[chunk][place].tolist() if chunk < len(chunks) else rows[place]
     folder, name_start, name_length, speaker, start, seconds, speed = row[:7]
     path = list(folders.numbers)[folder] + text[name_start : name_start + name_length].decode("utf-8", "surrogateescape")
-    same_length = math.isnan(seconds) if one.seconds is None else seconds == one.seconds
-    if path == str(one.path) and (start, speed) == (one.start, one.speed) and same_length:
+    same_length = math.isnan(seconds) if utterance.seconds is None else seconds == utterance.seconds
+    if path == str(utterance.path) and (start, speed) == (utterance.start, utterance.speed) and same_length:
         name = list(speakers.numbers)[speaker]
         raise DataError(
-            f"{one.path} is listed twice (speakers {name!r} and {one.speaker!r}, start {one.start} s); list each stretch once"
+            f"{utterance.path} is listed twice (speakers {name!r} and {utterance.speaker!r}, start {utterance.start} s); "
+            "list each stretch once"
         )
 
 
@@ -350,8 +351,8 @@ class Labels(Sequence[int]):
     def __getitem__(self, index: slice) -> tuple[int, ...]: ...
 
     def __getitem__(self, index: int | slice) -> int | tuple[int, ...]:
-        found = self._utterances.labels[index]
-        return tuple(found.tolist()) if isinstance(index, slice) else int(found)
+        labels = self._utterances.labels[index]
+        return tuple(labels.tolist()) if isinstance(index, slice) else int(labels)
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._utterances.labels.tolist())

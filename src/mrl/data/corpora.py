@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mrl.audio import find_audio_files
 from mrl.audio.examining import Stretch
+from mrl.bounded import brief
 from mrl.data.manifest import MANIFEST_SUFFIXES, FilterValue, filtered_rows, utterance_of
 from mrl.data.utterances import UNKNOWN_SPEAKER, Corpus, Utterance
 from mrl.errors import DataError, InputError
-from mrl.trials.speakers import public_name
+from mrl.trials.lists import text_lines
+from mrl.trials.speakers import public_name, read_speakers
 
 
 def scan_speaker_folders(root: str | os.PathLike[str]) -> Corpus:
@@ -66,7 +70,10 @@ _PUBLIC = {
 }
 
 
-CORPORA = ("auto", "folders", "manifest", *_PUBLIC)
+_KALDI_FILES = ("wav.scp", "utt2spk")
+_IN_ARCHIVE = re.compile(r":\d+$")
+
+CORPORA = ("auto", "folders", "manifest", "kaldi", *_PUBLIC)
 """Layouts that :func:`find_recordings` knows by name."""
 
 
@@ -128,7 +135,7 @@ class FoundRecordings:
             DataError: the same stretch of the same file is listed twice.
         """
         return Corpus.of(
-            Utterance(one.path, one.full_speaker, one.start, one.seconds, session=one.session) for one in self.recordings
+            Utterance(each.path, each.full_speaker, each.start, each.seconds, session=each.session) for each in self.recordings
         )
 
 
@@ -147,13 +154,14 @@ def find_recordings(
     alike; ``voxceleb`` is both), ``cnceleb1``, ``cnceleb2`` and ``cnceleb`` (``data/idXXXXX/GENRE-XX-YYY`` and the evaluation
     part; the session is genre and number), ``voxblink2`` (``idXXXXXX/VIDEO/UTTERANCE``), ``folders`` (each direct subfolder is a
     speaker, its first folder level the session) and ``manifest``. ``auto`` takes a file for a manifest, and of a folder the
-    public layout that more than half of the recordings have, or else ``folders``.
+    public layout that more than half of the recordings have, or else ``folders``. ``kaldi`` is a data directory of Kaldi,
+    WeSpeaker or ESPnet with ``wav.scp``, ``utt2spk`` and perhaps ``segments``, which ``auto`` recognises.
 
     Args:
         source: folder or manifest.
         corpus: one of :data:`CORPORA`.
         split: keep only this part, ``dev`` or ``test``, of a public corpus.
-        root: folder that a manifest's relative paths start from; by default its own.
+        root: folder that the relative paths of a manifest or of ``wav.scp`` start from; by default its own.
         where: keep only rows of a manifest, as in :func:`read_manifest`.
         trust_lengths: take a manifest's column ``seconds`` for the length of the utterance, as training does. Otherwise a
             recording without ``start`` and ``duration`` is meant whole, and its length is measured.
@@ -171,6 +179,10 @@ def find_recordings(
         if split is not None:
             raise InputError("split is for VoxCeleb and CN-Celeb; choose rows of a manifest by where")
         return _from_manifest(place, root, where, trust_lengths)
+    if corpus == "kaldi" or (corpus == "auto" and all((place / name).is_file() for name in _KALDI_FILES)):
+        if split is not None or where:
+            raise InputError(f"split and where do not apply to a Kaldi data directory; {place} is one: give that of the split")
+        return _from_kaldi(place, place if root is None else Path(root))
     if root is not None or where:
         raise InputError(f"root and where belong to a manifest; {place} is read as a folder")
     files = find_audio_files(place)
@@ -204,61 +216,119 @@ def _below(file: Path, root: Path) -> Path:
 
 
 def _from_public(files: Sequence[Path], root: Path, layout: str, split: str | None) -> FoundRecordings:
-    found: list[Recording] = []
+    recordings: list[Recording] = []
     passed_over: list[Path] = []
     for file in files:
         name = public_name(_below(file, root))
         if name is None or name.corpus not in _PUBLIC[layout] or (split is not None and name.split != split):
             passed_over.append(file)
             continue
-        told = {"genre": name.genre, "split": name.split}
-        columns = {column: value for column, value in told.items() if value is not None}
-        found.append(Recording(file, name.speaker, name.session, name.corpus, columns=columns))
-    if not found:
+        named = {"genre": name.genre, "split": name.split}
+        columns = {column: value for column, value in named.items() if value is not None}
+        recordings.append(Recording(file, name.speaker, name.session, name.corpus, columns=columns))
+    if not recordings:
         part = "" if split is None else f" in the part {split!r}"
         raise DataError(
             f"none of the {len(files):,} recordings below {root} matches the layout {layout}{part}, the first is {files[0]}; "
             "use --corpus folders if each subfolder is a speaker"
         )
-    return FoundRecordings(layout, tuple(sorted(found, key=_order)), tuple(passed_over))
+    return FoundRecordings(layout, tuple(sorted(recordings, key=_order)), tuple(passed_over))
 
 
 def _from_folders(files: Sequence[Path], root: Path) -> FoundRecordings:
-    found: list[Recording] = []
+    recordings: list[Recording] = []
     passed_over: list[Path] = []
     for file in files:
         parts = file.relative_to(root).parts
         if len(parts) < 2:
             passed_over.append(file)
         else:
-            found.append(Recording(file, parts[0], parts[1] if len(parts) > 2 else None))
-    if not found:
+            recordings.append(Recording(file, parts[0], parts[1] if len(parts) > 2 else None))
+    if not recordings:
         raise DataError(f"all {len(files):,} recordings are in {root} itself; expected one subfolder per speaker")
-    return FoundRecordings("folders", tuple(sorted(found, key=_order)), tuple(passed_over))
+    return FoundRecordings("folders", tuple(sorted(recordings, key=_order)), tuple(passed_over))
 
 
 def _from_manifest(
     path: Path, root: str | os.PathLike[str] | None, where: Mapping[str, FilterValue] | None, trust_lengths: bool
 ) -> FoundRecordings:
     base = Path(root) if root is not None else path.parent
-    found: list[Recording] = []
+    recordings: list[Recording] = []
     for place, row in filtered_rows(path, where):
-        one = utterance_of(row, base, place)
+        utterance = utterance_of(row, base, place)
         corpus = row.get("corpus")
         columns = {name: value for name, value in row.items() if name not in _MANIFEST_COLUMNS and value not in (None, "")}
-        found.append(
+        recordings.append(
             Recording(
-                one.path,
+                utterance.path,
                 str(row["speaker"]),
-                one.session,
+                utterance.session,
                 str(corpus) if corpus not in (None, "") else None,
-                one.start,
-                one.seconds if trust_lengths or one.start or row.get("duration") not in (None, "") else None,
+                utterance.start,
+                utterance.seconds if trust_lengths or utterance.start or row.get("duration") not in (None, "") else None,
                 _sample_rate(row, place),
                 columns,
             )
         )
-    return FoundRecordings("manifest", tuple(sorted(found, key=_order)))
+    return FoundRecordings("manifest", tuple(sorted(recordings, key=_order)))
+
+
+def _from_kaldi(folder: Path, root: Path) -> FoundRecordings:
+    speakers = read_speakers(folder / "utt2spk")
+    files: dict[str, Path] = {}
+    for place, name, file in _keyed_lines(folder / "wav.scp", "'utterance file'"):
+        if file.endswith("|"):
+            raise DataError(f"{place}: {brief(file)} is a command, which is not run; convert the recordings and list files")
+        if _IN_ARCHIVE.search(file):
+            raise DataError(f"{place}: {brief(file)} is a place in an archive; list files of recordings")
+        files[name] = root / file
+    stretches: dict[str, tuple[str, float, float | None]] = {name: (name, 0.0, None) for name in files}
+    if (folder / "segments").is_file():
+        stretches = dict(_segments(folder / "segments"))
+    recordings: list[Recording] = []
+    passed_over: list[Path] = []
+    for utterance, (name, start, seconds) in stretches.items():
+        if name not in files or utterance not in speakers:
+            passed_over.append(files.get(name, Path(name)))
+            continue
+        columns = {"utterance": utterance}
+        recordings.append(Recording(files[name], speakers[utterance], start=start, seconds=seconds, columns=columns))
+    if not recordings:
+        raise DataError(
+            f"{folder}: none of the {len(stretches):,} utterances has a recording in wav.scp and a speaker in utt2spk"
+        )
+    return FoundRecordings("kaldi", tuple(sorted(recordings, key=_order)), tuple(passed_over))
+
+
+def _segments(path: Path) -> Iterator[tuple[str, tuple[str, float, float | None]]]:
+    """Yield utterance, recording, start and length (None: to the end, which Kaldi writes as -1), in seconds."""
+    expected = "'utterance recording start end', in seconds"
+    for place, utterance, rest in _keyed_lines(path, expected):
+        try:
+            name, first, last = rest.split()
+            start, end = float(first), float(last)
+        except ValueError:
+            raise DataError(f"{place}: found {brief(rest)} after the utterance, expected {expected}") from None
+        if not (0 <= start < math.inf and (end == -1 or start < end < math.inf)):
+            raise DataError(
+                f"{place}: a stretch from {start} s to {end} s; expected 0 or more, and an end after the start, or -1"
+            )
+        yield utterance, (name, start, None if end == -1 else end - start)
+
+
+def _keyed_lines(path: Path, expected: str) -> Iterator[tuple[str, str, str]]:
+    """Yield where each line stands, its first word, and the rest, of a table of Kaldi's."""
+    keys: set[str] = set()
+    for number, line in enumerate(text_lines(path, "Kaldi table"), start=1):
+        place, fields = f"{path}, line {number}", line.decode("utf-8", "surrogateescape").split(maxsplit=1)
+        if not fields:
+            continue
+        if len(fields) < 2:
+            raise DataError(f"{place}: found {brief(fields[0])}, expected {expected}")
+        if fields[0] in keys:
+            raise DataError(f"{place}: {brief(fields[0])} is listed twice")
+        keys.add(fields[0])
+        yield place, fields[0], fields[1].strip()
 
 
 def _sample_rate(row: Mapping[str, Any], place: str) -> int | None:
@@ -274,5 +344,5 @@ def _sample_rate(row: Mapping[str, Any], place: str) -> int | None:
     return rate
 
 
-def _order(one: Recording) -> tuple[str, str, float]:
-    return (one.full_speaker, str(one.path), one.start)
+def _order(recording: Recording) -> tuple[str, str, float]:
+    return (recording.full_speaker, str(recording.path), recording.start)

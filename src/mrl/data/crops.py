@@ -204,9 +204,9 @@ def random_crop(utterance: Utterance, samples: int, random: np.random.Generator)
     slack = max(0.0, length - needed)
     for _ in range(_PLACES if slack else 1):
         offset = float(random.uniform(0.0, slack)) if slack else 0.0
-        found = _read(utterance, offset, min(needed, length), allow_silence=True)
-        if found.any():
-            return fit_length(found, samples)
+        part = _read(utterance, offset, min(needed, length), allow_silence=True)
+        if part.any():
+            return fit_length(part, samples)
     raise AudioLoadingError(f"{utterance.path}: only silence where crops were drawn")
 
 

@@ -51,8 +51,8 @@ def read_manifest(
     base = Path(root) if root is not None else source.parent
     if unlabelled:
         rows = filtered_rows(source, where, required=("path",))
-        found = [utterance_of(row, base, place) for place, row in rows]
-        return Corpus.of(dataclasses.replace(utterance, speaker=UNKNOWN_SPEAKER) for utterance in found)
+        utterances = [utterance_of(row, base, place) for place, row in rows]
+        return Corpus.of(dataclasses.replace(utterance, speaker=UNKNOWN_SPEAKER) for utterance in utterances)
     return Corpus.of(utterance_of(row, base, place) for place, row in filtered_rows(source, where))
 
 
@@ -93,14 +93,14 @@ def filtered_rows(
         absent = [column for column, values in seen.items() if not values]
         if absent:
             raise DataError(f"no row of {source} has a value in column {absent[0]!r} (columns here: {', '.join(columns)})")
-        found = "; ".join(f"{column}: {', '.join(sorted(values)[:8])}" for column, values in seen.items())
-        raise DataError(f"none of the {rows} rows of {source} passes the filter {dict(where or {})} (values found: {found})")
+        known = "; ".join(f"{column}: {', '.join(sorted(values)[:8])}" for column, values in seen.items())
+        raise DataError(f"none of the {rows} rows of {source} passes the filter {dict(where or {})} (values found: {known})")
 
 
 def _as_texts(value: FilterValue) -> frozenset[str]:
     if isinstance(value, str | int | float | bool):
         return frozenset([str(value)])
-    return frozenset(str(one) for one in value)
+    return frozenset(str(each) for each in value)
 
 
 def utterance_of(row: Mapping[str, Any], base: Path, place: str) -> Utterance:
@@ -147,8 +147,8 @@ def manifest_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, Mapping[s
     """
     source = Path(path)
     if not source.is_file():
-        found = "is a folder, expected a file" if source.is_dir() else "does not exist"
-        raise DataError(f"manifest {source} {found}")
+        problem = "is a folder, expected a file" if source.is_dir() else "does not exist"
+        raise DataError(f"manifest {source} {problem}")
     suffix = source.suffix.lower()
     if suffix not in MANIFEST_SUFFIXES:
         raise DataError(f"manifest {source} has the unsupported extension {suffix!r}; expected {', '.join(MANIFEST_SUFFIXES)}")
@@ -246,10 +246,10 @@ def write_manifest(
 
 
 def _used_columns(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    found: dict[str, None] = {}
+    columns: dict[str, None] = {}
     for row in rows:
-        found.update((name, None) for name, value in row.items() if value is not None)
-    return list(found)
+        columns.update((name, None) for name, value in row.items() if value is not None)
+    return list(columns)
 
 
 def _write_jsonl(path: Path, rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> None:

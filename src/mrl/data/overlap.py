@@ -85,34 +85,34 @@ def overlapping_speakers(corpus: Corpus, trials: Iterable[str | os.PathLike[str]
     by_name: set[str] = set()
     dev: set[str] = set()
     test: set[str] = set()
-    for one in corpus.utterances:
-        if one.speaker in certain:
+    for utterance in corpus.utterances:
+        if utterance.speaker in certain:
             continue
-        identity = _identity(one)
+        identity = _identity(utterance)
         if identity is not None:
             if identity in public:
-                certain.add(one.speaker)
+                certain.add(utterance.speaker)
                 number = int(identity[1].removeprefix("id"))
                 if identity[0] == "voxceleb" and number in VOXCELEB1:
-                    (test if number in VOXCELEB1_TEST else dev).add(one.speaker)
+                    (test if number in VOXCELEB1_TEST else dev).add(utterance.speaker)
             continue
-        short = one.speaker.rpartition("/")[2]
-        for speaker in {one.speaker, short} & resolved.keys():
-            parent = one.path.parent
+        short = utterance.speaker.rpartition("/")[2]
+        for speaker in {utterance.speaker, short} & resolved.keys():
+            parent = utterance.path.parent
             if parent.name == speaker and parent.resolve() in resolved[speaker]:
-                certain.add(one.speaker)
+                certain.add(utterance.speaker)
             else:
-                by_name.add(one.speaker)
+                by_name.add(utterance.speaker)
     return SpeakerOverlap(tuple(sorted(certain)), tuple(sorted(by_name - certain)), len(dev), len(test), len(corpus.speakers))
 
 
-def _identity(one: Utterance) -> tuple[str, str] | None:
+def _identity(utterance: Utterance) -> tuple[str, str] | None:
     """Return family and name of a public corpus's speaker, by the path or by the name ``corpus/speaker``."""
-    name = public_name(PurePath(one.path))
-    short = one.speaker.rpartition("/")[2]
+    name = public_name(PurePath(utterance.path))
+    short = utterance.speaker.rpartition("/")[2]
     if name is not None and name.speaker == short:
         return name.family, name.speaker
-    corpus = one.speaker.rpartition("/")[0].lower().replace("-", "")
+    corpus = utterance.speaker.rpartition("/")[0].lower().replace("-", "")
     if short.startswith("id") and short[2:].isdecimal():
         return next(((family, short) for prefix, family in _FAMILIES.items() if corpus.startswith(prefix)), None)
     return None

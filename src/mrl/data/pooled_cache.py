@@ -148,11 +148,11 @@ class PooledCache:
         advice = f"{place} is not a finished cache of pooled statistics; delete the folder to compute it again"
         try:
             values = read_json(place / "cache.json", advice=advice)
-            found = record(_Description, values, str(place / "cache.json"), advice=advice, ignore_unknown=True)
-            shape = (found.utterances, found.views, found.pooled_dim)
+            description = record(_Description, values, str(place / "cache.json"), advice=advice, ignore_unknown=True)
+            shape = (description.utterances, description.views, description.pooled_dim)
             if min(shape) < 1:
-                raise DataError(f"{place / 'cache.json'} tells of no statistics; {advice}")
-            cache = cls(place, *shape, found.storage)
+                raise DataError(f"{place / 'cache.json'} describes no statistics; {advice}")
+            cache = cls(place, *shape, description.storage)
             cache.bad = {View(*view): reason for path in sorted(place.glob("bad-*.json")) for *view, reason in _read_bad(path)}
         except FileNotFoundError as error:
             raise DataError(f"there is no cache.json; {advice}") from error

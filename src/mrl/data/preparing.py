@@ -73,17 +73,17 @@ def find_faults(recordings: Sequence[Recording], facts: Sequence[StretchFacts], 
     """Return what is wrong, by position; positions without a fault are absent.
 
     Of several copies of the same audio by one speaker, all but the first are duplicates. If copies are listed under several
-    speakers, nobody can tell which is right, and all are contradictory.
+    speakers, which is right is unknown, and all are contradictory.
     """
     faults: dict[int, Fault] = {}
     copies: dict[str, list[int]] = {}
-    for index, (one, found) in enumerate(zip(recordings, facts, strict=True)):
-        fault = _own_fault(one, found, limits)
+    for index, (recording, examined) in enumerate(zip(recordings, facts, strict=True)):
+        fault = _own_fault(recording, examined, limits)
         if fault is not None:
             faults[index] = fault
         # Clipped utterances can be copies too, but silence says nothing about whose it is.
-        if found.content is not None and (fault is None or fault.kind == "clipped"):
-            copies.setdefault(found.content, []).append(index)
+        if examined.content is not None and (fault is None or fault.kind == "clipped"):
+            copies.setdefault(examined.content, []).append(index)
     for members in copies.values():
         if len(members) > 1:
             faults.update({index: fault for index, fault in _copies(recordings, members).items() if index not in faults})
@@ -93,23 +93,23 @@ def find_faults(recordings: Sequence[Recording], facts: Sequence[StretchFacts], 
 def clipped_shares(facts: Mapping[int, StretchFacts] | Sequence[StretchFacts], above: float) -> int:
     """Return how many utterances have more than this share of their samples at full scale."""
     values = facts.values() if isinstance(facts, Mapping) else facts
-    return sum(one.clipped_share is not None and one.clipped_share > above for one in values)
+    return sum(each.clipped_share is not None and each.clipped_share > above for each in values)
 
 
-def _own_fault(one: Recording, found: StretchFacts, limits: Limits) -> Fault | None:
+def _own_fault(recording: Recording, facts: StretchFacts, limits: Limits) -> Fault | None:
     try:
-        str(one.path).encode()
+        str(recording.path).encode()
     except UnicodeEncodeError:
         return Fault("unreadable", "the name is not valid UTF-8; rename the file")
-    if found.error is not None:
-        return Fault("unreadable", found.error)
-    if found.peak is not None and found.peak < 10 ** (limits.silence_db / 20):
-        level = "every sample is zero" if found.peak == 0 else f"the loudest sample is at {20 * math.log10(found.peak):.0f} dB"
+    if facts.error is not None:
+        return Fault("unreadable", facts.error)
+    if facts.peak is not None and facts.peak < 10 ** (limits.silence_db / 20):
+        level = "every sample is zero" if facts.peak == 0 else f"the loudest sample is at {20 * math.log10(facts.peak):.0f} dB"
         return Fault("silent", level)
-    if found.seconds < limits.min_seconds:
-        return Fault("too-short", f"{found.seconds:.2f} s")
-    if limits.max_clipped_share is not None and (found.clipped_share or 0.0) > limits.max_clipped_share:
-        return Fault("clipped", f"{100 * (found.clipped_share or 0.0):.2f} % of the samples are at full scale")
+    if facts.seconds < limits.min_seconds:
+        return Fault("too-short", f"{facts.seconds:.2f} s")
+    if limits.max_clipped_share is not None and (facts.clipped_share or 0.0) > limits.max_clipped_share:
+        return Fault("clipped", f"{100 * (facts.clipped_share or 0.0):.2f} % of the samples are at full scale")
     return None
 
 
@@ -157,13 +157,13 @@ class ManifestCheck:
 
     def counts(self) -> dict[str, int]:
         """Return how many utterances have each kind of fault."""
-        return {kind: count for kind in FAULTS if (count := sum(one.kind == kind for one in self.faulty))}
+        return {kind: count for kind in FAULTS if (count := sum(fault.kind == kind for fault in self.faulty))}
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values."""
         faulty = [
-            {"path": str(one.path), "speaker": one.speaker, "start": one.start, "fault": one.kind, "reason": one.reason}
-            for one in self.faulty
+            {"path": str(fault.path), "speaker": fault.speaker, "start": fault.start, "fault": fault.kind, "reason": fault.reason}
+            for fault in self.faulty
         ]
         plain = {"utterances": self.utterances, "speakers": self.speakers, "seconds": round(self.seconds, 3)}
         return {**plain, "counts": self.counts(), "faulty": faulty}
@@ -196,19 +196,19 @@ def check_manifest(
     """
     recordings = find_recordings(path, corpus="manifest", root=root, where=where, trust_lengths=True).recordings
     facts = survey(
-        [one.stretch for one in recordings], num_workers=num_workers, description="decoding", show_progress=show_progress
+        [each.stretch for each in recordings], num_workers=num_workers, description="decoding", show_progress=show_progress
     )
     faults = find_faults(recordings, facts, limits or Limits(min_seconds=0.0))
     return ManifestCheck(
         utterances=len(recordings),
-        speakers=len({one.full_speaker for one in recordings}),
-        seconds=sum(one.seconds for one in facts),
+        speakers=len({each.full_speaker for each in recordings}),
+        seconds=sum(each.seconds for each in facts),
         faulty=tuple(_faulty(recordings[index], fault.kind, fault.reason) for index, fault in sorted(faults.items())),
     )
 
 
-def _faulty(one: Recording, kind: str, reason: str) -> FaultyUtterance:
-    return FaultyUtterance(one.path, one.full_speaker, one.start, kind, reason)
+def _faulty(recording: Recording, kind: str, reason: str) -> FaultyUtterance:
+    return FaultyUtterance(recording.path, recording.full_speaker, recording.start, kind, reason)
 
 
 KEEPABLE = ("silent", "too-short", "duplicate", "contradictory")
@@ -257,7 +257,7 @@ class Preparation:
 
 
 def prepare_manifest(
-    found: FoundRecordings,
+    source: FoundRecordings,
     output: str | os.PathLike[str],
     *,
     root: str | os.PathLike[str] | None = None,
@@ -299,19 +299,19 @@ def prepare_manifest(
     unknown = sorted(set(keep) - set(KEEPABLE))
     if unknown:
         raise InputError(f"{unknown[0]!r} cannot be kept; expected {', '.join(KEEPABLE)}")
-    evaluated = _check_overlap(found, evaluation, overlap)
-    recordings = found.recordings
+    evaluated = _check_overlap(source, evaluation, overlap)
+    recordings = source.recordings
     journal = target.with_name(f".{target.name}.journal")
     facts = survey(
-        [one.stretch for one in recordings],
+        [recording.stretch for recording in recordings],
         decode=decode,
         num_workers=num_workers,
         journal=journal,
         show_progress=show_progress,
     )
     faults = find_faults(recordings, facts, limits or Limits())
-    for index, one in enumerate(recordings):
-        if one.full_speaker in evaluated and index not in faults:
+    for index, recording in enumerate(recordings):
+        if recording.full_speaker in evaluated and index not in faults:
             faults[index] = Fault("evaluated", "the speaker is in the evaluation trials")
     kept = [index for index in range(len(recordings)) if index not in faults or faults[index].kind in keep]
     report = target.with_suffix(".faults.tsv")
@@ -327,7 +327,7 @@ def prepare_manifest(
     return Preparation(
         manifest=target,
         report=report,
-        layout=found.layout,
+        layout=source.layout,
         utterances=len(kept),
         speakers=len({recordings[index].full_speaker for index in kept}),
         seconds=math.fsum(facts[index].seconds for index in kept),
@@ -335,15 +335,15 @@ def prepare_manifest(
         faults=_count(faults.values()),
         kept=_count(faults[index] for index in kept if index in faults),
         clipped=clipped_shares(facts, NOTABLE_CLIPPED_SHARE),
-        passed_over=len(found.passed_over),
+        passed_over=len(source.passed_over),
     )
 
 
 def _check_overlap(
-    found: FoundRecordings, evaluation: Iterable[str | os.PathLike[str]], overlap: OverlapPolicy
+    source: FoundRecordings, evaluation: Iterable[str | os.PathLike[str]], overlap: OverlapPolicy
 ) -> frozenset[str]:
     """Return the speakers to leave out."""
-    corpus = found.corpus()
+    corpus = source.corpus()
     both: SpeakerOverlap = overlapping_speakers(corpus, evaluation)
     if not both.all:
         return frozenset()
@@ -362,19 +362,19 @@ def _count(faults: Iterable[Fault]) -> dict[str, int]:
     return {kind: count for kind, count in counts.items() if count}
 
 
-def _row(one: Recording, facts: StretchFacts, base: Path) -> Mapping[str, Any]:
+def _row(recording: Recording, facts: StretchFacts, base: Path) -> Mapping[str, Any]:
     seconds = round(facts.seconds, 6)  # well below a sample
-    is_part = one.start > 0 or one.seconds is not None
+    is_part = recording.start > 0 or recording.seconds is not None
     return {
-        "path": path_below(one.path, base),
-        "speaker": one.speaker,
-        "start": one.start if is_part else None,
+        "path": path_below(recording.path, base),
+        "speaker": recording.speaker,
+        "start": recording.start if is_part else None,
         "duration": seconds if is_part else None,
         "seconds": seconds,
-        "session": one.session,
-        "corpus": one.corpus,
+        "session": recording.session,
+        "corpus": recording.corpus,
         "sample_rate": facts.sample_rate,
-        **one.columns,
+        **recording.columns,
     }
 
 
@@ -388,15 +388,15 @@ def _write_report(report: Path, recordings: tuple[Recording, ...], faults: Mappi
     rows = [
         {
             "fault": fault.kind,
-            "path": _printable(str(one.path)),
-            "start": one.start or None,
-            "speaker": _printable(one.full_speaker),
-            "session": None if one.session is None else _printable(one.session),
+            "path": _printable(str(recording.path)),
+            "start": recording.start or None,
+            "speaker": _printable(recording.full_speaker),
+            "session": None if recording.session is None else _printable(recording.session),
             "reason": _printable(fault.reason),
             "kept": "yes" if index in kept else "no",
         }
         for index, fault in sorted(faults.items())
-        for one in (recordings[index],)
+        for recording in (recordings[index],)
     ]
     write_manifest(report, rows, columns=_REPORT_COLUMNS)
 

@@ -116,9 +116,9 @@ def _choose(weights: npt.NDArray[np.int64], count: int, random: np.random.Genera
     chance = _chances(weights[order].astype(np.float64), count)
     ends = np.cumsum(chance)
     while True:
-        found = np.searchsorted(ends, random.random() + np.arange(count), side="right")
-        if found[-1] < len(order) and len(np.unique(found)) == count:  # else a mark fell into the rounding of an end
-            return np.asarray(order[found])
+        places = np.searchsorted(ends, random.random() + np.arange(count), side="right")
+        if places[-1] < len(order) and len(np.unique(places)) == count:  # else a mark fell into the rounding of an end
+            return np.asarray(order[places])
 
 
 def _chances(weights: npt.NDArray[np.float64], count: int) -> npt.NDArray[np.float64]:
@@ -138,7 +138,7 @@ class SpeakerBalancedSampler:
     """Every speaker equally often in each epoch.
 
     An epoch is ``draws_per_speaker`` rounds; a round visits every speaker once in random order, so that a batch holds as many
-    different speakers as it can. A speaker's utterances are taken in random order without repetition; the count goes on from
+    different speakers as it can. A speaker's utterances are taken in random order without repetition; the count continues from
     epoch to epoch, so that in the long run every utterance is used equally often among those of its speaker.
 
     With ``crops_per_speaker`` above 1 a round draws that many times from each speaker in turn, so that contrastive losses find
@@ -235,8 +235,8 @@ class CorpusSampler:
     """Every corpus by its share of each epoch, and of any stretch of one, so that batches mix them evenly.
 
     An epoch is about as long as the whole collection (each corpus with a share is drawn once at least). A corpus's utterances are
-    taken in random order without repetition; the count goes on from epoch to epoch, so that in the long run each is used equally
-    often within its corpus. Order and choice depend on seed and epoch only.
+    taken in random order without repetition; the count continues from epoch to epoch, so that in the long run each is used
+    equally often within its corpus. Order and choice depend on seed and epoch only.
 
     Args:
         corpus: what to draw from; utterances whose corpus is not known are one corpus of their own, named ``""``.

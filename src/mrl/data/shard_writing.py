@@ -16,25 +16,18 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from mrl.bounded import read_json, read_json_object, record
-from mrl.data.shards import (
-    DESCRIPTION,
-    FORMAT,
-    ROW,
+from mrl.data.shard_encoding import (
     EncodedAhead,
     EncodedUtterance,
     Encoding,
     LeftOut,
-    Shard,
-    ShardIndex,
     TarWriter,
     check_encoding,
     encode_utterance,
     finished_bytes,
-    key_of,
     member_bytes,
-    shard_name,
-    write_index,
 )
+from mrl.data.shards import DESCRIPTION, FORMAT, ROW, Shard, ShardIndex, key_of, shard_name, write_index
 from mrl.data.utterances import Corpus, Utterance
 from mrl.errors import AudioLoadingError, DataError, InputError
 from mrl.files import atomic_path, sha256_of, write_json, write_text
@@ -67,10 +60,10 @@ class _Record:
 
     @classmethod
     def read(cls, path: Path) -> _Record:
-        found = record(cls, read_json(path), str(path))
-        if not all(len(row) == len(ROW.names or ()) and isinstance(row[-1], str) for row in found.rows):
+        written = record(cls, read_json(path), str(path))
+        if not all(len(row) == len(ROW.names or ()) and isinstance(row[-1], str) for row in written.rows):
             raise DataError(f"{path}: a row does not have the {len(ROW.names or ())} values that belong in it")
-        return found
+        return written
 
 
 def write_shards(
@@ -94,7 +87,7 @@ def write_shards(
         corpus: without speed copies.
         folder: where the shards go; made if need be.
         shard_megabytes: largest size of a shard in 10^6 bytes (a single utterance may exceed it).
-        encoding: ``flac`` or ``as-is``, see :func:`mrl.data.shards.encode_utterance`.
+        encoding: ``flac`` or ``as-is``, see :func:`mrl.data.shard_encoding.encode_utterance`.
         seed: of the order. Shards that mix all speakers let training read them one after the other.
         root: folder that the recorded origins are relative to.
         leave_out_unreadable: list utterances that cannot be read in the report instead of stopping at the first.
@@ -111,7 +104,7 @@ def write_shards(
     kind = check_encoding(encoding)
     if not shard_megabytes > 0 or num_workers < 1:
         raise InputError(f"shard_megabytes must be above 0 and num_workers 1 or more (found {shard_megabytes}, {num_workers})")
-    if any(one.speed != 1.0 for one in corpus.utterances):
+    if any(utterance.speed != 1.0 for utterance in corpus.utterances):
         raise InputError("shards hold recordings at their own speed; write them without copies (data.speeds makes those)")
     _refuse_undecodable_names(corpus)
     place = Path(folder)
@@ -143,7 +136,7 @@ class _Writer:
         order = np.random.default_rng((seed, len(corpus))).permutation(len(corpus)).tolist()
         self.plan = [corpus.utterances[number] for number in order]
         self.speakers = corpus.speakers
-        self.sessions = tuple(sorted({one.session for one in corpus.utterances if one.session is not None}))
+        self.sessions = tuple(sorted({utterance.session for utterance in corpus.utterances if utterance.session is not None}))
         self.folder = folder
         self._leave_out = leave_out
         self._encoding = encoding
@@ -233,8 +226,8 @@ class _Writer:
         for stale in self.folder.glob(".shard-*.tmp.*"):
             stale.unlink()
 
-    def _check_same(self, found: dict[str, Any], facts: dict[str, Any]) -> None:
-        differing = [name for name in ("format", *facts) if found.get(name) != {"format": FORMAT, **facts}[name]]
+    def _check_same(self, written: dict[str, Any], facts: dict[str, Any]) -> None:
+        differing = [name for name in ("format", *facts) if written.get(name) != {"format": FORMAT, **facts}[name]]
         if differing:
             raise DataError(
                 f"{self.folder} holds shards made with other settings or utterances (different: {', '.join(differing)}); "
@@ -267,12 +260,12 @@ class _Writer:
         return ShardReport(
             index,
             len(index.shards),
-            tuple(record(LeftOut, one, str(self.folder / DESCRIPTION)) for one in described.get("left_out", ())),
+            tuple(record(LeftOut, each, str(self.folder / DESCRIPTION)) for each in described.get("left_out", ())),
         )
 
     def _finish(self, records: Sequence[_Record], kept: int, facts: dict[str, Any]) -> ShardReport:
         rows = np.array([(*row[:-1], row[-1].encode()) for record in records for row in record.rows], dtype=ROW)
-        left_out = tuple(one for record in records for one in record.left_out)
+        left_out = tuple(each for record in records for each in record.left_out)
         if not len(rows):
             raise DataError(f"none of the {len(self.plan)} utterances could be read; the first: {left_out[0].reason}")
         if not records[-1].rows:  # nothing but unreadable utterances was left for it
@@ -283,7 +276,7 @@ class _Writer:
             rows,
             speakers=self.speakers,
             sessions=self.sessions,
-            facts={**facts, "left_out": [dataclasses.asdict(one) for one in left_out]},
+            facts={**facts, "left_out": [dataclasses.asdict(each) for each in left_out]},
         )
         self._remove_records()
         return ShardReport(index, kept, left_out)
@@ -295,15 +288,16 @@ class _Writer:
 
 def _refuse_undecodable_names(corpus: Corpus) -> None:
     """The index is UTF-8; a folder whose name is of another encoding would stop the work at its very end."""
-    for one in corpus.utterances:
-        for name in (one.speaker, one.session or "", str(one.path)):
+    for utterance in corpus.utterances:
+        for name in (utterance.speaker, utterance.session or "", str(utterance.path)):
             if not name.isascii() and any("\ud800" <= letter <= "\udfff" for letter in name):
-                told = name.encode("utf-8", "backslashreplace").decode()
-                raise DataError(f"{told} is not valid Unicode (a file name of another encoding); rename it")
+                shown = name.encode("utf-8", "backslashreplace").decode()
+                raise DataError(f"{shown} is not valid Unicode (a file name of another encoding); rename it")
 
 
 def _fingerprint(corpus: Corpus) -> str:
     digest = hashlib.sha256()
-    for one in corpus.utterances:
-        digest.update(repr((str(one.path), one.speaker, one.start, one.seconds, one.session)).encode())
+    for utterance in corpus.utterances:
+        facts = (str(utterance.path), utterance.speaker, utterance.start, utterance.seconds, utterance.session)
+        digest.update(repr(facts).encode())
     return digest.hexdigest()

@@ -12,249 +12,24 @@ A folder of shards holds
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import io
-import json
 import os
-import tarfile
-import zlib
-from collections import deque
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mrl.audio import SAMPLE_RATE, FileSlice, audio_info, load_audio
-from mrl.audio.decoded import AudioInfo
+from mrl.audio import FileSlice
 from mrl.bounded import brief, read_json, read_json_object, read_npy, record
 from mrl.data.utterances import Corpus, Utterance
-from mrl.errors import DataError, InputError
+from mrl.errors import DataError
 from mrl.files import atomic_path, sha256_of, write_json
 from mrl.progress import progress_bar
 
-# Writing one tar file byte for byte the same for the same members, with the place and hash of everything known at once.
-
-
-_BLOCK = tarfile.BLOCKSIZE
-
-
-class TarWriter:
-    """A plain tar file: members of mode 644 without owner and time, so that equal members make equal files.
-
-    Attributes:
-        size: bytes written so far.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._stream = path.open("wb")
-        self._digest = hashlib.sha256()
-        self.size = 0
-
-    def __enter__(self) -> TarWriter:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        self._stream.close()
-
-    def add(self, name: str, data: bytes) -> int:
-        """Append a member and return the offset of its first byte."""
-        header = tarfile.TarInfo(name)
-        header.size = len(data)
-        self._write(header.tobuf(tarfile.GNU_FORMAT))
-        offset = self.size
-        self._write(data)
-        self._write(bytes(-len(data) % _BLOCK))
-        return offset
-
-    def finish(self) -> str:
-        """Write the end of the archive and return the SHA-256 of the file."""
-        self._write(bytes(finished_bytes(self.size) - self.size))
-        self._stream.flush()
-        return self._digest.hexdigest()
-
-    def _write(self, data: bytes) -> None:
-        self._stream.write(data)
-        self._digest.update(data)
-        self.size += len(data)
-
-
-def member_bytes(data: bytes) -> int:
-    """Return the bytes that a member takes in a tar file: header, data, padding."""
-    return _BLOCK + len(data) + -len(data) % _BLOCK
-
-
-def finished_bytes(size: int) -> int:
-    """Return the size of a tar file with members of ``size`` bytes: two empty blocks end it, and it fills whole records."""
-    end = size + 2 * _BLOCK
-    return end + -end % tarfile.RECORDSIZE
-
-
-# From an utterance to the bytes that a shard holds of it: a FLAC of just that stretch, or the recording as it is.
-
-
-Encoding = Literal["flac", "as-is"]
-
-
-ENCODINGS: tuple[Encoding, ...] = ("flac", "as-is")
-
-
-_SAME_LENGTH_SECONDS = 0.1  # a manifest's length may be rounded
-
-
-_LONGEST_SUFFIX = 8
-
-
-@dataclasses.dataclass(frozen=True)
-class EncodedUtterance:
-    """What a shard holds of one utterance.
-
-    Attributes:
-        audio: the encoded recording.
-        suffix: its kind, with the dot.
-        seconds: its length.
-        facts: the content of its JSON member, but for the key.
-    """
-
-    audio: bytes
-    suffix: str
-    seconds: float
-    facts: dict[str, Any]
-
-    @property
-    def crc32(self) -> int:
-        """CRC-32 of the audio's bytes."""
-        return zlib.crc32(self.audio)
-
-    def json_member(self, key: str) -> bytes:
-        """Return the bytes of ``KEY.json``."""
-        return json.dumps({"key": key, **self.facts}, ensure_ascii=False, allow_nan=False).encode()
-
-
-@dataclasses.dataclass(frozen=True)
-class LeftOut:
-    """An utterance that could not be read, and why."""
-
-    path: str
-    reason: str
-
-
-def encode_utterance(utterance: Utterance, encoding: Encoding, root: Path | None = None) -> EncodedUtterance:
-    """Read an utterance for a shard.
-
-    Args:
-        utterance: what to read.
-        encoding: ``flac``: just its stretch, 16 kHz, one channel, 16 bits, without loss beyond that; ``as-is``: the bytes of the
-            recording, which must be used whole.
-        root: folder that the recorded origin is relative to; a path outside is recorded by its file name alone.
-
-    Raises:
-        AudioLoadingError: the recording cannot be read.
-        DataError: ``as-is`` of a stretch, or of a file whose suffix is no name of a format.
-    """
-    if encoding == "flac":
-        samples = load_audio(utterance.source, offset=utterance.start, duration=utterance.seconds)
-        audio, suffix, info = _flac(samples), ".flac", AudioInfo(len(samples) / SAMPLE_RATE, SAMPLE_RATE, 1)
-    else:
-        info = audio_info(utterance.source)
-        whole = utterance.seconds is None or utterance.seconds >= info.seconds - _SAME_LENGTH_SECONDS
-        if utterance.start > 0 or not whole:
-            raise DataError(
-                f"{utterance.path}: the utterance is a stretch of {info.seconds:.2f} s (from {utterance.start:g} s, "
-                f"{utterance.seconds} s long), which cannot be copied as it is; use --encode flac"
-            )
-        suffix = utterance.path.suffix.lower()
-        if not 2 <= len(suffix) <= _LONGEST_SUFFIX:
-            raise DataError(f"{utterance.path}: the extension {suffix!r} does not identify the format; use --encode flac")
-        audio = utterance.path.read_bytes() if utterance.slice is None else utterance.slice.read()
-    facts = {
-        "speaker": utterance.speaker,
-        "session": utterance.session,
-        "seconds": info.seconds,
-        "sample_rate": info.sample_rate,
-        "channels": info.channels,
-        "origin": _origin(utterance.path, root),
-    }
-    return EncodedUtterance(audio, suffix, info.seconds, facts)
-
-
-class EncodedAhead:
-    """Utterances of a plan, encoded ahead by threads, in order."""
-
-    def __init__(
-        self,
-        plan: Sequence[Utterance],
-        encode: Callable[[Utterance], EncodedUtterance | LeftOut],
-        pool: ThreadPoolExecutor,
-        count: int,
-    ) -> None:
-        self.position = 0
-        self._plan = plan
-        self._encode = encode
-        self._pool = pool
-        self._count = count
-        self._futures: deque[Future[EncodedUtterance | LeftOut]] = deque()
-
-    def seek(self, position: int) -> None:
-        """Go to a place of the plan; where it is already, what was encoded is kept."""
-        if position != self.position:
-            self.stop()
-            self.position = position
-
-    def peek(self) -> EncodedUtterance | LeftOut:
-        """Return what is at the position."""
-        while len(self._futures) < min(self._count, len(self._plan) - self.position):
-            self._futures.append(self._pool.submit(self._encode, self._plan[self.position + len(self._futures)]))
-        return self._futures[0].result()
-
-    def advance(self) -> None:
-        """Go to the next."""
-        self._futures.popleft()
-        self.position += 1
-
-    def stop(self) -> None:
-        """Begin nothing more."""
-        for future in self._futures:
-            future.cancel()
-        self._futures.clear()
-
-
-def check_encoding(encoding: str) -> Encoding:
-    """Return the name if it is one.
-
-    Raises:
-        InputError: it is not.
-    """
-    for known in ENCODINGS:
-        if encoding == known:
-            return known
-    raise InputError(f"encoding is {encoding!r}, expected flac or as-is")
-
-
-def _flac(samples: np.ndarray[Any, np.dtype[np.float32]]) -> bytes:
-    import soundfile
-
-    # libsndfile scales floats by 32767 but reads by 32768; whole numbers keep 16-bit recordings bit for bit
-    whole = np.clip(np.rint(samples * 32768.0), -32768, 32767).astype(np.int16)
-    stream = io.BytesIO()
-    soundfile.write(stream, whole, SAMPLE_RATE, format="FLAC", subtype="PCM_16")
-    return stream.getvalue()
-
-
-def _origin(path: Path, root: Path | None) -> str:
-    if root is not None and path.is_relative_to(root):
-        return path.relative_to(root).as_posix()
-    return path.name
-
-
 FORMAT = 1
 
-
 DESCRIPTION, ROWS, NAMES = "shards.json", "index.npy", "names.json"
-
 
 ROW = np.dtype(
     [
@@ -270,9 +45,7 @@ ROW = np.dtype(
 )
 """What the index knows of each utterance."""
 
-
 _BLOCK_ROWS = 10_000
-
 
 _REMEDY = "copy it again, or write the shards again into an empty folder (mrl data shard)"
 
@@ -338,11 +111,11 @@ class ShardIndex:
         try:
             described = read_json_object(place / DESCRIPTION, advice=_REMEDY)
             if described.get("format") != FORMAT:
-                found = brief(described.get("format"))
-                raise DataError(f"{place / DESCRIPTION} is of format {found}, this version reads format {FORMAT}")
+                version = brief(described.get("format"))
+                raise DataError(f"{place / DESCRIPTION} is of format {version}, this version reads format {FORMAT}")
             listed = described.get("shards")
             shards = (
-                [record(Shard, one, str(place / DESCRIPTION), advice=_REMEDY) for one in listed]
+                [record(Shard, each, str(place / DESCRIPTION), advice=_REMEDY) for each in listed]
                 if isinstance(listed, list)
                 else []
             )
@@ -387,7 +160,10 @@ class ShardIndex:
 
     def _utterance(self, number: int, row: tuple[Any, ...]) -> Utterance:
         shard, offset, length, crc32, speaker, session, seconds, suffix = row
-        name = f"{key_of(number)}{suffix.decode()}"
+        try:
+            name = f"{key_of(number)}{suffix.decode()}"
+        except UnicodeDecodeError as error:
+            raise DataError(f"{self.folder / ROWS}: the extension of utterance {number} is not text; {_REMEDY}") from error
         path = self._paths[shard]
         return Utterance(
             path / name,
@@ -469,18 +245,18 @@ def write_index(
 
 def _check_size(path: Path, expected: int) -> None:
     try:
-        found = path.stat().st_size
+        size = path.stat().st_size
     except OSError as error:
         raise DataError(f"{path} is missing or cannot be read ({error.strerror}); {_REMEDY}") from error
-    if found != expected:
-        what = "it is cut off" if found < expected else "it was changed"
-        raise DataError(f"{path} has {found} bytes, its index says {expected}: {what}; {_REMEDY}")
+    if size != expected:
+        what = "it is cut off" if size < expected else "it was changed"
+        raise DataError(f"{path} has {size} bytes, its index says {expected}: {what}; {_REMEDY}")
 
 
 def _check_hash(path: Path, expected: str) -> None:
     try:
-        found = sha256_of(path)
+        digest = sha256_of(path)
     except OSError as error:
         raise DataError(f"{path} is missing or cannot be read ({error.strerror}); {_REMEDY}") from error
-    if found != expected:
-        raise DataError(f"{path} was changed: its SHA-256 is {found[:12]}…, its index says {expected[:12]}…; {_REMEDY}")
+    if digest != expected:
+        raise DataError(f"{path} was changed: its SHA-256 is {digest[:12]}…, its index says {expected[:12]}…; {_REMEDY}")

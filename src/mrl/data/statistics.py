@@ -75,8 +75,8 @@ def quantiles(values: Sequence[float] | npt.NDArray[Any]) -> dict[str, float]:
     """Return the quantiles of :data:`QUANTILES` by their percentage, and the mean; empty without values."""
     if not len(values):
         return {}
-    found = np.quantile(np.asarray(values, dtype=np.float64), QUANTILES)
-    named = {f"{100 * share:g}%": round(float(value), 3) for share, value in zip(QUANTILES, found, strict=True)}
+    levels = np.quantile(np.asarray(values, dtype=np.float64), QUANTILES)
+    named = {f"{100 * share:g}%": round(float(value), 3) for share, value in zip(QUANTILES, levels, strict=True)}
     return {**named, "mean": round(float(np.mean(values)), 3)}
 
 
@@ -99,23 +99,23 @@ def manifest_statistics(
     Raises:
         DataError: the manifest cannot be read, or a recording must be opened and cannot be.
     """
-    found = find_recordings(path, corpus="manifest", root=root, where=where, trust_lengths=True)
-    found.corpus()  # the same stretch twice is an error here as in training
-    recordings = found.recordings
+    manifest = find_recordings(path, corpus="manifest", root=root, where=where, trust_lengths=True)
+    manifest.corpus()  # the same stretch twice is an error here as in training
+    recordings = manifest.recordings
     seconds, rates = _lengths_and_rates(recordings, num_workers, show_progress)
     sessions: dict[str, set[str]] = {}
-    for one in recordings:
-        if one.session is not None:
-            sessions.setdefault(one.full_speaker, set()).add(one.session)
-    per_speaker = Counter(one.full_speaker for one in recordings)
+    for recording in recordings:
+        if recording.session is not None:
+            sessions.setdefault(recording.full_speaker, set()).add(recording.session)
+    per_speaker = Counter(recording.full_speaker for recording in recordings)
     return CorpusStatistics(
         speakers=len(per_speaker),
         seconds=np.array(seconds, dtype=np.float64),
         utterances_per_speaker=np.array(list(per_speaker.values()), dtype=np.int64),
         sessions_per_speaker=np.array([len(names) for names in sessions.values()], dtype=np.int64),
-        without_session=sum(one.session is None for one in recordings),
+        without_session=sum(recording.session is None for recording in recordings),
         sample_rates=dict(sorted(Counter(rates).items())),
-        corpora=dict(sorted(Counter(one.corpus for one in recordings if one.corpus is not None).items())),
+        corpora=dict(sorted(Counter(recording.corpus for recording in recordings if recording.corpus is not None).items())),
     )
 
 
@@ -123,7 +123,7 @@ def _lengths_and_rates(
     recordings: Sequence[Recording], num_workers: int | None, show_progress: bool
 ) -> tuple[list[float], list[int]]:
     """Return seconds and Hz of each utterance, as stated or else from the headers."""
-    lacking = [index for index, one in enumerate(recordings) if one.seconds is None or one.sample_rate is None]
+    lacking = [index for index, recording in enumerate(recordings) if recording.seconds is None or recording.sample_rate is None]
     stretches = [recordings[index].stretch for index in lacking]
     facts = survey(stretches, decode=False, num_workers=num_workers, description="reading headers", show_progress=show_progress)
     bad = [(stretch.path, fact.error) for stretch, fact in zip(stretches, facts, strict=True) if fact.error is not None]
@@ -133,33 +133,32 @@ def _lengths_and_rates(
             "`mrl data check` lists them all"
         )
     asked = dict(zip(lacking, facts, strict=True))
-    seconds = [asked[index].seconds if index in asked else one.seconds or 0.0 for index, one in enumerate(recordings)]
-    rates = [asked[index].sample_rate if index in asked else one.sample_rate or 0 for index, one in enumerate(recordings)]
-    return seconds, rates
+    stated = [asked.get(index, recording) for index, recording in enumerate(recordings)]
+    return [each.seconds or 0.0 for each in stated], [each.sample_rate or 0 for each in stated]
 
 
-def statistics_lines(found: CorpusStatistics) -> list[str]:
+def statistics_lines(statistics: CorpusStatistics) -> list[str]:
     """Return what is counted, one line each."""
-    plain = found.to_dict()
+    plain = statistics.to_dict()
     sessions = f"{plain['sessions']:,}"
-    if found.without_session:
-        sessions += f" ({found.without_session:,} utterances without one)"
+    if statistics.without_session:
+        sessions += f" ({statistics.without_session:,} utterances without one)"
     lines = [
-        f"speakers      {found.speakers:,} ({plain['speakers_with_one_utterance']:,} with a single utterance, "
+        f"speakers      {statistics.speakers:,} ({plain['speakers_with_one_utterance']:,} with a single utterance, "
         f"{plain['speakers_with_several_sessions']:,} with several sessions)",
-        f"utterances    {found.utterances:,}",
-        f"hours         {found.hours:,.2f}",
+        f"utterances    {statistics.utterances:,}",
+        f"hours         {statistics.hours:,.2f}",
         f"sessions      {sessions}",
-        "sample rates  " + ", ".join(f"{rate:,} Hz: {count:,}" for rate, count in found.sample_rates.items()),
+        "sample rates  " + ", ".join(f"{rate:,} Hz: {count:,}" for rate, count in statistics.sample_rates.items()),
     ]
-    if found.corpora:
-        lines.append("corpora       " + ", ".join(f"{name}: {count:,}" for name, count in found.corpora.items()))
+    if statistics.corpora:
+        lines.append("corpora       " + ", ".join(f"{name}: {count:,}" for name, count in statistics.corpora.items()))
     return lines
 
 
-def quantiles_table(found: CorpusStatistics) -> Table:
+def quantiles_table(statistics: CorpusStatistics) -> Table:
     """Return how lengths, utterances and sessions are spread, one row each."""
-    plain = found.to_dict()
+    plain = statistics.to_dict()
     spread = {
         "utterance, seconds": plain["utterance_seconds"],
         "utterances per speaker": plain["utterances_per_speaker"],

@@ -150,8 +150,8 @@ def survey(
         writing_journal(notes, decode=decode) as note,
     ):
         advance(len(stretches) - len(todo))
-        for batch, found in work:
-            for index, facts in zip(batch, found, strict=True):
+        for batch, examined in work:
+            for index, facts in zip(batch, examined, strict=True):
                 results[index] = facts
                 note(stretches[index], facts)
             advance(len(batch))
@@ -191,8 +191,8 @@ def _until_a_crash(
                     raise
             done, _ = wait(running, return_when=FIRST_COMPLETED)
             for future in done:
-                found = future.result()
-                yield running.pop(future), found
+                facts = future.result()
+                yield running.pop(future), facts
     except BrokenProcessPool:
         return [index for batch in running.values() for index in batch]
     finally:
@@ -215,12 +215,12 @@ def _one_by_one(stretches: Sequence[Stretch], suspects: _Batch, decode: bool) ->
                         'under if __name__ == "__main__"'
                     ) from error
             try:
-                found = pool.submit(examine_all, [stretches[index]], decode).result()
+                facts = pool.submit(examine_all, [stretches[index]], decode).result()
             except BrokenProcessPool:
-                found = [StretchFacts(error=_CRASHED)]
+                facts = [StretchFacts(error=_CRASHED)]
                 pool.shutdown()
                 pool = None
-            yield [index], found
+            yield [index], facts
     finally:
         if pool is not None:
             pool.shutdown(wait=True, cancel_futures=True)

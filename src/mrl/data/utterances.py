@@ -72,8 +72,8 @@ class Corpus:
         return sorted(chosen)
 
     def without_speakers(self) -> Corpus:
-        """Return the same utterances in the same order as if nobody knew who speaks."""
-        return Corpus.in_order(dataclasses.replace(one, speaker=UNKNOWN_SPEAKER) for one in self.utterances)
+        """Return the same utterances in the same order, their speakers unknown."""
+        return Corpus.in_order(dataclasses.replace(utterance, speaker=UNKNOWN_SPEAKER) for utterance in self.utterances)
 
     def with_speed_copies(self, speeds: Sequence[float]) -> Corpus:
         """Return this corpus with every utterance also at each of ``speeds``, each speed of a speaker being a further speaker.
@@ -86,11 +86,11 @@ class Corpus:
         if not speeds:
             return self
         every = [
-            one if speed == 1.0 else dataclasses.replace(one, speaker=f"{one.speaker}@{speed:g}", speed=speed)
-            for one in self.utterances
+            utterance if speed == 1.0 else dataclasses.replace(utterance, speaker=f"{utterance.speaker}@{speed:g}", speed=speed)
+            for utterance in self.utterances
             for speed in (1.0, *speeds)
         ]
-        in_shards = all(one.slice is not None for one in self.utterances)
+        in_shards = all(utterance.slice is not None for utterance in self.utterances)
         return Corpus.in_order(every) if in_shards else Corpus.of(every)
 
     def check_files(self, excluded: Collection[int] = ()) -> None:
@@ -159,12 +159,13 @@ class Corpus:
         elif columns is not None and not columns.has_slices:
             offsets = np.zeros(len(self), dtype=np.int64)
         else:
-            offsets = np.array([0 if one.slice is None else one.slice.offset for one in self.utterances], dtype=np.int64)
+            slices = [utterance.slice for utterance in self.utterances]
+            offsets = np.array([0 if part is None else part.offset for part in slices], dtype=np.int64)
         return np.array([numbers[file] for file in files], dtype=np.int64), offsets
 
     def _described(self) -> Iterable[tuple[str, tuple[str, float, float | None, float]]]:
         if not isinstance(self.utterances, UtteranceColumns):
-            return ((str(one.path), (one.speaker, one.start, one.seconds, one.speed)) for one in self.utterances)
+            return ((str(each.path), (each.speaker, each.start, each.seconds, each.speed)) for each in self.utterances)
         stretches = self.utterances.stretches()
         return (
             (path, (self.speakers[speaker], start, seconds, speed))

@@ -150,15 +150,15 @@ def fits_memory(num_bytes: int) -> bool:
 
 def free_bytes() -> int | None:
     """Return how much memory this process may still take, with the limit of its container; None where Linux does not say."""
-    found = []
+    limits = []
     if _MEMORY.is_file():
         for line in _MEMORY.read_text(encoding="ascii").splitlines():
             if line.startswith("MemAvailable:"):
-                found.append(1024 * int(line.split()[1]))
+                limits.append(1024 * int(line.split()[1]))
     limit, used = _number(_GROUP / "memory.max"), _number(_GROUP / "memory.current")
     if limit is not None and used is not None:
-        found.append(max(0, limit - used))
-    return min(found, default=None)
+        limits.append(max(0, limit - used))
+    return min(limits, default=None)
 
 
 def _number(file: Path) -> int | None:
@@ -229,18 +229,18 @@ def check_parity(
         waveforms = synthetic_speech(batch, length, sample_rate=reference.sample_rate)
         expected = reference.raw(waveforms)
         try:
-            found = runner(reference.feed(waveforms))
+            outputs = runner(reference.feed(waveforms))
         except Exception as error:
             # Runtimes raise errors of their own kinds.
             detail = " ".join(str(error).split())[:160]
             raise ExportError(f"the exported file fails on a batch of {batch} x {length:g} s: {detail}") from error
-        lengths = np.linalg.norm(found.embedding, axis=1)
-        if found.embedding.shape != expected.shape or not np.allclose(lengths, 1.0, atol=_UNIT_LENGTH_TOLERANCE):
+        lengths = np.linalg.norm(outputs.embedding, axis=1)
+        if outputs.embedding.shape != expected.shape or not np.allclose(lengths, 1.0, atol=_UNIT_LENGTH_TOLERANCE):
             raise ExportError(
-                f"the exported file gives {found.embedding.shape} with lengths around {float(lengths.mean()):g} on a batch "
+                f"the exported file gives {outputs.embedding.shape} with lengths around {float(lengths.mean()):g} on a batch "
                 f"of {batch} x {length:g} s; expected {expected.shape} of unit length"
             )
-        smallest = min(row_cosines(expected, found.raw).min(), row_cosines(expected, found.embedding).min())
+        smallest = min(row_cosines(expected, outputs.raw).min(), row_cosines(expected, outputs.embedding).min())
         points.append(ParityPoint(batch, length, float(smallest)))
         if advance is not None:
             advance(1)
@@ -299,13 +299,13 @@ def compare_on_trials(network: Matrix, exported: Matrix, trials: TrialList, dims
     return TrialParity(trials.source, len(trials), dict(rates[0]), dict(rates[1]))
 
 
-def require_same_rates(found: TrialParity) -> None:
+def require_same_rates(parity: TrialParity) -> None:
     """Raise :class:`ExportError` where an equal error rate of the file is another one than the network's."""
-    for dim, rate in found.network.items():
-        if abs(found.exported[dim] - rate) > SAME_RATE:
+    for dim, rate in parity.network.items():
+        if abs(parity.exported[dim] - rate) > SAME_RATE:
             raise ExportError(
-                f"on {found.source} the exported file has an equal error rate of {100 * found.exported[dim]:.4f} % at dim {dim}, "
-                f"the network {100 * rate:.4f} %; they must be the same, nothing was written"
+                f"on {parity.source} the exported file has an equal error rate of {100 * parity.exported[dim]:.4f} % at dim "
+                f"{dim}, the network {100 * rate:.4f} %; they must be the same, nothing was written"
             )
 
 
@@ -386,10 +386,11 @@ def check_export(path: str | os.PathLike[str]) -> CheckedFile:
     minimum = MINIMUM_COSINE[runner.description.precision]  # type: ignore[index]
     smallest = 1.0
     for fed, expected in _read_pairs(self_test_of(file)):
-        found = runner(fed)
-        if found.raw.shape != expected.shape:
-            raise ExportError(f"{file} gives {found.raw.shape}; its self-test expects {expected.shape}")
-        smallest = float(np.min([smallest, row_cosines(expected, found.raw).min(), row_cosines(expected, found.embedding).min()]))
+        outputs = runner(fed)
+        if outputs.raw.shape != expected.shape:
+            raise ExportError(f"{file} gives {outputs.raw.shape}; its self-test expects {expected.shape}")
+        cosines = [row_cosines(expected, rows).min() for rows in (outputs.raw, outputs.embedding)]
+        smallest = float(np.min([smallest, *cosines]))
     if not smallest >= minimum:
         raise ExportError(
             f"{file} gives other embeddings than when it was written: cosine {smallest:.6f}, at least {minimum:g} is required; "
@@ -411,7 +412,7 @@ def _read_pairs(path: Path) -> list[tuple[Matrix, Matrix]]:
     require_floats(tensors, str(path), error=CheckpointError, advice="copy it again")
     count = sum(name.startswith("input_") for name in tensors)
     wanted = [(f"input_{number}", f"expected_{number}") for number in range(count)]
-    if not all(one in tensors and tensors[one].ndim > 1 for pair in wanted for one in pair):
+    if not all(each in tensors and tensors[each].ndim > 1 for pair in wanted for each in pair):
         raise CheckpointError(f"{path} does not hold pairs of inputs and expected embeddings; copy it again")
     pairs = [(tensors[fed], tensors[expected]) for fed, expected in wanted]
     if not pairs:

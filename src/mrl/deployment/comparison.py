@@ -37,7 +37,7 @@ TIMED_PAIRS = 15
 NOTABLY_FASTER = 1.1
 NOTABLY_SMALLER = 0.75
 TOLERATED_RATE_CHANGE = (0.0005, 0.05)
-"""An equal error rate may rise by so much, or by this share of itself, whichever is more, before a form is not worth keeping."""
+"""How far an equal error rate may rise, by itself or as a share, whichever is more, before a form is not worth keeping."""
 
 _COMPARED_SHAPES = ((4, 1.0), (4, 3.0), (1, 10.0))
 

@@ -236,10 +236,10 @@ def _checked(reference: Reference, runner: Runner, precision: Precision, show_pr
 
 def _rates(reference: Reference, runner: Runner, data: TrialData, *, required: bool) -> TrialParity:
     exported = exported_embeddings(reference, runner, data.trials, data.root)
-    found = compare_on_trials(data.network, exported, data.trials, data.dims)
+    rates = compare_on_trials(data.network, exported, data.trials, data.dims)
     if required:
-        require_same_rates(found)
-    return found
+        require_same_rates(rates)
+    return rates
 
 
 def _card(report: ExportReport, hashes: dict[str, str]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol
@@ -11,7 +12,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from mrl.bounded import parse_json
+from mrl.bounded import open_regular, parse_json
 from mrl.errors import CheckpointError, InputError, MissingDependencyError
 from mrl.runtime.description import Description
 from mrl.runtime.embedder import EMBEDDING, RAW_EMBEDDING
@@ -103,7 +104,7 @@ def open_runner(path: str | os.PathLike[str], *, threads: int | None = None) -> 
     """Open an exported file by its suffix.
 
     Raises:
-        InputError: no such file, or a suffix that is none of an exported file's.
+        InputError: no such file, or an unsupported extension.
         CheckpointError: damaged, or not written by ``mrl export``.
         MissingDependencyError: the runtime of this format is not installed.
     """
@@ -128,6 +129,9 @@ class _OnnxRunner:
 class _OpenVinoRunner:
     def __init__(self, file: Path, threads: int | None) -> None:
         openvino = require_openvino()
+        with open_regular(file, error=CheckpointError) as stream:
+            if not stream.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):  # its readers of other formats would be tried
+                raise CheckpointError(f"{file} is not the XML of an OpenVINO model; export it again")
         # Without this hint OpenVINO computes in bfloat16 on processors that have it.
         settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}
         if threads is not None:
@@ -152,6 +156,8 @@ class _ProgramRunner:
     def __init__(self, file: Path) -> None:
         import torch
 
+        if not _is_program(file):  # torch logs a traceback for what is none
+            raise CheckpointError(f"{file} is damaged or not an exported program (an archive of torch.export); export it again")
         extra = {FORMATS["pt2"].description_entry: ""}
         try:
             program = torch.export.load(str(file), extra_files=extra)
@@ -179,6 +185,15 @@ def require_openvino() -> Any:
     except ImportError as error:
         raise MissingDependencyError('OpenVINO files need OpenVINO: pip install "redimnet-mrl[openvino]"') from error
     return openvino
+
+
+def _is_program(file: Path) -> bool:
+    """Whether a file is an archive as ``torch.export.save`` writes it, of PyTorch 2.6 or of later ones."""
+    try:
+        with open_regular(file, error=CheckpointError) as stream, zipfile.ZipFile(stream) as archive:
+            return any(name.endswith(("archive_format", "serialized_exported_program.json")) for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        return False
 
 
 def _parsed(text: str, file: Path) -> dict[str, Any]:

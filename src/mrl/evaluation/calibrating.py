@@ -21,7 +21,8 @@ from mrl.evaluation.systems import NetworkSystem
 from mrl.files import write_json
 from mrl.matryoshka.saving import read_model_config
 from mrl.pretrained import find_bundled
-from mrl.scoring.calibration import Calibration, Quality, can_hold_out, fit_calibration, held_out_ratios
+from mrl.scoring.calibration import Calibration, Quality
+from mrl.scoring.calibration_fit import can_hold_out, fit_calibration, held_out_ratios
 from mrl.scoring.cosine import check_dims, score_prefixes
 from mrl.scoring.decisions import NO_CALIBRATION
 from mrl.settings import changed
@@ -174,7 +175,7 @@ def with_held_out_calibration(system: SystemScores, trials: TrialList, speakers:
 
     Raises:
         DataError: speakers are not known or too few.
-        InputError: as :func:`mrl.scoring.calibration.held_out_ratios`.
+        InputError: as :func:`mrl.scoring.held_out_ratios`.
     """
     require_held_out(trials, speakers)
     _, of_utterance = speakers_of_trials(trials, speakers)

@@ -1,6 +1,10 @@
 from .database import Voice as Voice
 from .exchange import export_voices as export_voices
 from .exchange import import_voices as import_voices
+from .labelling import LabelledSpeaker as LabelledSpeaker
+from .labelling import LabelSettings as LabelSettings
+from .labelling import label_speakers as label_speakers
+from .labelling import new_names as new_names
 from .qdrant_search import QdrantSearch as QdrantSearch
 from .recognise import Identification as Identification
 from .recognise import Verification as Verification
@@ -16,6 +20,9 @@ from .search import FunnelSearch as FunnelSearch
 from .search import Hits as Hits
 from .search import VoiceSearch as VoiceSearch
 from .store import VoiceStore as VoiceStore
+from .turns import Turn as Turn
+from .turns import Turns as Turns
+from .turns import read_turns as read_turns
 from .usearch_search import UsearchSearch as UsearchSearch
 from .voice_matrix import VoiceMatrix as VoiceMatrix
 from .voice_matrix import load_voices as load_voices

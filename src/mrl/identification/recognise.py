@@ -52,6 +52,11 @@ class VoiceScore:
     log_likelihood_ratio: float | None
     accepted: bool | None
 
+    @property
+    def rank(self) -> float:
+        """By what voices are ordered: the log-likelihood ratio, or the cosine where there is none."""
+        return self.score if self.log_likelihood_ratio is None else self.log_likelihood_ratio
+
 
 @dataclass(frozen=True)
 class Verification:
@@ -318,17 +323,13 @@ def _best_voices(
             for number, score in zip(numbers, nearest.scores, strict=True)
             if number in names and number in seconds  # else it has been deleted meanwhile
         ]
-        scored.sort(key=_rank, reverse=True)
+        scored.sort(key=lambda voice: voice.rank, reverse=True)
         if not complete or len(numbers) < count:
             return scored[:top]
         reachable = rule.highest_log_likelihood_ratio(float(nearest.scores[-1]), embedded.seconds)
-        if len(scored) >= top and _rank(scored[top - 1]) >= reachable:
+        if len(scored) >= top and scored[top - 1].rank >= reachable:
             return scored[:top]
         count *= _WIDENING
-
-
-def _rank(voice: VoiceScore) -> float:
-    return voice.score if voice.log_likelihood_ratio is None else voice.log_likelihood_ratio
 
 
 def _require_enrollable(embedder: Embedder, name: str, store: Path, form: EmbeddingFormat | None, extend: bool) -> None:

@@ -182,7 +182,7 @@ def hits(voices: VoiceMatrix, query: FloatMatrix, rows: Rows, count: int, minimu
 # What is short is either a Matryoshka prefix of 32 or 64 numbers, ranked by the cosine of the prefixes, or the signs of all
 # numbers, one bit each, ranked by the bits that differ. The signs of 256 numbers take a quarter of the bytes of 32 of them
 # and find the right voice of a similar recording as well, but not the most similar of wrong ones, which are alike in the few
-# directions that carry most (docs/identification.md has the figures). A prefix of 64 finds both and is the default.
+# directions that carry most (docs/how-to/enrol-and-identify.md has the figures). A prefix of 64 finds both and is the default.
 #
 # Exact answers: a unit-length query ``q`` and voice ``v`` are cut into prefix ``p`` and rest ``r``. Their cosine is ``qp.vp +
 # qr.vr``, and by Cauchy-Schwarz it is at most ``qp.vp + |qr| |vr|``. Voices whose bound lies below the best cosines found

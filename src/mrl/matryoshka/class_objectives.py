@@ -30,7 +30,7 @@ _COSINE_LIMIT = 1.0 - 1e-7
 def lowered(cosines: Tensor, margin: float) -> tuple[Tensor, Tensor]:
     """Enlarge the angle by ``margin``: ``cos(angle + margin)``, for the embedding's own class (ArcFace, arXiv 1801.07698).
 
-    Beyond an angle of ``pi - margin`` the result goes on falling linearly, so that the gradient never turns back.
+    Beyond an angle of ``pi - margin`` the result keeps falling linearly, so that the gradient never turns back.
 
     Returns:
         The moved cosines and their slopes, of the shape of ``cosines``.
@@ -48,7 +48,7 @@ def lowered(cosines: Tensor, margin: float) -> tuple[Tensor, Tensor]:
 def raised(cosines: Tensor, margin: float) -> tuple[Tensor, Tensor]:
     """Diminish the angle by ``margin``: ``cos(angle - margin)``, for the classes of others.
 
-    At angles below ``margin`` the result goes on rising linearly: a class of another speaker that lies on the embedding itself
+    At angles below ``margin`` the result keeps rising linearly: a class of another speaker that lies on the embedding itself
     must still be pushed away.
 
     Returns:
@@ -337,10 +337,10 @@ class NearestSubcenter:
     def evaluate(self, cosines: Tensor, labels: Tensor, margin: float, bias: Tensor | None) -> ObjectiveValue:
         """See :meth:`ClassObjective.evaluate`, with cosines ``(batch, classes * num_subcenters)``."""
         nearest, center = cosines.view(len(cosines), -1, self.num_subcenters).max(dim=2)
-        found = self.objective.evaluate(nearest, labels, margin, bias)
+        result = self.objective.evaluate(nearest, labels, margin, bias)
         gradient = torch.zeros_like(cosines)
-        gradient.view(len(cosines), -1, self.num_subcenters).scatter_(2, center.unsqueeze(2), found.gradient.unsqueeze(2))
-        return ObjectiveValue(found.loss, found.accuracy, gradient, found.row_factor, found.bias_gradient)
+        gradient.view(len(cosines), -1, self.num_subcenters).scatter_(2, center.unsqueeze(2), result.gradient.unsqueeze(2))
+        return ObjectiveValue(result.loss, result.accuracy, gradient, result.row_factor, result.bias_gradient)
 
     def initial_bias(self, num_classes: int, margin: float) -> float | None:
         """That of the objective."""

@@ -1,7 +1,7 @@
 """Matryoshka heads without gradient descent: rotations, PCA and LDA, in seconds.
 
 Cosines do not change under a rotation, so a rotated pretrained embedding scores every trial as before at full length, while the
-order of its directions decides how good its prefixes are. See docs/matryoshka-head.md for the mathematics.
+order of its directions decides how good its prefixes are. See docs/explanation/matryoshka-head.md for the mathematics.
 """
 
 from __future__ import annotations
@@ -420,7 +420,7 @@ def fit_projection(
             discards (by LDA, at the scale that helps on held-out speakers) where there are labels, and is zero otherwise.
         base: the pretrained embedding as a map of ``features``; None: the features themselves.
         shrinkage: share of the within-speaker covariance that is replaced by its mean variance (0 to 1). A few hundred speakers
-            say little of small variances; the default was chosen on so762-child (docs/results.md).
+            say little of small variances; the default was chosen on so762-child (docs/appendix/results.md).
 
     Returns:
         The head, ``feature_dim`` -> ``embed_dim``, float64.

@@ -43,7 +43,7 @@ def create_mrl_from_pretrained(
 
     The head starts as the pretrained embedding, rotated so that its energy comes first: at 192 and more dimensions all cosines
     are those of the pretrained model, and shorter prefixes are good before any training. Of the heads that need no recordings it
-    won the accuracy study (docs/accuracy-study.md); what to do with recordings stands there, too.
+    won the accuracy study (docs/appendix/accuracy-study.md), which also compares what recordings add.
 
     Args:
         model_name, train_type, dataset: which one, see :func:`mrl.load_pretrained_redimnet`.

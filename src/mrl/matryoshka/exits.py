@@ -3,7 +3,7 @@
 After each stage the features of a backbone have the same shape, and its last layer is a weighted sum of all stages. An exit after
 stage ``depth`` is such a sum of its own over what has been computed by then, followed by the network's own pooling and a
 Matryoshka head of its own, fitted so that its embedding follows that of the whole network. What it costs and what it loses is
-measured in docs/early-exits.md.
+measured in docs/appendix/early-exits.md.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class EarlyExit(nn.Module):
                 f"{len(pooled)} utterances are too few to fit an exit; expected hundreds, at least {_FEWEST_UTTERANCES}"
             )
         if not (torch.isfinite(pooled).all() and torch.isfinite(embeddings).all()):
-            raise InputError("statistics or embeddings hold NaN or infinite numbers; find the recordings they come from")
+            raise InputError("statistics or embeddings hold NaN or infinite values; find the recordings they come from")
         if not ridge > 0:
             raise InputError(f"ridge={ridge} cannot be used; expected a number above 0")
         assert isinstance(self.norm, nn.BatchNorm1d)
@@ -121,7 +121,7 @@ class Cut(TypedDict):
     """
 
     depth: int
-    """After so many stages."""
+    """After how many stages."""
     stages: int
     """So many has the whole model."""
     whole_sha256: str

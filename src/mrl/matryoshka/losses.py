@@ -1,7 +1,7 @@
 """Losses that make every prefix of one embedding good.
 
 The objects that own parameters own them as registered submodules, so an optimizer built from the module that holds the model and
-the loss trains the class matrices too. A class matrix that nobody trains leaves the loss at chance for ever.
+the loss trains the class matrices too. A class matrix that is not trained leaves the loss at chance for ever.
 """
 
 from __future__ import annotations
@@ -233,9 +233,9 @@ class MatryoshkaLoss(nn.Module):
     def set_margin(self, margin: float) -> None:
         """Set the margin, in radians (for a schedule); each length keeps the ratio of its own margin to it."""
         self.margins = {dim: margin * self._margin_ratios.get(dim, 1.0) for dim in self.dims}
-        for dim, one in self.margins.items():
-            if not 0.0 <= one < LARGEST_MARGIN:
-                raise InputError(f"margin={one} at {dim} dimensions cannot be used; expected an angle from 0 to 1.5 radians")
+        for dim, own in self.margins.items():
+            if not 0.0 <= own < LARGEST_MARGIN:
+                raise InputError(f"margin={own} at {dim} dimensions cannot be used; expected an angle from 0 to 1.5 radians")
 
     def start_step(self, step: int) -> None:
         """Draw which lengths, and which classes besides those of a batch, take part in the optimizer step of this number.
@@ -429,7 +429,7 @@ def _output(total: Tensor, terms: list[PrefixTerm], losses: list[Tensor], accura
 
 
 class NoClassLoss(nn.Module):
-    """Is zero for whatever embeddings and labels, has no parameters, and takes what a schedule tells a MatryoshkaLoss."""
+    """Zero for any embeddings and labels; has no parameters, and accepts the calls of a schedule like a MatryoshkaLoss."""
 
     dims: tuple[int, ...] = ()
 

@@ -188,7 +188,7 @@ class ReDimNetMRL(nn.Module):
             TrainingError: this model is an inference copy.
         """
         self.backbone.refuse_copy("given exits")
-        for depth in [checked_exit_depth(one, self.backbone.num_stages) for one in depths]:
+        for depth in [checked_exit_depth(each, self.backbone.num_stages) for each in depths]:
             self.exits[str(depth)] = EarlyExit(self.backbone, depth, self.embed_dim)
         if self.exits:
             self.eval()
@@ -223,13 +223,13 @@ class ReDimNetMRL(nn.Module):
         return result.eval()
 
     def _exit(self, depth: int) -> EarlyExit:
-        found = self.exits[str(depth)] if type(depth) is int and str(depth) in self.exits else None
-        if not isinstance(found, EarlyExit):
+        early = self.exits[str(depth)] if type(depth) is int and str(depth) in self.exits else None
+        if not isinstance(early, EarlyExit):
             raise InputError(
                 f"depth={depth!r} is not available; this model has {', '.join(map(str, self.depths))} "
                 f"({self.depths[-1]} is the whole network); mrl fit-exits, or mrl.fit_exits, adds others"
             )
-        return found
+        return early
 
     def freeze_backbone(self) -> None:
         """Keep every parameter and buffer of the backbone as it is, whatever ``train()`` says, until it is unfrozen."""
@@ -301,7 +301,7 @@ class ReDimNetMRL(nn.Module):
 
         Raises:
             InputError: unusable statistics, labels or options.
-            TrainingError: the model has exits, which would go on following the old head, or is an inference copy.
+            TrainingError: the model has exits, which would still follow the old head, or is an inference copy.
         """
         self.backbone.refuse_copy("fitted")
         if self.exits:

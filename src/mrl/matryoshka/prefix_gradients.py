@@ -55,10 +55,10 @@ def prefix_class_loss(
         The total with gradients for ``raw``, ``classes`` and ``biases`` (once differentiable), and losses ``(terms,)`` and
         accuracies ``(terms,)`` without.
     """
-    found: tuple[Tensor, Tensor, Tensor] = _PrefixClassLoss.apply(  # type: ignore[no-untyped-call]
+    result: tuple[Tensor, Tensor, Tensor] = _PrefixClassLoss.apply(  # type: ignore[no-untyped-call]
         raw, classes, biases, labels, tuple(terms), objective
     )
-    return found
+    return result
 
 
 class _PrefixClassLoss(torch.autograd.Function):

@@ -63,9 +63,9 @@ def release_sections(release: Release) -> list[str]:
         lines += ["", *_table(result)]
     lines += ["", "## Data", "", "| recordings | for | speakers | utterances | hours | licence | source |", "|---" * 7 + "|"]
     lines += [
-        f"| {one.name} | {one.purpose} | {'–' if one.speakers is None else one.speakers} | {one.utterances:,} "
-        f"| {one.hours:.1f} | {one.licence} | {one.source} |"
-        for one in release.corpora
+        f"| {corpus.name} | {corpus.purpose} | {'–' if corpus.speakers is None else corpus.speakers} | {corpus.utterances:,} "
+        f"| {corpus.hours:.1f} | {corpus.licence} | {corpus.source} |"
+        for corpus in release.corpora
     ]
     lines += ["", "## How it was made", "", "| | |", "|---|---|"]
     lines += [f"| {name} | {value} |" for name, value in release.making.items()]
@@ -77,10 +77,10 @@ def _table(result: ReleaseResult) -> list[str]:
     lines = [f"**{result.trial_list}** ({result.trials:,} trials of {result.speakers} speakers{note})", ""]
     rows = [*result.model, *result.baseline]
     dims = sorted({rate.dim for rate in rows})
-    lines += ["| numbers | " + " | ".join(map(str, dims)) + " |", "|---" * (len(dims) + 1) + "|"]
+    lines += ["| dimensions | " + " | ".join(map(str, dims)) + " |", "|---" * (len(dims) + 1) + "|"]
     for system in dict.fromkeys(rate.system for rate in rows):
-        found = {rate.dim: _cell(rate) for rate in rows if rate.system == system}
-        lines.append(f"| {system} | " + " | ".join(found.get(dim, "–") for dim in dims) + " |")
+        cells = {rate.dim: _cell(rate) for rate in rows if rate.system == system}
+        lines.append(f"| {system} | " + " | ".join(cells.get(dim, "–") for dim in dims) + " |")
     return lines
 
 
@@ -107,7 +107,7 @@ def model_card(config: dict[str, Any]) -> str:
         "# Matryoshka speaker embeddings (ReDimNet)" if release is None else f"# {release.name}",
         "",
         *([] if release is None else [f"**{release.notice}**", ""]),
-        f"Waveform in ({config['sample_rate']} Hz, mono), {config['embed_dim']} numbers out; "
+        f"Waveform in ({config['sample_rate']} Hz, mono), {config['embed_dim']} dimensions out; "
         "every prefix is an embedding of its own. "
         f"Trained or reported lengths: {dims}.",
         "",
@@ -207,7 +207,7 @@ def read_model_folder(folder: str | os.PathLike[str]) -> tuple[dict[str, Any], d
     for name, tensor in tensors.items():
         if tensor.is_floating_point() == name.endswith("num_batches_tracked"):
             raise CheckpointError(
-                f"{weights}: {brief(name)} holds {tensor.dtype}, another kind of numbers than belongs there; {_ADVICE}"
+                f"{weights}: {brief(name)} holds {tensor.dtype}, another data type than belongs there; {_ADVICE}"
             )
         if not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f"{weights}: {brief(name)} holds NaN or infinity; {_ADVICE}")
@@ -260,7 +260,7 @@ _KINDS: dict[str, tuple[Callable[[Any], bool], str]] = {
     "release": (lambda value: value is None or isinstance(value, dict), "an object or null"),
     "pretrained_source": (
         lambda value: (
-            value is None or (isinstance(value, dict) and all(one is None or isinstance(one, str) for one in value.values()))
+            value is None or (isinstance(value, dict) and all(each is None or isinstance(each, str) for each in value.values()))
         ),
         "texts by name, or null",
     ),

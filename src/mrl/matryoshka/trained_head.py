@@ -152,7 +152,7 @@ def train_head(
 def _mean_length(vectors: Tensor) -> float:
     length = float(torch.linalg.vector_norm(vectors, dim=1).mean())
     if not 0.0 < length < math.inf:
-        raise InputError("the embeddings are all zero, or hold NaN or infinite numbers; find the recordings they come from")
+        raise InputError("the embeddings are all zero, or hold NaN or infinite values; find the recordings they come from")
     return length
 
 
@@ -208,8 +208,8 @@ def _differences(features: Tensor, speakers: Tensor, random: torch.Generator) ->
 def rotation_with_prefixes_of(head: AffineMap) -> AffineMap:
     """Return the rotation whose prefixes span what those of a head of embeddings span.
 
-    Gram and Schmidt, row by row. A rotation of all numbers scores as the embeddings themselves do, so nothing can be lost at full
-    length; its prefixes are nearly as good as the head's.
+    Gram and Schmidt, row by row. A rotation of all dimensions scores as the embeddings themselves do, so nothing can be lost at
+    full length; its prefixes are nearly as good as the head's.
     """
     q, r = torch.linalg.qr(head.weight.double().T)
     rows = (q * torch.where(r.diagonal() < 0, -1.0, 1.0)).T

@@ -79,7 +79,7 @@ def copy_bundled(name: str, folder: str | os.PathLike[str]) -> Path:
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise InputError(f"{target} is there already; give a new or empty folder")
     # The configuration goes last: a folder without it is no model folder.
-    for file in sorted(bundled.folder.iterdir(), key=lambda one: one.name == _CONFIG):
+    for file in sorted(bundled.folder.iterdir(), key=lambda path: path.name == _CONFIG):
         with atomic_path(target / file.name) as temporary:
             shutil.copyfile(file, temporary)
     return target

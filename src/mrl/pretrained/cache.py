@@ -22,7 +22,7 @@ class CacheRecord:
     source: str | None = None
     """Address or path where it came from at first use."""
     licence_shown: bool = False
-    """Whether the licence of non-commercial weights has been told to the user."""
+    """Whether the user has been shown the licence of non-commercial weights."""
 
 
 def checkpoint_folder() -> Path:

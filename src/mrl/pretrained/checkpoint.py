@@ -129,8 +129,7 @@ def _unpickle(file: Path, shown_as: str) -> object:
         )
     if not head.startswith((b"PK", _LEGACY_MAGIC)):
         raise CheckpointError(f"{shown_as} is not a PyTorch checkpoint; {_ADVICE}")
-    if head.startswith(b"PK") and not zipfile.is_zipfile(file):
-        # The directory of a zip archive is at its end.
+    if head.startswith(b"PK") and not _has_directory(file):
         raise CheckpointError(f"{shown_as} is truncated: its end is missing; {_ADVICE}")
     if head.startswith(b"PK"):
         _verify_archive(file, shown_as)
@@ -148,9 +147,17 @@ def _unpickle(file: Path, shown_as: str) -> object:
         raise CheckpointError(f"cannot read {shown_as}: {error.strerror or error}") from error
     except Exception as error:  # torch.load raises RuntimeError, EOFError, KeyError, UnicodeDecodeError ... for damaged bytes
         reason = " ".join(str(error).split())[:160]
-        found = f"{shown_as} is not a PyTorch checkpoint, or is damaged ({type(error).__name__}: {reason})"
-        raise CheckpointError(f"{found}; {_ADVICE}") from error
+        problem = f"{shown_as} is not a PyTorch checkpoint, or is damaged ({type(error).__name__}: {reason})"
+        raise CheckpointError(f"{problem}; {_ADVICE}") from error
     return contents
+
+
+def _has_directory(file: Path) -> bool:
+    """Whether a zip archive ends as one should: its directory is at its end."""
+    try:
+        return zipfile.is_zipfile(file)
+    except zipfile.BadZipFile:  # of many disks
+        return False
 
 
 def _verify_archive(file: Path, shown_as: str) -> None:
@@ -162,8 +169,8 @@ def _verify_archive(file: Path, shown_as: str) -> None:
     try:
         with zipfile.ZipFile(file) as archive:
             members = archive.infolist()
-            size = sum(one.file_size for one in members)
-            if any(one.compress_type != zipfile.ZIP_STORED or one.flag_bits & 1 for one in members):
+            size = sum(member.file_size for member in members)
+            if any(member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1 for member in members):
                 raise CheckpointError(f"{shown_as} is a compressed archive, which torch.save does not write; {_ADVICE}")
             if size > file.stat().st_size:
                 raise CheckpointError(f"{shown_as} would unpack to {size:,} bytes, more than it has; {_ADVICE}")
@@ -179,12 +186,12 @@ def _fault_of(tensor: object, storages: dict[int, int]) -> str:
     if not isinstance(tensor, torch.Tensor):
         return f"is a {type(tensor).__name__}, expected a tensor"
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu" or type(tensor) not in _PLAIN:
-        return f"is a tensor of the kind {tensor.layout}, {tensor.dtype} on {tensor.device}, expected plain numbers"
+        return f"is a tensor of the kind {tensor.layout}, {tensor.dtype} on {tensor.device}, expected a dense tensor of numbers"
     if tensor.dtype not in _USABLE:
         return f"holds {tensor.dtype}, expected floating-point or whole numbers"
     storage = tensor.untyped_storage()
     if tensor.numel() * tensor.element_size() > storage.nbytes():
-        return f"has the shape {tuple(tensor.shape)}, more numbers than the file holds for it"
+        return f"has the shape {tuple(tensor.shape)}, more values than the file holds for it"
     storages[storage.data_ptr()] = storage.nbytes()
     return ""
 
@@ -197,8 +204,8 @@ def _checked(contents: object, shown_as: str, *, most_bytes: int | None = None) 
         raise CheckpointError(f"{shown_as} is a bare state_dict without the network's model_config; {expected}")
     missing = [key for key in ("model_config", "state_dict") if key not in contents]
     if missing:
-        found = ", ".join(brief(key) for key in list(contents)[:8]) or "nothing"
-        raise CheckpointError(f"{shown_as} lacks {' and '.join(map(repr, missing))} (found: {found}); {expected}")
+        keys = ", ".join(brief(key) for key in list(contents)[:8]) or "nothing"
+        raise CheckpointError(f"{shown_as} lacks {' and '.join(map(repr, missing))} (found: {keys}); {expected}")
     model_config, state_dict = contents["model_config"], contents["state_dict"]
     for key, value in (("model_config", model_config), ("state_dict", state_dict)):
         if not isinstance(value, Mapping):
@@ -229,14 +236,14 @@ def _require_plain(value: object, where: str, shown_as: str) -> None:
     """Refuse a model_config that holds something else than plain values, or stands for too many: a pickle may repeat itself."""
     waiting, count = [(value, where, 0)], 0
     while waiting:
-        one, place, depth = waiting.pop()
+        each, place, depth = waiting.pop()
         count += 1
         if count > _MOST_VALUES or depth > _DEEPEST:
             raise CheckpointError(f"{shown_as}: {where} has more than {_MOST_VALUES:,} values, or is nested too deeply")
-        if isinstance(one, Mapping):
-            waiting += [(item, f"{place}[{brief(key)}]", depth + 1) for key, item in one.items()]
-        elif isinstance(one, (list, tuple)):
-            waiting += [(item, f"{place}[{index}]", depth + 1) for index, item in enumerate(one)]
-        elif one is not None and type(one) not in (bool, int, float, str):
-            kind = type(one).__name__
+        if isinstance(each, Mapping):
+            waiting += [(item, f"{place}[{brief(key)}]", depth + 1) for key, item in each.items()]
+        elif isinstance(each, (list, tuple)):
+            waiting += [(item, f"{place}[{index}]", depth + 1) for index, item in enumerate(each)]
+        elif each is not None and type(each) not in (bool, int, float, str):
+            kind = type(each).__name__
             raise CheckpointError(f"{shown_as}: {place} is a {kind}; a model_config holds numbers, texts, lists and dicts only")

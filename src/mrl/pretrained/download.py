@@ -163,7 +163,7 @@ def _official_source(checkpoint: PretrainedCheckpoint) -> str:
         return mirror.rstrip("/") + "/" + urllib.parse.quote(checkpoint.released_name, safe="+")
     folder = _local_path(mirror)
     if not folder.is_dir():
-        raise DownloadError(f"{MIRROR_VARIABLE}={mirror!r} is neither a folder nor an http(s) address; mend or unset it")
+        raise DownloadError(f"{MIRROR_VARIABLE}={mirror!r} is neither a folder nor an http(s) address; correct or unset it")
     return str(_in_folder(folder, checkpoint))
 
 
@@ -280,8 +280,8 @@ def _locked(wanted: _Wanted) -> Iterator[None]:
     except Timeout as error:
         raise DownloadError(f"another process has held {lock_path} for an hour; end it and try again") from error
     except OSError as error:
-        found = f"cannot write to the cache {lock_path.parent}: {error.strerror or error}"
-        raise DownloadError(f"{found}; set TORCH_HOME to a folder that you can write to") from error
+        problem = f"cannot write to the cache {lock_path.parent}: {error.strerror or error}"
+        raise DownloadError(f"{problem}; set TORCH_HOME to a folder that you can write to") from error
     try:
         yield
     finally:
@@ -313,7 +313,7 @@ def _in_folder(folder: Path, checkpoint: PretrainedCheckpoint) -> Path:
 
 
 def _accept_own_file(path: Path) -> LocalCheckpoint:
-    """Accept any local file, for whoever names it decides; its name tells which released file it is unless its hash disagrees."""
+    """Accept any local file: who names it decides. Its name says which released file it is unless its hash disagrees."""
     try:
         sha256 = sha256_of(path)
     except OSError as error:

@@ -28,7 +28,7 @@ class CheckpointReport:
     """What the hash was compared with: ``published``, ``first use`` or ``none``."""
     num_bytes: int
     num_parameters: int
-    """Trainable numbers of the network; BatchNorm's running statistics are not counted."""
+    """Trainable parameters of the network; BatchNorm's running statistics are not counted."""
     embed_dim: int
     checkpoint: PretrainedCheckpoint | None
     """Which released file it is, where known."""
@@ -143,14 +143,14 @@ def _refuse_another(model_name: str | None, local: LocalCheckpoint, model: Backb
     """Raise an InputError if the file is known to hold another network than was asked for."""
     if model_name is None:
         return
-    found = model.size_name() if local.checkpoint is None else local.checkpoint.model_name
+    held = model.size_name() if local.checkpoint is None else local.checkpoint.model_name
     asked_family = next((each.family for each in list_pretrained(model_name)), None)
-    if found is None and asked_family not in (None, model.family):
-        found = f"a network of the family {model.family}"
-    if found is None or found == model_name or asked_family is None:
+    if held is None and asked_family not in (None, model.family):
+        held = f"a network of the family {model.family}"
+    if held is None or held == model_name or asked_family is None:
         return
     raise InputError(
-        f"{local.path} holds {found}, but model_name={model_name!r} was asked for; leave the name out, "
+        f"{local.path} holds {held}, but model_name={model_name!r} was asked for; leave the name out, "
         f"or give the file of {model_name}"
     )
 

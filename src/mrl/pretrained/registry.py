@@ -347,8 +347,8 @@ def find_by_name(name: str) -> PretrainedCheckpoint:
 
 
 def _nearest_first(model_name: str, train_type: str, dataset: str) -> list[PretrainedCheckpoint]:
-    def unlikeness(found: str, wanted: str) -> float:
-        return 1.0 - difflib.SequenceMatcher(None, found.lower(), wanted.lower()).ratio()
+    def unlikeness(known: str, wanted: str) -> float:
+        return 1.0 - difflib.SequenceMatcher(None, known.lower(), wanted.lower()).ratio()
 
     def distance(checkpoint: PretrainedCheckpoint) -> float:
         # The network's size weighs most: another training of the same network serves better than another network.

@@ -17,7 +17,7 @@ class ReleaseCorpus:
     Attributes:
         name: of the corpus and the part of it.
         purpose: what for: training, noise, rooms.
-        speakers: how many; None where nobody speaks.
+        speakers: how many; None where there are none.
         utterances: how many recordings.
         hours: of audio.
         licence: SPDX identifier, or in words.
@@ -118,8 +118,8 @@ class Release:
             return cls(
                 **{
                     **values,
-                    "corpora": tuple(ReleaseCorpus(**one) for one in values["corpora"]),
-                    "results": tuple(_result(one) for one in values["results"]),
+                    "corpora": tuple(ReleaseCorpus(**row) for row in values["corpora"]),
+                    "results": tuple(_result(row) for row in values["results"]),
                     "intended_use": tuple(values["intended_use"]),
                     "limits": tuple(values["limits"]),
                 }
@@ -129,5 +129,5 @@ class Release:
 
 
 def _result(values: Mapping[str, Any]) -> ReleaseResult:
-    rates = {system: tuple(ReleaseRate(**one) for one in values[system]) for system in ("model", "baseline")}
+    rates = {system: tuple(ReleaseRate(**row) for row in values[system]) for system in ("model", "baseline")}
     return ReleaseResult(**{**values, **rates})

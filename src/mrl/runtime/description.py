@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mrl.bounded import brief, parse_json, record
+from mrl.bounded import brief, kind_of, parse_json, record
 from mrl.errors import CheckpointError
 
 FORMAT = "redimnet-mrl-export/1"
@@ -72,6 +72,8 @@ class Description:
         Raises:
             CheckpointError: another format, or something is missing.
         """
+        if not isinstance(values, Mapping):
+            raise CheckpointError(f"{where} holds {kind_of(values)} instead of a description; write it again with mrl export")
         if values.get("format") != FORMAT:
             raise CheckpointError(
                 f"{where} is of the format {brief(values.get('format'))}; this version reads {FORMAT!r}; write it with mrl export"

@@ -132,10 +132,10 @@ class OnnxEmbedder:
 
     def _run(self, batch: Matrix) -> list[Any]:
         try:
-            found: list[Any] = self._session.run([RAW_EMBEDDING], {"waveform": batch})
+            outputs: list[Any] = self._session.run([RAW_EMBEDDING], {"waveform": batch})
         except Exception as error:  # its error classes derive from Exception only and differ between versions
             raise CheckpointError(f"{self.path} cannot be run ({said(error)}); export the model again") from error
-        return found
+        return outputs
 
     def check_dim(self, target_dim: int | None) -> int:
         """Return the prefix length meant: ``target_dim``, or the whole embedding.

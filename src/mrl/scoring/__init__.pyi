@@ -10,8 +10,8 @@ from .calibration import Calibration as Calibration
 from .calibration import DimCalibration as DimCalibration
 from .calibration import FalseAcceptThreshold as FalseAcceptThreshold
 from .calibration import bayes_threshold as bayes_threshold
-from .calibration import fit_calibration as fit_calibration
-from .calibration import held_out_ratios as held_out_ratios
+from .calibration_fit import fit_calibration as fit_calibration
+from .calibration_fit import held_out_ratios as held_out_ratios
 from .cosine import cosine_similarity as cosine_similarity
 from .cosine import score_crops as score_crops
 from .cosine import score_prefixes as score_prefixes

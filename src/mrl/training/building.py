@@ -72,7 +72,7 @@ def build_encoder(config: TrainConfig) -> ReDimNetMRL:
     """
     model, advanced = config.model, config.advanced
     if advanced.use_pretrained:
-        # Names that nobody gave say nothing about the file of weights, or about which training of another network is meant.
+        # Names that were not given say nothing about the file of weights, or about which training of another network is meant.
         given = advanced.model_fields_set
         return create_mrl_from_pretrained(
             model_name=advanced.model_name if "model_name" in given else None,
@@ -151,10 +151,10 @@ def build_validator(config: TrainConfig) -> Validator | None:
     Raises:
         DataError: list or recordings are missing or unusable.
     """
-    found = read_validation(config.data.validation)
-    if found is None:
+    validation = read_validation(config.data.validation)
+    if validation is None:
         return None
-    trials, root = found
+    trials, root = validation
     return Validator(
         trials,
         root,

@@ -188,12 +188,12 @@ class CheckpointFolder:
         first: CheckpointError | None = None
         for step in reversed(self.steps()):
             try:
-                found = self.path(step), load_state(self.path(step))
+                newest = self.path(step), load_state(self.path(step))
             except CheckpointError as error:
                 first = first or error
                 _LOG.warning("%s; an earlier checkpoint is looked for", error)
             else:
-                return found
+                return newest
         if first is not None:
             raise first
         return None

@@ -199,8 +199,10 @@ class LossConfig(Section):
         default=None, description="Margin of each of model.mrl_dims, which schedules keep in proportion; default: margin for all."
     )
     finetune_margin: float | None = Field(default=None, ge=0, lt=1.5, description="The same in stage 2; default: margin.")
-    margin_warmup_epochs: float = Field(
-        default=0.0, ge=0, description="The margin rises from 0 over this many first epochs of the run."
+    margin_delay_epochs: float = Field(default=0.0, ge=0, description="The margin is 0 for this many first epochs of the run.")
+    margin_warmup_epochs: float = Field(default=0.0, ge=0, description="Then it rises from 0 over this many epochs.")
+    margin_schedule: Literal["linear", "exponential"] = Field(
+        default="linear", description="How it rises; exponential: after a share x of the rise it is 1 - 0.001^x of the margin."
     )
     scale: float | None = Field(
         default=None,
@@ -258,7 +260,7 @@ class LossConfig(Section):
 
 
 class DistillationConfig(Section):
-    """Another network that the model learns from: no labels needed. docs/how-to has a recipe."""
+    """Another network that the model learns from: no labels needed. See docs/how-to/distil.md.."""
 
     teacher: str | None = Field(
         default=None,
@@ -315,6 +317,9 @@ class TrainingConfig(Section):
     )
     final_learning_rate_ratio: float = Field(default=0.01, gt=0, le=1, description="Last rate of a stage as a share of its peak.")
     weight_decay: float = Field(default=1e-4, ge=0, description="Of matrices and kernels; biases and norms have none.")
+    class_weight_decay_ratio: float = Field(
+        default=1.0, ge=0, description="Weight decay of the speakers' vectors as a share of weight_decay."
+    )
     clip_norm: float | None = Field(default=5.0, gt=0, description="Longest gradient (global norm); null does not clip.")
     seed: int = Field(default=0, ge=0, description="Seed of everything random.")
     device: str = Field(default="auto", description="auto (GPU if there is one), cpu, cuda, cuda:1, mps.")
@@ -340,6 +345,9 @@ class TrainingConfig(Section):
     )
     keep_checkpoints: int = Field(default=2, ge=1, description="How many of the last checkpoints stay.")
     max_nonfinite_steps: int = Field(default=20, ge=0, description="The run stops after more skipped steps than this.")
+    process_timeout_minutes: float = Field(
+        default=30.0, gt=0, le=1440, description="A run of several processes ends when one has not answered for this long."
+    )
     log_every_steps: int = Field(default=20, ge=1, description="A line in metrics.jsonl every this many steps.")
     tensorboard: bool = Field(default=False, description="Also write the curves for TensorBoard, into the run folder.")
     wandb: WandbConfig = Field(default=WandbConfig(), description="Also write them for Weights & Biases.")

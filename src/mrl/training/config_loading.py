@@ -76,7 +76,7 @@ def load_config(paths: Sequence[str | os.PathLike[str]], overrides: Sequence[str
 def with_absolute_paths(config: TrainConfig) -> TrainConfig:
     """Return the same configuration with relative paths (also default ones) taken from the working directory."""
     everything = config.to_dict()
-    tree = config.model_dump(mode="json", exclude_unset=True)  # what nobody gave stays told apart from what was given
+    tree = config.model_dump(mode="json", exclude_unset=True)  # what was not given stays distinct from what was
     for key in PATH_KEYS:
         *sections, name = key.split(".")
         _resolve_paths(everything, [*sections, name], Path())
@@ -90,7 +90,7 @@ def with_absolute_paths(config: TrainConfig) -> TrainConfig:
 def save_config(config: TrainConfig, path: str | os.PathLike[str]) -> None:
     """Write all settings, defaults included, as YAML that :func:`load_config` reads back to the same.
 
-    Only names of a checkpoint that nobody gave are left out beside a file of weights, which says itself what it is.
+    Names of a checkpoint that were not given are left out beside a file of weights, which names its own.
     """
     tree = config.to_dict()
     if config.advanced.weights is not None:
@@ -114,10 +114,10 @@ def _apply(merged: dict[str, Any], origin: dict[str, str], source: dict[str, Any
 
 
 def _at(tree: Mapping[str, Any], place: Sequence[str]) -> dict[str, Any]:
-    found: Any = tree
+    node: Any = tree
     for key in place:
-        found = found.get(key) if isinstance(found, dict) else None
-    return found if isinstance(found, dict) else {}
+        node = node.get(key) if isinstance(node, dict) else None
+    return node if isinstance(node, dict) else {}
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -229,7 +229,7 @@ def _resolve_paths(tree: Any, keys: Sequence[str], folder: Path) -> None:
     if isinstance(value, str):
         tree[keys[-1]] = _resolved(value, folder)
     elif isinstance(value, list):
-        tree[keys[-1]] = [_resolved(one, folder) if isinstance(one, str) else one for one in value]
+        tree[keys[-1]] = [_resolved(each, folder) if isinstance(each, str) else each for each in value]
 
 
 def _resolved(text: str, folder: Path) -> str:
@@ -240,16 +240,16 @@ def _resolved(text: str, folder: Path) -> str:
 
 def _merge(into: dict[str, Any], source: Mapping[str, Any], place: tuple[str, ...], origin: dict[str, str], name: str) -> None:
     for key, value in source.items():
-        here = (*place, key)
-        if isinstance(value, Mapping) and isinstance(into.get(key), dict) and ".".join(here) not in WHOLE_MAPPINGS:
-            _merge(into[key], value, here, origin, name)
+        inner = (*place, key)
+        if isinstance(value, Mapping) and isinstance(into.get(key), dict) and ".".join(inner) not in WHOLE_MAPPINGS:
+            _merge(into[key], value, inner, origin, name)
         elif isinstance(value, Mapping):
             into[key] = {}
-            _merge(into[key], value, here, origin, name)
-            origin[".".join(here)] = name
+            _merge(into[key], value, inner, origin, name)
+            origin[".".join(inner)] = name
         else:
             into[key] = value
-            origin[".".join(here)] = name
+            origin[".".join(inner)] = name
 
 
 def _describe(error: ValidationError, origin: Mapping[str, str]) -> str:
@@ -259,8 +259,8 @@ def _describe(error: ValidationError, origin: Mapping[str, str]) -> str:
         file = next((origin[".".join(names[:end])] for end in range(len(names), 0, -1) if ".".join(names[:end]) in origin), None)
         message = problem["msg"].removeprefix("Value error, ")
         where = ".".join(_without_union_members(names))
-        found = f" (found {brief(problem['input'])})" if problem["type"] != "value_error" else ""
-        lines.append(f"{file + ': ' if file else ''}{where + ': ' if where else ''}{message}{found}")
+        given = f" (found {brief(problem['input'])})" if problem["type"] != "value_error" else ""
+        lines.append(f"{file + ': ' if file else ''}{where + ': ' if where else ''}{message}{given}")
     return "; ".join(lines)
 
 

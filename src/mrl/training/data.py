@@ -31,7 +31,8 @@ def read_corpus(config: TrainDataConfig) -> Corpus:
     """
     if config.manifest is not None:
         parts = [
-            read_manifest(one, root=config.root, where=config.where, unlabelled=config.unlabelled) for one in config.manifests
+            read_manifest(manifest, root=config.root, where=config.where, unlabelled=config.unlabelled)
+            for manifest in config.manifests
         ]
         corpus = parts[0] if len(parts) == 1 else Corpus.of(utterance for part in parts for utterance in part.utterances)
     elif config.folder is not None:
@@ -71,11 +72,11 @@ def excluded_utterances(config: TrainDataConfig, corpus: Corpus) -> frozenset[in
     bases = [Path(root)] if root is not None else [Path(manifest).parent for manifest in config.manifests]
     named = {line.partition("\t")[0].strip() for line in lines if line.strip() and not line.startswith("#")}
     wanted = {os.path.normpath(base / name) for base in bases for name in named}
-    found = frozenset(index for index, one in enumerate(corpus.utterances) if os.path.normpath(one.path) in wanted)
-    if len(found) == len(corpus):
+    excluded = frozenset(index for index, utterance in enumerate(corpus.utterances) if os.path.normpath(utterance.path) in wanted)
+    if len(excluded) == len(corpus):
         raise DataError(f"data.train.exclude: {config.exclude} leaves no utterance of {len(corpus)}")
-    _LOG.info("%d utterances are excluded by %s (%d lines)", len(found), config.exclude, len(named))
-    return found
+    _LOG.info("%d utterances are excluded by %s (%d lines)", len(excluded), config.exclude, len(named))
+    return excluded
 
 
 def build_augmenter(config: AugmentationConfig, corpus: Corpus, *, simulate: bool = True) -> Augmenter | None:
@@ -94,7 +95,7 @@ def build_augmenter(config: AugmentationConfig, corpus: Corpus, *, simulate: boo
     noise = _recordings(config.noise_folders, config.exclude, "data.augmentation.noise_folders")
     rooms = _recordings(config.rir_folders, config.exclude, "data.augmentation.rir_folders")
     kilobits = config.codec_kilobits
-    voices = {one.path: one.source for one in corpus.utterances} if config.babble_probability else {}
+    voices = {utterance.path: utterance.source for utterance in corpus.utterances} if config.babble_probability else {}
     try:
         pool = _room_simulation(config.simulated_rooms)
         if config.simulated_rooms.probability and not simulate:
@@ -221,13 +222,13 @@ def _also_in_training(paths: Sequence[Path], corpus: Corpus) -> list[Path]:
         with contextlib.suppress(OSError):  # a missing one is for the reader to report
             status = path.stat()
             ours[status.st_dev, status.st_ino] = path
-    found = set()
+    shared = set()
     for file in set(corpus.files()):
         with contextlib.suppress(OSError):  # a missing one that is excluded
             status = os.stat(file)  # noqa: PTH116 - a million of them
             if (status.st_dev, status.st_ino) in ours:
-                found.add(ours[status.st_dev, status.st_ino])
-    return sorted(found)
+                shared.add(ours[status.st_dev, status.st_ino])
+    return sorted(shared)
 
 
 def _refuse_overlap(message: str, allowed: bool) -> None:

@@ -1,8 +1,8 @@
 """What a student learns of a teacher: the space embeddings are compared in, the teacher's view of the classes, a head to start.
 
 A teacher's embedding is centred, scaled to unit length, and turned so that what it uses most comes first. Cosines between
-centred embeddings stay as they are, and one target serves embedding regression and every prefix: the first numbers of the
-teacher's turned embedding are the best that so many numbers can say of it.
+centred embeddings stay as they are, and one target serves embedding regression and every prefix: the first dimensions of the
+teacher's turned embedding are the best description of it in that many dimensions.
 """
 
 from __future__ import annotations

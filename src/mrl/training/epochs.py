@@ -18,7 +18,7 @@ from mrl.training.resuming import StateKeeper
 from mrl.training.run import Run, StopRequest
 from mrl.training.stages import Stage
 from mrl.training.system import StepLoss
-from mrl.training.updates import Updater, UpdateReport, learning_rate_factor, warmup_steps
+from mrl.training.updates import Updater, UpdateReport, learning_rate_factor, margin_factor, warmup_steps
 
 _LOG = logging.getLogger(__name__)
 _FEWEST_FOR_STATISTICS = 2  # crops; of one alone BatchNorm has no variance
@@ -154,9 +154,13 @@ class EpochLoop:
             yield loss, len(batch.labels)
 
     def _margin(self, stage: Stage, draws: int) -> float:
-        warmup = self._run.config.loss.margin_warmup_epochs
-        done = self._run.progress.epoch + self._run.progress.position / draws
-        return stage.margin * min(1.0, done / warmup) if warmup else stage.margin
+        loss, progress = self._run.config.loss, self._run.progress
+        return stage.margin * margin_factor(
+            progress.epoch + progress.position / draws,
+            delay=loss.margin_delay_epochs,
+            rise=loss.margin_warmup_epochs,
+            schedule=loss.margin_schedule,
+        )
 
     def _rate_factor(self, stage: Stage, draws: int) -> float:
         training, progress = self._run.config.training, self._run.progress

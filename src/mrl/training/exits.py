@@ -60,7 +60,8 @@ def fit_exits(
     exits = {depth: EarlyExit(model.backbone, depth, model.embed_dim) for depth in wanted}
 
     def statistics(waveforms: list[Any]) -> tuple[Tensor, ...]:
-        early = model.backbone.early_statistics(waveforms, sums=[*(one.weighted_sum for one in exits.values()), whole])
+        sums = [*(early_exit.weighted_sum for early_exit in exits.values()), whole]
+        early = model.backbone.early_statistics(waveforms, sums=sums)
         return (*early[:-1], model.project(early[-1]))
 
     whole = model.backbone.encoder.final_sum
@@ -68,11 +69,11 @@ def fit_exits(
         chosen = changed(how or _HOW, changes)
         mapped = chosen.map(statistics, recordings, description="fitting exits", on_error="raise")
     *pooled, embeddings = [torch.from_numpy(matrix).to(model.device) for matrix in mapped.matrices]
-    for one, rows in zip(exits.values(), pooled, strict=True):
-        one.fit(rows, embeddings, ridge=ridge)
+    for fitted, rows in zip(exits.values(), pooled, strict=True):
+        fitted.fit(rows, embeddings, ridge=ridge)
     model.add_exits(wanted)
-    for depth, one in exits.items():
-        model.exits[str(depth)] = one
+    for depth, fitted in exits.items():
+        model.exits[str(depth)] = fitted
 
 
 # From a model folder to one with early exits.

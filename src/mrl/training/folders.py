@@ -76,14 +76,14 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)  # what was not finished, or what was replaced
 
 
-def exchange_folders(one: Path, other: Path) -> bool:
+def exchange_folders(first: Path, second: Path) -> bool:
     """Let two folders change places in one step; return whether system and file system can do that (else nothing is done)."""
     if not sys.platform.startswith("linux"):
         return False
     rename = getattr(ctypes.CDLL(None), "renameat2", None)
     if rename is None:
         return False
-    done: int = rename(_CURRENT_FOLDER, os.fsencode(one), _CURRENT_FOLDER, os.fsencode(other), _EXCHANGE)
+    done: int = rename(_CURRENT_FOLDER, os.fsencode(first), _CURRENT_FOLDER, os.fsencode(second), _EXCHANGE)
     return done == 0
 
 
@@ -97,11 +97,11 @@ def recover_folders(parent: Path) -> list[Path]:
     """
     recovered = []
     leftovers = [(path, _LEFTOVER.fullmatch(path.name)) for path in parent.glob(".*") if path.is_dir()]
-    for path, found in leftovers:
-        if found is None:
+    for path, leftover in leftovers:
+        if leftover is None:
             continue
-        target = parent / found["name"]
-        if found["kind"] == _OLD and not target.exists():
+        target = parent / leftover["name"]
+        if leftover["kind"] == _OLD and not target.exists():
             path.rename(target)
             recovered.append(target)
         else:
@@ -161,6 +161,7 @@ _FREE_TO_CHANGE = frozenset(
         "training.wandb.name",
         "training.wandb.mode",
         "training.max_nonfinite_steps",
+        "training.process_timeout_minutes",
         "training.early_stopping_validations",
         "advanced.cache_dir",
         "advanced.cache_read_ahead_megabytes",

@@ -14,7 +14,7 @@ _BUCKET_BYTES = 25_000_000  # large enough for full bandwidth, small enough that
 
 
 class GradientExchange:
-    """Sums gradients over processes, in a few large exchanges that run while the backward pass goes on.
+    """Sums gradients over processes, in a few large exchanges that run during the backward pass.
 
     Parameters are put into buckets in the opposite order of their use. A bucket leaves as soon as the last gradient in it is
     there, and never before those ahead of it, so that all processes exchange in the same order whatever they compute.
@@ -56,7 +56,7 @@ class GradientExchange:
         for bucket, (flat, work) in zip(self._buckets, self._sent, strict=True):
             with self._processes.with_others():
                 work.wait()
-            for parameter, part in zip(bucket, torch.split(flat, [one.numel() for one in bucket]), strict=True):
+            for parameter, part in zip(bucket, torch.split(flat, [each.numel() for each in bucket]), strict=True):
                 parameter.grad = part.view_as(parameter)
         self._sent = []
         self._missing = [len(bucket) for bucket in self._buckets]
@@ -69,7 +69,8 @@ class GradientExchange:
     def _send(self, *, everything: bool = False) -> None:
         while len(self._sent) < len(self._buckets) and (everything or self._missing[len(self._sent)] == 0):
             bucket = self._buckets[len(self._sent)]
-            flat = torch.cat([(torch.zeros_like(one) if one.grad is None else one.grad).reshape(-1) for one in bucket])
+            gradients = [torch.zeros_like(each) if each.grad is None else each.grad for each in bucket]
+            flat = torch.cat([gradient.reshape(-1) for gradient in gradients])
             with self._processes.with_others():
                 self._sent.append((flat, distributed.all_reduce(flat, async_op=True)))
 

@@ -57,7 +57,7 @@ audio { height: 32px; width: 260px; display: block; }
 def table(examples: Sequence[Example]) -> str:
     """Return tab-separated text: file, utterance, kind, and what was done."""
     rows = [("file", "utterance", "kind", "what was done")]
-    rows += [(one.file, one.utterance, one.kind, " | ".join(one.facts)) for one in examples]
+    rows += [(example.file, example.utterance, example.kind, " | ".join(example.facts)) for example in examples]
     return "".join("\t".join(cell.replace("\t", " ").replace("\n", " ") for cell in row) + "\n" for row in rows)
 
 
@@ -74,12 +74,12 @@ def page(
         f"<h1>Augmented examples</h1><p>Crops of {crop_seconds:g} s, seed {seed}. "
         "Each kind of change alone, then everything with the probabilities that are configured.</p>"
     ]
-    for utterance, group in groupby(examples, key=lambda one: (one.file.split("-", 1)[0], one.utterance)):
+    for utterance, group in groupby(examples, key=lambda example: (example.file.split("-", 1)[0], example.utterance)):
         rows = "".join(
-            f"<tr><td>{html.escape(one.kind.replace('_', ' '))}</td>"
-            f'<td><audio controls preload="none" src="{html.escape(one.file)}"></audio></td>'
-            f"<td>{'<br>'.join(html.escape(fact) for fact in one.facts) or 'unchanged'}</td></tr>"
-            for one in group
+            f"<tr><td>{html.escape(example.kind.replace('_', ' '))}</td>"
+            f'<td><audio controls preload="none" src="{html.escape(example.file)}"></audio></td>'
+            f"<td>{'<br>'.join(html.escape(fact) for fact in example.facts) or 'unchanged'}</td></tr>"
+            for example in group
         )
         parts.append(f"<h2>{html.escape(utterance[0])}: {html.escape(utterance[1])}</h2><table>{rows}</table>")
     if left_out:
@@ -187,7 +187,7 @@ class _Recorder:
 
 def augmenters_by_kind(config: AugmentationConfig, corpus: Corpus) -> tuple[dict[str, Augmenter | None], dict[str, str]]:
     """Return an augmenter for each kind alone, None for the clean crop before and the whole after; and what is left out, why."""
-    found: dict[str, Augmenter | None] = {CLEAN: None}
+    augmenters: dict[str, Augmenter | None] = {CLEAN: None}
     left_out: dict[str, str] = {}
     configured = build_augmenter(config, corpus)
     needs = {"noise": ("noise_folders", config.noise_folders), "room": ("rir_folders", config.rir_folders)}
@@ -197,14 +197,14 @@ def augmenters_by_kind(config: AugmentationConfig, corpus: Corpus) -> tuple[dict
             left_out[kind] = f"data.augmentation.{key} is empty"
             continue
         try:
-            found[kind] = build_augmenter(_alone(config, kind), corpus)
+            augmenters[kind] = build_augmenter(_alone(config, kind), corpus)
         except MissingDependencyError as error:
             left_out[kind] = str(error)
     if configured is None:
         left_out[CONFIGURED] = "every probability is 0, or its folders are missing"
     else:
-        found[CONFIGURED] = configured
-    return found, left_out
+        augmenters[CONFIGURED] = configured
+    return augmenters, left_out
 
 
 def _alone(config: AugmentationConfig, kind: str) -> AugmentationConfig:

@@ -1,4 +1,4 @@
-"""What a run tells of its course: ``metrics.jsonl`` always, TensorBoard and Weights & Biases where they are asked for."""
+"""What a run records: ``metrics.jsonl`` always, TensorBoard and Weights & Biases where they are asked for."""
 
 from __future__ import annotations
 
@@ -78,9 +78,9 @@ class MetricsFile:
         for number, line in enumerate(lines, start=1):
             place = f"{self.path} line {number}"
             try:
-                record = parse_json(line, place, error=CheckpointError, advice="it is damaged: remove it to go on")
+                record = parse_json(line, place, error=CheckpointError, advice="it is damaged: remove it to continue")
                 if not isinstance(record, dict) or not record.keys() >= _KEYS or not isinstance(record["step"], (int, float)):
-                    raise CheckpointError(f"{place} is damaged: not a record with kind and step; remove it to go on")
+                    raise CheckpointError(f"{place} is damaged: not a record with kind and step; remove it to continue")
             except CheckpointError:
                 if number == len(lines):
                     return  # a kill may have cut it
@@ -144,7 +144,7 @@ def _git_commit() -> str | None:
         tracked = subprocess.run([*place, "ls-files", "--error-unmatch", __file__], capture_output=True, timeout=10, check=False)
         if tracked.returncode != 0:  # installed somewhere below another project's checkout, or nowhere
             return None
-        found = subprocess.run(
+        run = subprocess.run(
             [*place, "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty"],
             capture_output=True,
             text=True,
@@ -153,16 +153,16 @@ def _git_commit() -> str | None:
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return found.stdout.strip() or None
+    return run.stdout.strip() or None
 
 
 def _finite(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     if isinstance(value, Mapping):
-        return {str(key): _finite(one) for key, one in value.items()}
+        return {str(key): _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(one) for one in value]
+        return [_finite(item) for item in value]
     return value
 
 
@@ -174,7 +174,7 @@ class TensorBoardLog:
 
     Args:
         folder: where they go; a resumed run adds a file to those that are there.
-        first_step: what earlier files tell of this step and later ones no longer counts, since the run computes it again.
+        first_step: what earlier files say of this step and later ones no longer counts, since the run computes it again.
 
     Raises:
         MissingDependencyError: tensorboard is not installed.

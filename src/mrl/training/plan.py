@@ -276,7 +276,7 @@ def _reading_bytes(config: TrainConfig, system: TrainingSystem) -> int:
 
 
 def _resident_bytes() -> int:
-    """Return what this program holds in main memory now, libraries included; 0 where the system does not tell."""
+    """Return what this program holds in main memory now, libraries included; 0 where the system does not say."""
     facts = Path("/proc/self/statm")
     return int(facts.read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") if facts.is_file() else 0
 

@@ -22,7 +22,7 @@ _NEEDED = ("stage", "progress", "data", "average_steps", "optimizer", "scaler")
 def find_state(
     resume: str | None, config: TrainConfig, folder: RunFolder, saved: CheckpointFolder, *, world_size: int = 1
 ) -> TrainingState | None:
-    """Return the checkpoint to go on from, or None where a new run begins.
+    """Return the checkpoint to resume from, or None where a new run begins.
 
     Args:
         resume: None, ``auto`` or the path of a checkpoint, see :func:`mrl.training.run_training`.
@@ -38,11 +38,11 @@ def find_state(
     if resume is None:
         return None
     if resume == "auto":
-        found = saved.newest_good()
-        if found is None:
+        newest = saved.newest_good()
+        if newest is None:
             _LOG.info("No checkpoint in %s; a new run begins", folder.checkpoints)
             return None
-        latest, state = found
+        latest, state = newest
     else:
         latest = Path(resume)
         state = load_state(latest)

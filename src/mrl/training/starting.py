@@ -38,7 +38,7 @@ from mrl.training.distillation import RegressionFit
 from mrl.training.system import TrainingSystem
 
 _LOG = logging.getLogger(__name__)
-_UNLABELLED_UTTERANCES = 2000  # that the head is fitted to where nobody knows how many speakers there are
+_UNLABELLED_UTTERANCES = 2000  # that the head is fitted to where the number of speakers is unknown
 _BLOCK_UTTERANCES = 4096  # of whole speakers, which are looked at together
 _HEAD_FORMAT = 1  # of closed-form heads in the cache
 
@@ -182,7 +182,7 @@ class CleanStatistics:
 
 
 def start_members(config: TrainConfig, corpus: Corpus) -> list[int]:
-    """Return the utterances that the start of a run is fitted to: at most so many of each speaker as the configuration says."""
+    """Return the utterances that the start of a run is fitted to: at most as many of each speaker as the configuration says."""
     unlabelled = config.data.train.unlabelled
     return corpus.subset(_UNLABELLED_UTTERANCES if unlabelled else config.advanced.init_utterances_per_speaker)
 

@@ -42,7 +42,7 @@ class TrainingSystem(nn.Module):
         similarity: makes cosines of prefixes follow the teacher's; needs teacher embeddings.
         similarity_weight: its weight.
         teacher_pull: weight of ``1 - cosine`` between full embeddings of model and teacher; needs teacher embeddings. Where one
-            of them is longer, only as many numbers are compared as both have.
+            of them is longer, only the dimensions that both have are compared.
         space: of a teacher that is another network; its raw embeddings are compared there.
         posteriors: makes every prefix see the speakers as that teacher does; needs its embeddings.
         posterior_weight: its weight.
@@ -136,7 +136,7 @@ def check_optimised(system: nn.Module, optimizer: torch.optim.Optimizer) -> int:
     """Make sure that the optimizer has exactly the trainable parameters, and log both counts.
 
     Returns:
-        The number of trainable numbers.
+        The number of trainable parameters.
 
     Raises:
         TrainingError: a trainable parameter is not in the optimizer, or the other way round (names are given), or there is none.

@@ -67,8 +67,8 @@ class OnnxTeacher:
         self._session = open_session(self.path, threads or torch.get_num_threads())
         inputs = self._session.get_inputs()
         if len(inputs) != 1 or len(inputs[0].shape) != 2 or inputs[0].type != "tensor(float)":
-            found = ", ".join(f"{one.name} {one.type} {one.shape}" for one in inputs)
-            raise CheckpointError(f"{self.path} takes {found}; a teacher takes one float input (batch, samples) at 16 kHz")
+            described = ", ".join(f"{each.name} {each.type} {each.shape}" for each in inputs)
+            raise CheckpointError(f"{self.path} takes {described}; a teacher takes one float input (batch, samples) at 16 kHz")
         self._input = inputs[0].name
         self._output = self._session.get_outputs()[0].name
         probe = self._run(np.random.default_rng(0).standard_normal((1, SAMPLE_RATE)).astype(np.float32) * 0.1)
@@ -91,13 +91,13 @@ class OnnxTeacher:
         if waveforms.shape[1] < shortest:
             waveforms = np.tile(waveforms, (1, -(-shortest // waveforms.shape[1])))[:, :shortest]
         try:
-            (found,) = self._session.run([self._output], {self._input: np.ascontiguousarray(waveforms)})
+            (embeddings,) = self._session.run([self._output], {self._input: np.ascontiguousarray(waveforms)})
         except Exception as error:  # ONNX Runtime's classes derive from Exception only and differ between versions
             detail = " ".join(str(error).split())[:160]
             raise CheckpointError(
                 f"{self.path} cannot take waveforms {waveforms.shape} ({detail}); a teacher takes any batch and length"
             ) from error
-        return np.asarray(found, dtype=np.float32)
+        return np.asarray(embeddings, dtype=np.float32)
 
 
 class ModelTeacher:
@@ -145,7 +145,7 @@ def read_teacher_embeddings(path: str, corpus: Corpus, root: str | None) -> npt.
     """
     table = load_embeddings(path)
     rows = {name: row for row, name in enumerate(table.ids)}
-    parts = [one for one in corpus.utterances if one.speed != 1.0 or one.start]
+    parts = [utterance for utterance in corpus.utterances if utterance.speed != 1.0 or utterance.start]
     if parts:
         raise ConfigError(
             f"distillation.teacher: {path} has one row per recording, but {parts[0].path} is trained on at speed "
@@ -154,10 +154,10 @@ def read_teacher_embeddings(path: str, corpus: Corpus, root: str | None) -> npt.
     base = Path(root).absolute() if root is not None else _common_root(corpus, rows)
     chosen: list[int] = []
     missing: list[str] = []
-    for one in corpus.utterances:
-        row = next((rows[name] for name in _names(one.path, base) if name in rows), None)
+    for utterance in corpus.utterances:
+        row = next((rows[name] for name in _names(utterance.path, base) if name in rows), None)
         if row is None:
-            missing.append(str(one.path))
+            missing.append(str(utterance.path))
         else:
             chosen.append(row)
     if missing:
@@ -166,14 +166,14 @@ def read_teacher_embeddings(path: str, corpus: Corpus, root: str | None) -> npt.
             f"{path} has no embedding of {len(missing)} of {len(corpus)} training utterances ({shown}); its ids are such as "
             f"{table.ids[0]!r}: set distillation.root to the folder they start from, or filter data.train.where"
         )
-    found = table.matrix[chosen]
-    bad = np.flatnonzero(~np.isfinite(found).all(axis=1) | ~found.any(axis=1))
+    matrix = table.matrix[chosen]
+    bad = np.flatnonzero(~np.isfinite(matrix).all(axis=1) | ~matrix.any(axis=1))
     if len(bad):
         raise DataError(
             f"{path}: {len(bad)} embeddings are zero or not finite, the first is of {corpus.utterances[int(bad[0])].path}; "
             "compute them again"
         )
-    return found
+    return matrix
 
 
 def _names(path: Path, base: Path | None) -> Iterator[str]:
@@ -216,7 +216,7 @@ class _BothSides(SameSpeed):
 
 
 class TaughtCrops(CropDataset):
-    """Crops that tell which utterance they are of, in place of its speaker; one that cannot be read is replaced by another.
+    """Crops labelled by their utterance in place of its speaker; one that cannot be read is replaced by another.
 
     With ``both_sides`` a crop comes with its clean self behind it, twice as long.
     """

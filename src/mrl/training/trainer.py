@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import datetime
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -112,7 +113,7 @@ def run_training(config: TrainConfig, *, resume: str | None = None) -> TrainingR
     check_precision(config.training.precision, device)
     if config.training.compile:
         check_compiler(device)
-    processes.connect(device)
+    processes.connect(device, timeout=datetime.timedelta(minutes=config.training.process_timeout_minutes))
     try:
         with stop_on_sigterm() as stop, out_of_memory_told():
             return Trainer(config, device, processes, stop).run(resume)
@@ -190,7 +191,7 @@ class Trainer:
         _LOG.info("%d utterances of %s; %s", len(data.corpus), whose, chance)
         if taught is not None:
             taught.prepare(
-                self.folder.root, self.processes, cached_views=any(uses_cache(self.config, one) for one in self.stages)
+                self.folder.root, self.processes, cached_views=any(uses_cache(self.config, each) for each in self.stages)
             )
         if state is None:
             self._begin(run)
@@ -282,6 +283,7 @@ class Trainer:
                 learning_rate=stage.learning_rate,
                 backbone_ratio=stage.backbone_ratio,
                 weight_decay=training.weight_decay,
+                class_decay_ratio=training.class_weight_decay_ratio,
             ),
             training.optimizer,
         )

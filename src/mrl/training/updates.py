@@ -23,26 +23,43 @@ Schedule = Literal["cosine", "exponential", "constant"]
 
 
 def parameter_groups(
-    system: TrainingSystem, *, learning_rate: float, backbone_ratio: float, weight_decay: float
+    system: TrainingSystem, *, learning_rate: float, backbone_ratio: float, weight_decay: float, class_decay_ratio: float = 1.0
 ) -> list[dict[str, Any]]:
     """Return the trainable parameters of the system in groups: backbone and the rest, each with and without weight decay.
 
-    Every group carries its own peak rate as ``peak``; weight decay is for matrices and kernels, not for biases and norms.
+    Every group carries its own peak rate as ``peak``; weight decay is for matrices and kernels, not for biases and norms. The
+    speakers' vectors have ``class_decay_ratio`` of it, and a group of their own where that is not 1.
     """
     backbone = {id(parameter) for parameter in system.encoder.backbone.parameters()}
-    groups: dict[tuple[bool, bool], list[nn.Parameter]] = {}
+    classes = {id(parameter) for parameter in system.loss.parameters()} if class_decay_ratio != 1.0 else set()
+    groups: dict[tuple[bool, bool, float], list[nn.Parameter]] = {}
     for parameter in system.parameters():
         if parameter.requires_grad:
-            groups.setdefault((id(parameter) in backbone, parameter.ndim > 1), []).append(parameter)
+            decays = parameter.ndim > 1
+            decay = weight_decay * (class_decay_ratio if id(parameter) in classes else 1.0) if decays else 0.0
+            groups.setdefault((id(parameter) in backbone, decays, decay), []).append(parameter)
     return [
         {
             "params": parameters,
             "peak": learning_rate * (backbone_ratio if of_backbone else 1.0),
             "lr": 0.0,
-            "weight_decay": weight_decay if decays else 0.0,
+            "weight_decay": decay,
         }
-        for (of_backbone, decays), parameters in sorted(groups.items(), key=lambda item: item[0])
+        for (of_backbone, _, decay), parameters in sorted(groups.items(), key=lambda item: item[0])
     ]
+
+
+MarginSchedule = Literal["linear", "exponential"]
+
+
+def margin_factor(epochs: float, *, delay: float, rise: float, schedule: MarginSchedule) -> float:
+    """Return the share of the margin after so many ``epochs``: 0 during ``delay``, then rising over ``rise`` epochs."""
+    if epochs < delay:
+        return 0.0
+    done = (epochs - delay) / rise if rise else 1.0
+    if done >= 1.0:
+        return 1.0
+    return 1.0 - 0.001**done if schedule == "exponential" else done
 
 
 def build_optimizer(groups: Sequence[dict[str, Any]], kind: Literal["adamw", "sgd"]) -> torch.optim.Optimizer:
@@ -253,11 +270,11 @@ class Updater:
     def _summed(self, sums: dict[str, torch.Tensor]) -> dict[str, float]:
         # a process without crops in the last short update has no sums of its own, but takes part in the exchange
         names = self.system.part_names
-        found = [float(name in sums) for name in names]
+        present = [float(name in sums) for name in names]
         values = torch.stack([sums.get(name, torch.zeros((), device=self.device)) for name in names])
-        values, found = self._processes.sum_(torch.stack([values, values.new_tensor(found)])).tolist()
+        values, present = self._processes.sum_(torch.stack([values, values.new_tensor(present)])).tolist()
         # what no process has, such as the loss of a dim that sits out the step, is not reported
-        return {name: value for name, value, times in zip(names, values, found, strict=True) if times}
+        return {name: value for name, value, times in zip(names, values, present, strict=True) if times}
 
     def _count_nonfinite(self, loss_finite: bool) -> None:
         self.nonfinite_steps += 1

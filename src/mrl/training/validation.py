@@ -100,7 +100,7 @@ class Validator:
         self.dims = tuple(dims)
         self.paths = paths = trials.paths(root)
         utterances = tuple(Utterance(path, _NO_SPEAKER) for path in paths)
-        self._seconds = [seconds_of(one, max_seconds) for one in utterances]
+        self._seconds = [seconds_of(utterance, max_seconds) for utterance in utterances]
         self._batches = group_by_length(self._seconds, batch_seconds)
         self._source = WholeUtterances(Corpus(utterances, (_NO_SPEAKER,), (0,) * len(paths)), max_seconds)
         self._num_workers = num_workers
@@ -192,10 +192,14 @@ def all_pairs(corpus: Corpus, root: Path) -> TrialList:
             f"{root} holds {len(corpus)} recordings, too many to compare all pairs (at most {_MOST_RECORDINGS}); "
             "write a trial list and give it as data.validation.trials"
         )
-    names = [one.path.relative_to(root).as_posix() for one in corpus.utterances]
+    names = [utterance.path.relative_to(root).as_posix() for utterance in corpus.utterances]
     labels = corpus.labels
     return TrialList.from_pairs(
-        ((labels[one] == labels[two], names[one], names[two]) for one in range(len(names)) for two in range(one)),
+        (
+            (labels[first] == labels[second], names[first], names[second])
+            for first in range(len(names))
+            for second in range(first)
+        ),
         source=f"all pairs of {root}",
     )
 

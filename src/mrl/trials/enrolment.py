@@ -41,7 +41,7 @@ class EnrolmentMap:
     def recordings(self, trials: TrialList) -> tuple[str, ...]:
         """Return every recording that the trials need, each once: those of the models enrolled, and the test recordings.
 
-        A first name that is no model of this map is a recording itself.
+        A first name that is not a model of this map is itself a recording.
         """
         return self.resolve(trials).recordings
 

@@ -1,4 +1,4 @@
-"""Record the golden outputs anew; only while the tests against the official outputs pass."""
+"""Record the golden outputs again; only while the tests against the official outputs pass."""
 
 from __future__ import annotations
 
@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from tests.backbone.networks import filled_network, filled_network2, uniform
+from tests.backbone.networks import filled_network, uniform
 
 FOLDER = Path(__file__).parent
-SECOND_GENERATION = FOLDER.parent / "golden2"
 
 
 def golden_waveform() -> np.ndarray:
@@ -25,15 +24,14 @@ def golden_waveform() -> np.ndarray:
 
 
 def record() -> None:
-    """Write ``waveform.npy`` and an ``.npz`` for every ``.json`` in this folder and that of the second generation."""
+    """Write ``waveform.npy`` and an ``.npz`` for every ``.json`` in this folder."""
     waveform = golden_waveform()
     np.save(FOLDER / "waveform.npy", waveform)
-    for folder, build in ((FOLDER, filled_network), (SECOND_GENERATION, filled_network2)):
-        for path in sorted(folder.glob("*.json")):
-            network = build(json.loads(path.read_text()))
-            with torch.inference_mode():
-                pooled, embedding = network.pooled_statistics(waveform)[0], network(waveform)
-            np.savez(path.with_suffix(".npz"), pooled=pooled.numpy(), embedding=embedding.numpy())
+    for path in sorted(FOLDER.glob("*.json")):
+        network = filled_network(json.loads(path.read_text()))
+        with torch.inference_mode():
+            pooled, embedding = network.pooled_statistics(waveform)[0], network(waveform)
+        np.savez(path.with_suffix(".npz"), pooled=pooled.numpy(), embedding=embedding.numpy())
 
 
 if __name__ == "__main__":

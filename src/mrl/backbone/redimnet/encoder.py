@@ -1,6 +1,6 @@
 """The ReDimNet encoder: log-mel features to frame features, through 2-D and 1-D views of one memory.
 
-A 2-D map of ``channels`` x ``bands`` and a 1-D signal of ``bands * channels`` features hold the same numbers per frame. Kept in
+A 2-D map of ``channels`` x ``bands`` and a 1-D signal of ``bands * channels`` features hold the same values per frame. Kept in
 the order ``(batch, frames, bands, channels)``, one is a view of the other: the change of dimension that names the network costs
 nothing.
 """
@@ -9,12 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from mrl.backbone.encoder import Encoder
-from mrl.backbone.layers import ConvNeXtBlock, MapNorm, ResidualBlock, TimeContext, grouped_conv, hide_padding, map_mask
+from mrl.backbone.encoder import Encoder, StageSum
+from mrl.backbone.layers import (
+    ConvNeXtBlock,
+    MapNorm,
+    ResidualBlock,
+    TimeContext,
+    as_signal,
+    grouped_conv,
+    hide_padding,
+    map_mask,
+)
 from mrl.backbone.redimnet.config import ReDimNetConfig, StageConfig
 from mrl.backbone.sums import WeightedSum
 
@@ -52,13 +60,43 @@ class Squeeze(nn.Module):
         return total.permute(0, 3, 1, 2)
 
 
-class Stage(nn.Module):
+class StageSteps(nn.Module):
+    """What a stage does, in training and in its inference form."""
+
+    weighted_sum: StageSum
+    reshape: nn.Module
+    blocks: nn.ModuleList
+    squeeze: nn.Module | None
+    context: nn.Module | None
+    bands: int
+    dropout = 0.0
+
+    def forward(self, outputs: Sequence[Tensor], mask: Tensor | None) -> list[Tensor]:
+        summed: Tensor = self.weighted_sum(outputs)
+        maps = self.reshape(summed.reshape(*summed.shape[:2], self.bands, -1).permute(0, 3, 1, 2))
+        maps_inside = map_mask(mask)
+        for block in self.blocks:
+            maps = block(maps, maps_inside)
+        if self.squeeze is not None:
+            maps = self.squeeze(maps, maps_inside)
+        signal = as_signal(maps)
+        if self.context is not None:
+            signal = self.context(signal, mask)
+        return [functional.dropout(signal, p=self.dropout, training=self.training)]
+
+
+class Stage(StageSteps):
     """Weighted sum, strided convolution over bands, 2-D blocks, squeeze where expanded, time context."""
+
+    weighted_sum: WeightedSum
+    reshape: nn.Conv2d
+    squeeze: Squeeze | None
+    context: TimeContext | None
 
     def __init__(self, config: ReDimNetConfig, stage: StageConfig, index: int, channels: int, bands: int) -> None:
         super().__init__()
-        self.bands_in = bands
-        self.channels_in = channels
+        self.bands = bands
+        self.dropout = config.stage_dropout
         channels_out, bands_out = channels * stage.stride, bands // stage.stride
         width = channels_out * stage.expansion
         self.weighted_sum = WeightedSum(index + 1, config.volume)
@@ -69,20 +107,6 @@ class Stage(nn.Module):
         self.squeeze = Squeeze(width, channels_out, config.group_divisor) if stage.expansion != 1 else None
         reduction = stage.context_reduction
         self.context = TimeContext(config.volume, config.volume // reduction, config.block_1d) if reduction is not None else None
-
-    def forward(self, outputs: Sequence[Tensor], mask: Tensor | None) -> Tensor:
-        summed: Tensor = self.weighted_sum(outputs)
-        maps = summed.reshape(*summed.shape[:2], self.bands_in, self.channels_in).permute(0, 3, 1, 2)
-        maps = self.reshape(maps)
-        maps_inside = map_mask(mask)
-        for block in self.blocks:
-            maps = block(maps, maps_inside)
-        if self.squeeze is not None:
-            maps = self.squeeze(maps, maps_inside)
-        signal: Tensor = maps.permute(0, 2, 3, 1).flatten(2)
-        if self.context is not None:
-            signal = self.context(signal, mask)
-        return signal
 
 
 class FrameEncoder(Encoder):
@@ -98,7 +122,6 @@ class FrameEncoder(Encoder):
             stages.append(Stage(config, stage, index, channels, bands))
             channels, bands = channels * stage.stride, bands // stage.stride
         self.stages = nn.ModuleList(stages)
-        self.stage_dropout = config.stage_dropout
         self.final_sum = WeightedSum(len(stages) + 1, config.volume)
         self.outputs_after = tuple(range(1, len(stages) + 2))
         self.frame_dim = config.frame_dim or config.volume
@@ -106,16 +129,7 @@ class FrameEncoder(Encoder):
         self.frame_projection = nn.Linear(config.volume, config.frame_dim) if config.frame_dim else None
         self.frame_norm = MapNorm(config.frame_dim) if config.frame_dim else None
 
-    def stage_outputs(self, features: Tensor, mask: Tensor | None = None, depth: int | None = None) -> list[Tensor]:
-        """Return the outputs of the stem and of the first ``depth`` stages (None: all), each ``(batch, frames, volume)``."""
-        maps = self.stem(hide_padding(features.unsqueeze(1), map_mask(mask)).contiguous(memory_format=torch.channels_last))
-        outputs = [self.stem_norm(maps.permute(0, 2, 3, 1)).flatten(2)]
-        for stage in self.stages[:depth]:
-            outputs.append(functional.dropout(stage(outputs, mask), p=self.stage_dropout, training=self.training))
-        return outputs
-
     def project_frames(self, summed: Tensor) -> Tensor:
-        """Turn a weighted sum of outputs ``(batch, frames, volume)`` into frame features ``(batch, frames, frame_dim)``."""
         if self.frame_projection is None or self.frame_norm is None:
             return summed
         projected = self.frame_projection(summed).unsqueeze(2).permute(0, 3, 1, 2)

@@ -1,4 +1,4 @@
-"""The exact ReDimNet: waveform in, raw speaker embedding out, numbers as the official network gives them.
+"""The exact ReDimNet: waveform in, raw speaker embedding out, the same values as from the official network.
 
 Paper: Yakovlev et al., "Reshape Dimensions Network for Speaker Recognition", Interspeech 2024, https://arxiv.org/abs/2407.18223.
 """
@@ -6,7 +6,7 @@ Paper: Yakovlev et al., "Reshape Dimensions Network for Speaker Recognition", In
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import nn
@@ -14,13 +14,13 @@ from torch import nn
 from mrl.backbone.base import Backbone
 from mrl.backbone.conversion import Entry
 from mrl.backbone.encoder import Encoder
-from mrl.backbone.frontend import LogMelFrontEnd
+from mrl.backbone.frontend import FrontEnd, LogMelFrontEnd
 from mrl.backbone.pooling import build_pooling
 from mrl.backbone.redimnet.config import ReDimNetConfig
 from mrl.backbone.redimnet.encoder import FrameEncoder
-from mrl.backbone.redimnet.inference import InferenceEncoder
+from mrl.backbone.redimnet.inference import InferenceFrameEncoder
 from mrl.backbone.redimnet.official import official_entries
-from mrl.backbone.redimnet.variants import VARIANTS, scratch_config, size_name
+from mrl.backbone.redimnet.variants import VARIANTS
 
 
 class ReDimNet(Backbone):
@@ -30,41 +30,32 @@ class ReDimNet(Backbone):
     with :meth:`from_official`, or untrained from a :class:`ReDimNetConfig`.
     """
 
-    family: ClassVar[str] = "redimnet"
+    family = "redimnet"
+    config_class = ReDimNetConfig
+    variants = VARIANTS
     config: ReDimNetConfig
 
     def __init__(self, config: ReDimNetConfig) -> None:
+        super().__init__(config)
+        self.classifier = _classifier(config)
+
+    def parts(self) -> tuple[FrontEnd, Encoder, nn.Module]:
+        config = self.config
         encoder = FrameEncoder(config)
         pooling = build_pooling(config.pooling, encoder.frame_dim, global_context=config.global_context_attention)
-        super().__init__(config, LogMelFrontEnd(config.front_end), encoder, pooling, embedding_norm=config.embedding_norm)
-        self.classifier = _classifier(config)
+        return LogMelFrontEnd(config.front_end), encoder, pooling
 
     def folded_encoder(self, dtype: torch.dtype) -> Encoder:
         assert isinstance(self.encoder, FrameEncoder)
-        return InferenceEncoder(self.encoder).in_dtype(dtype)
+        return InferenceFrameEncoder(self.encoder).in_dtype(dtype)
 
     @classmethod
     def claims(cls, model_config: Mapping[str, Any]) -> bool:
         """Whatever no other family claims is of the first generation."""
         return True
 
-    @classmethod
-    def from_model_config(cls, model_config: Mapping[str, Any]) -> ReDimNet:
-        return cls(ReDimNetConfig.from_model_config(model_config))
-
-    @classmethod
-    def scratch_names(cls) -> tuple[str, ...]:
-        return tuple(VARIANTS)
-
-    def size_name(self) -> str | None:
-        return size_name(self.config)
-
-    @classmethod
-    def scratch_config(cls, name: str) -> ReDimNetConfig:
-        return scratch_config(name)
-
     def official_entries(self) -> list[Entry]:
-        return official_entries(self.config)
+        return list(official_entries(self.config))
 
 
 def _classifier(config: ReDimNetConfig) -> nn.Sequential | None:

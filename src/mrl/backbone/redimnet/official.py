@@ -6,41 +6,32 @@ from collections.abc import Iterator
 
 from mrl.backbone.conversion import (
     BATCH_NORM,
-    NORM,
     POINT,
     SUM,
     SWAP,
     Entry,
     block_entries,
     context_entries,
+    head_entries,
     mel_entries,
     module_entries,
     norm_entries,
-    pooling_entries,
+    stem_entries,
 )
 from mrl.backbone.redimnet.config import ReDimNetConfig
 
 
-def official_entries(config: ReDimNetConfig) -> list[Entry]:
-    """Return every tensor of a network with its official names."""
-    return list(_entries(config))
-
-
-def _entries(config: ReDimNetConfig) -> Iterator[Entry]:
+def official_entries(config: ReDimNetConfig) -> Iterator[Entry]:
+    """Yield every tensor of a network with its official names."""
     yield from mel_entries(config.front_end)
-    yield from module_entries("encoder.stem", "backbone.stem.0", SWAP)
-    yield from norm_entries("encoder.stem_norm", "backbone.stem.1", NORM)
+    yield from stem_entries()
     for index in range(len(config.stages)):
         yield from _stage(config, index)
     yield Entry("encoder.final_sum.logits", ("backbone.fin_wght1d.w",), SUM)
     if config.frame_dim is not None:
         yield from module_entries("encoder.frame_projection", "backbone.mfa.0", POINT)
         yield from norm_entries("encoder.frame_norm", "backbone.mfa.1", BATCH_NORM)
-    yield from pooling_entries(config.pooling)
-    yield from norm_entries("pooled_norm", "bn", BATCH_NORM)
-    yield from module_entries("embedding", "linear")
-    if config.embedding_norm:
-        yield from norm_entries("embedding_norm", "bn2", BATCH_NORM)
+    yield from head_entries(config)
     if config.num_classes is not None:
         yield from module_entries("classifier.2", "cls_head.2")
 

@@ -28,7 +28,7 @@ class _Variant:
 
 _B5_STAGES = ((1, 4, 2, 48), (2, 4, 2, 48), (1, 6, 2, 48), (2, 6, 1, 32), (1, 8, 1, 24), (2, 4, 1, 16))
 
-VARIANTS = {
+_VARIANTS = {
     "b0": _Variant(60, 10, "basic_resnet", 1, ((1, 2, 1, 30), (2, 3, 2, 30), (1, 3, 3, 30), (2, 4, 2, 10), (1, 3, 1, 10))),
     "b1": _Variant(72, 12, "convnext_like", 8, ((1, 2, 1, None), (2, 3, 1, None), (3, 4, 1, 12), (2, 5, 1, 12), (2, 3, 1, 8))),
     "b2": _Variant(
@@ -68,13 +68,7 @@ VARIANTS = {
 }
 
 
-def scratch_config(name: str) -> ReDimNetConfig:
-    """Return the configuration of an untrained ReDimNet by its size: ``b0`` to ``b6``, ``S``, ``M``, or ``tiny``.
-
-    All have ``conv+att`` time context, attentive statistics pooling with global context, and 192-dimensional embeddings. ``tiny``
-    has fewer than 100,000 parameters and learns on a CPU.
-    """
-    variant = VARIANTS[name]
+def _config(variant: _Variant) -> ReDimNetConfig:
     return ReDimNetConfig(
         front_end=FrontEndConfig(hop_length=variant.hop_length, bands=variant.bands, normalise_signal=variant.normalise_signal),
         channels=variant.channels,
@@ -90,11 +84,6 @@ def scratch_config(name: str) -> ReDimNetConfig:
     )
 
 
-def size_name(config: ReDimNetConfig) -> str | None:
-    """Return which of these networks ``config`` describes, whatever its embedding; None for another one."""
-
-    def shape(each: ReDimNetConfig) -> tuple[object, ...]:
-        rows = tuple((row.stride, row.num_blocks, row.expansion, row.context_reduction) for row in each.stages)
-        return rows, each.bands, each.channels, each.block_1d, each.block_2d, each.group_divisor
-
-    return next((name for name in VARIANTS if shape(scratch_config(name)) == shape(config)), None)
+VARIANTS = {name: _config(variant) for name, variant in _VARIANTS.items()}
+"""By name. All have ``conv+att`` time context, attentive statistics pooling with global context, and 192-dimensional embeddings.
+``tiny`` has fewer than 100,000 parameters and learns on a CPU."""

@@ -9,23 +9,19 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from mrl.backbone.config import BackboneConfig, NetworkReader
 from mrl.backbone.frontend_config import FrontEndConfig, read_front_end
-from mrl.backbone.layers import check_context
-from mrl.backbone.pooling import POOLINGS, check_pooling
-from mrl.backbone.reading import MOST_BANDS, ConfigReader, are_stages, is_block_count, is_count
+from mrl.backbone.reading import is_block_count, is_count, is_pair
 from mrl.backbone.redimnet2.frontend import FourierFrontEndConfig, read_fourier_front_end
-from mrl.bounded import brief
 from mrl.errors import ConfigError
 
-BLOCKS_1D = ("conv+att", "att", "conv", "fc")
-BLOCKS_2D = ("basic_resnet", "basic_resnet_fwse", "convnext_like", "convnext_like_relu")
 FRONT_ENDS = ("pt", "pt_mel", "tf", "tf_mel")
 CUT_KEY = "mrl_depth"
-"""Key of our own in ``model_config``: how many of the stages a network has that was cut. No official file can say so."""
+"""Key of our own in ``model_config``: how many stages are left of a network that was cut. No official file has it."""
 OWN_KEYS = frozenset(
     {"causal", "spec_in_channels", "compress_tconvs", "fm_weigthing_type", "return_2d_output", "use_freq_pos_enc"}
     | {"dual_agg", "agg_gnorm", "att_dos", "pad_right_samples", "before_pool_offset", CUT_KEY}
@@ -45,9 +41,13 @@ class StageConfig:
     kernel_sizes: tuple[tuple[int, int], ...]  # (bands, frames); only the convnext blocks look at them
     context_reduction: int | None  # the time-context block works on bands*channels // context_reduction; None: no such block
 
+    @property
+    def size(self) -> tuple[object, ...]:
+        return self.band_stride, self.time_stride, self.num_blocks, self.expansion
+
 
 @dataclass(frozen=True)
-class ReDimNet2Config:
+class ReDimNet2Config(BackboneConfig):
     """The whole network, from waveform to embedding."""
 
     front_end: FrontEndConfig = field(default_factory=FourierFrontEndConfig)
@@ -56,29 +56,16 @@ class ReDimNet2Config:
     block_2d: str = "basic_resnet"
     stages: tuple[StageConfig, ...] = ()
     group_divisor: int | None = 1
+    global_context_attention: bool = True
     grouped_reshape: bool = True  # official ``compress_tconvs``
     map_groups: int = 0  # official ``agg_gnorm``: groups of the norm of every map that is kept; 0: no such norm
     two_maps: bool = False  # official ``dual_agg``: a stage also keeps what it has before its time context
     band_embedding: bool = False  # official ``use_freq_pos_enc``
     head_channels: int | None = None  # official ``out_channels``: of the last 1x1 convolution, or none
     head_2d: bool = False  # official ``return_2d_output``: that convolution is over maps, and frames are flattened by channel
-    depth: int | None = None  # of a network that was cut: so many of the stages are there, with the head and frames of all
+    depth: int | None = None  # of a network that was cut: stages that are left, with the head and frames of all
     skipped_frames: int = 0  # official ``before_pool_offset``
     padded_samples: int = 0  # official ``pad_right_samples``
-    embed_dim: int = 192
-    pooling: str = "ASTP"
-    global_context_attention: bool = True
-    embedding_norm: bool = False
-    return_all_outputs: bool = False
-
-    @property
-    def bands(self) -> int:
-        return self.front_end.bands
-
-    @property
-    def volume(self) -> int:
-        """Numbers per frame at full time resolution, the same after every stage: bands x channels."""
-        return self.bands * self.channels
 
     @property
     def num_stages(self) -> int:
@@ -106,71 +93,40 @@ class ReDimNet2Config:
 
     @property
     def frame_dim(self) -> int:
-        """Numbers per frame that are pooled."""
+        """Features per frame that are pooled."""
         if self.head_channels is None:
             return self.volume
         return self.head_channels * (self.last_bands if self.head_2d else 1)
 
     @classmethod
     def from_model_config(cls, model_config: Mapping[str, Any]) -> ReDimNet2Config:
-        """Read an official ``model_config``.
-
-        Raises:
-            ConfigError: an unknown key, or a value that the official network cannot have or that is not built here.
-        """
         return _Reader(model_config, "model_config").network()
 
     def to_model_config(self) -> dict[str, Any]:
-        """Return the official ``model_config``, every key spelled out."""
-        front = self.front_end
-        return {
-            "F": front.bands,
-            "C": self.channels,
+        rows = [
+            [[s.band_stride, s.time_stride], s.num_blocks, s.expansion, [list(k) for k in s.kernel_sizes], s.context_reduction]
+            for s in self.stages
+        ]
+        return super().to_model_config() | {
             "causal": "none",
             "spec_in_channels": 1,
-            "block_1d_type": self.block_1d,
-            "block_2d_type": self.block_2d,
             "compress_tconvs": self.grouped_reshape,
             "fm_weigthing_type": "NC",
-            "group_divisor": self.group_divisor,
             "out_channels": self.head_channels,
             "return_2d_output": self.head_2d,
             "use_freq_pos_enc": self.band_embedding,
             "dual_agg": self.two_maps,
             "agg_gnorm": self.map_groups or False,
             "att_dos": None,
-            "embed_dim": self.embed_dim,
-            "hop_length": front.hop_length,
-            "pooling_func": self.pooling,
             "pad_right_samples": self.padded_samples or None,
             "before_pool_offset": self.skipped_frames or None,
-            "feat_type": "tf" if isinstance(front, FourierFrontEndConfig) else "pt",
-            "global_context_att": self.global_context_attention,
-            "emb_bn": self.embedding_norm,
-            "spec_params": front.to_spec_params(),
-            "stages_setup": [
-                [
-                    [s.band_stride, s.time_stride],
-                    s.num_blocks,
-                    s.expansion,
-                    [list(kernel) for kernel in s.kernel_sizes],
-                    s.context_reduction,
-                ]
-                for s in self.stages
-            ],
-            "return_all_outputs": self.return_all_outputs,
+            "feat_type": "tf" if isinstance(self.front_end, FourierFrontEndConfig) else "pt",
+            "stages_setup": rows,
             **({} if self.depth is None else {CUT_KEY: self.depth}),
         }
 
-    def replace(self, **changes: Any) -> ReDimNet2Config:
-        """Return a copy with other values."""
-        return dataclasses.replace(self, **changes)
-
     def with_embedding(self, embed_dim: int, *, num_stages: int | None = None) -> ReDimNet2Config:
-        """Return the configuration of the first ``num_stages`` (None: all there are) with another plain affine embedding.
-
-        Fewer stages keep the head and the frames of the whole network, so that they give what it has after those stages.
-        """
+        """Fewer stages keep the head and the frames of the whole network, so that they give what it has after those stages."""
         depth = self.num_stages if num_stages is None else num_stages
         return self.replace(embed_dim=embed_dim, embedding_norm=False, depth=None if depth == len(self.stages) else depth)
 
@@ -193,61 +149,43 @@ _NOT_BUILT = {
 }
 
 
-class _Reader(ConfigReader):
+class _Reader(NetworkReader):
     """Reads the arguments of the official constructor."""
 
     def network(self) -> ReDimNet2Config:
-        bands = self.take("F", 72, lambda v: is_count(v) and v <= MOST_BANDS, f"a whole number from 1 to {MOST_BANDS}")
-        channels = self.positive("C", 24)
-        hop_length = self.positive("hop_length", 160)
-        feat_type = self.built("feat_type", "pt", FRONT_ENDS)
+        feat_type = self.choice("feat_type", "pt", FRONT_ENDS)
         # The official default, False, is refused by the official network itself.
-        self.built("causal", "none", ("none", False))
+        self.choice("causal", "none", ("none", False))
         self.choice("spec_in_channels", 1, (1,))
         self.choice("fm_weigthing_type", "NC", ("NC",))
         self._attention_options()
         for ignored in ("num_classes", "feat_agg_dropout", "head_activation"):  # by the official network, too
             self.take(ignored, None, lambda _: True, "anything")
-        spec_params = self.take("spec_params", _DEFAULT_SPEC_PARAMS, lambda v: isinstance(v, Mapping), "a mapping")
-        head_channels = self.positive("out_channels", None, none_allowed=True)
+        common = self.common(ReDimNet2Config())
         config = ReDimNet2Config(
-            front_end=_front_end(feat_type, spec_params, f"{self.where}: spec_params", bands, hop_length),
-            channels=channels,
-            block_1d=self.built("block_1d_type", "conv+att", BLOCKS_1D),
-            block_2d=self.built("block_2d_type", "basic_resnet", BLOCKS_2D),
-            stages=self._stages(),
-            group_divisor=self.positive("group_divisor", 1, none_allowed=True),
+            front_end=_front_end(feat_type, *self.features(_DEFAULT_SPEC_PARAMS)),
+            stages=tuple(self._stages()),
             grouped_reshape=self.boolean("compress_tconvs", True),
-            map_groups=self._map_groups(channels),
+            map_groups=self._map_groups(common["channels"]),
             two_maps=self.boolean("dual_agg", False),
             band_embedding=self.boolean("use_freq_pos_enc", False),
-            head_channels=head_channels,
+            head_channels=self.positive("out_channels", None, none_allowed=True),
             head_2d=self.boolean("return_2d_output", False),
             depth=self.positive(CUT_KEY, None, none_allowed=True),
             skipped_frames=self._count_or_none("before_pool_offset"),
             padded_samples=self._count_or_none("pad_right_samples"),
-            embed_dim=self.positive("embed_dim", 192),
-            pooling=self.choice("pooling_func", "ASTP", POOLINGS),
-            global_context_attention=self.boolean("global_context_att", True),
-            embedding_norm=self.boolean("emb_bn", False),
-            return_all_outputs=self.boolean("return_all_outputs", False),
+            **common,
         )
         self.finish()
-        self._check_divisions(config)
+        self._check(config)
         return config
 
-    def built(self, key: str, default: Any, choices: tuple[Any, ...]) -> Any:
-        """Take one of ``choices``; what the official code has beside them is named as such."""
-        value = self.take(key, default, lambda _: True, "anything")
-        if value in choices:
-            return value
+    def reason(self, key: str, value: Any) -> str:
+        """Name what the official code has beside the values that can be built here."""
         what = _NOT_BUILT.get(key, {}).get(value) if isinstance(value, str) else None
         if what is None and isinstance(value, str) and key.startswith("block_"):
             what = _kind_of_block(value)
-        reason = f" ({what} are not built here, and no released checkpoint uses them)" if what else ""
-        raise ConfigError(
-            f"{self.where}: {key}={value!r} is not supported{reason}; expected one of {', '.join(map(repr, choices))}"
-        )
+        return f" ({what} are not built here, and no released checkpoint uses them)" if what else ""
 
     def _attention_options(self) -> None:
         options = self.take("att_dos", None, lambda v: v is None or isinstance(v, Mapping), "a mapping or None")
@@ -266,58 +204,41 @@ class _Reader(ConfigReader):
         value = self.take("agg_gnorm", False, lambda v: v is None or isinstance(v, int), expected)
         return channels if value is True else max(0, int(value or 0))
 
-    def _stages(self) -> tuple[StageConfig, ...]:
-        rows = self.take("stages_setup", _DEFAULT_STAGES, are_stages, "a list of stages")
-        return tuple(self._stage(row, f"{self.where}: stages_setup[{number}]={brief(row)}") for number, row in enumerate(rows))
-
-    def _stage(self, row: Any, where: str) -> StageConfig:
+    def _stages(self) -> Iterator[StageConfig]:
         expected = (
             "[(band stride, time stride), blocks, conv_exp, kernel sizes, time-context reduction or None] with positive numbers, "
             "all whole but conv_exp"
         )
-        if not isinstance(row, (list, tuple)) or len(row) != 5:
-            raise ConfigError(f"{where} is not supported; expected {expected}")
-        strides, num_blocks, expansion, kernel_sizes, reduction = row
-        good = (
-            _is_pair(strides)
-            and is_block_count(num_blocks)
-            and isinstance(expansion, (int, float))
-            and not isinstance(expansion, bool)
-            and 0 < expansion < math.inf
-            and isinstance(kernel_sizes, (list, tuple))
-            and len(kernel_sizes) > 0
-            and all(_is_pair(kernel) and all(size % 2 for size in kernel) for kernel in kernel_sizes)
-            and (reduction is None or is_count(reduction))
-        )
-        if not good:
-            raise ConfigError(f"{where} is not supported; expected {expected}, and odd kernel sizes")
-        kernels = tuple((int(a), int(b)) for a, b in kernel_sizes)
-        return StageConfig(int(strides[0]), int(strides[1]), num_blocks, expansion, kernels, reduction)
+        for refused, (strides, num_blocks, expansion, kernel_sizes, reduction) in self.stage_rows(_DEFAULT_STAGES, expected):
+            good = (
+                is_pair(strides)
+                and is_block_count(num_blocks)
+                and isinstance(expansion, (int, float))
+                and not isinstance(expansion, bool)
+                and 0 < expansion < math.inf
+                and isinstance(kernel_sizes, (list, tuple))
+                and len(kernel_sizes) > 0
+                and all(is_pair(kernel) and all(size % 2 for size in kernel) for kernel in kernel_sizes)
+                and (reduction is None or is_count(reduction))
+            )
+            if not good:
+                raise ConfigError(f"{refused} {expected}, and odd kernel sizes")
+            yield StageConfig(strides[0], strides[1], num_blocks, expansion, tuple((a, b) for a, b in kernel_sizes), reduction)
 
-    def _check_divisions(self, config: ReDimNet2Config) -> None:
+    def _check(self, config: ReDimNet2Config) -> None:
         if config.depth is not None and config.depth >= len(config.stages):
             raise ConfigError(f"{self.where}: {CUT_KEY}={config.depth} does not cut {len(config.stages)} stages")
-        bands, channels = config.bands, config.channels
-        for number, stage in enumerate(config.stages):
-            where = f"{self.where}: stages_setup[{number}]"
-            if bands % stage.band_stride:
-                raise ConfigError(f"{where}: {bands} bands cannot be split by a stride of {stage.band_stride}")
-            bands //= stage.band_stride
-            channels *= stage.band_stride
-            width = int(channels * stage.expansion)
-            groups = 1 if config.group_divisor is None else width // config.group_divisor
-            if groups < 1 or width % groups:
-                raise ConfigError(
-                    f"{where}: group_divisor={config.group_divisor} does not divide a convolution of {width} channels "
-                    f"({channels} times conv_exp={stage.expansion})"
-                )
-            check_context(config.block_1d, config.volume, stage.context_reduction, where)
         if config.map_groups and config.volume % config.map_groups:
             raise ConfigError(
                 f"{self.where}: agg_gnorm={config.map_groups} groups cannot share {config.volume} features; "
                 "expected a number that divides F*C"
             )
-        check_pooling(config.pooling, config.frame_dim, self.where)
+        self.check_divisions(config, config.frame_dim, [stage.band_stride for stage in config.stages], _convolutions)
+
+
+def _convolutions(stage: StageConfig, channels: int) -> Iterator[tuple[int, int]]:
+    width = int(channels * stage.expansion)
+    yield width, width
 
 
 def _front_end(feat_type: str, spec_params: Mapping[str, Any], where: str, bands: int, hop_length: int) -> FrontEndConfig:
@@ -327,7 +248,7 @@ def _front_end(feat_type: str, spec_params: Mapping[str, Any], where: str, bands
 
 
 def _kind_of_block(name: str) -> str | None:
-    """Return what the official code means by the name of a block that is not built here; None for a name that it has not."""
+    """Return what the official code means by the name of a block that is not built here; None for an unknown name."""
     parts = set(name.split("_")) | set(name.replace("+", "_").split("_"))
     for mark, what in (
         ("causal", "causal networks"),
@@ -345,7 +266,3 @@ def _kind_of_block(name: str) -> str | None:
     if name.endswith("rope"):
         return "blocks with rotary positions"
     return "double convolution blocks" if name == "convx2" else None
-
-
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, (list, tuple)) and len(value) == 2 and all(map(is_count, value))

@@ -2,7 +2,7 @@
 
 A stage reads the weighted sum of all earlier outputs at full time resolution, works at its own coarser one, and its output counts
 for several frames each. The official network repeats those frames at once; here outputs are kept as they are, and repeated only
-where they are added up: normalisation, weights and storage are the same or cheaper that way, and the numbers are equal.
+where they are added up: normalisation, weights and storage are the same or cheaper that way, and the values are equal.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from mrl.backbone.encoder import Encoder
+from mrl.backbone.encoder import Encoder, StageSum
 from mrl.backbone.layers import (
     ConvNeXtBlock,
     MapNorm,
@@ -21,7 +21,6 @@ from mrl.backbone.layers import (
     SignalGroupNorm,
     TimeContext,
     as_signal,
-    hide_padding,
     map_mask,
 )
 from mrl.backbone.redimnet2.config import ReDimNet2Config
@@ -43,11 +42,57 @@ class Squeeze(nn.Module):
         return result
 
 
-class Stage(nn.Module):
-    """Weighted sum, convolution that strides over bands and frames, 2-D blocks, squeeze where expanded, time context, norm.
+class StageSteps(nn.Module):
+    """What a stage does, in training and in its inference form.
 
     Gives one output, or two where the configuration says so: what there is before the time context, and after it.
     """
+
+    weighted_sum: StageSum
+    band_embedding: Tensor | None
+    blocks: nn.ModuleList
+    squeeze: nn.Module | None
+    context: nn.Module | None
+    norm: nn.Module | None
+    norm_before: nn.Module | None
+    time_stride: int
+    two_maps: bool
+
+    def to_maps(self, summed: Tensor) -> Tensor:
+        """Turn a sum ``(batch, frames, volume)`` into maps at the stage's own resolution."""
+        raise NotImplementedError
+
+    def forward(self, outputs: Sequence[Tensor], mask: Tensor | None) -> list[Tensor]:
+        """Return outputs ``(batch, frames / time_stride, volume)``; ``mask`` is that of all frames, ``(batch, frames)``."""
+        summed: Tensor = self.weighted_sum(outputs)
+        if self.band_embedding is not None:
+            summed = summed + self.band_embedding.flatten()
+        maps = self.to_maps(summed)
+        own_mask = None if mask is None else mask[:, :: self.time_stride]
+        maps_inside = map_mask(own_mask)
+        for block in self.blocks:
+            maps = block(maps, maps_inside)
+        if self.squeeze is not None:
+            maps = self.squeeze(maps)
+        signal = as_signal(maps)
+        results = []
+        if self.two_maps:
+            # The inference form adds the time context to the signal in place.
+            results.append(signal.clone() if self.norm_before is None else self.norm_before(signal, own_mask))
+        if self.context is not None:
+            signal = self.context(signal, own_mask)
+        results.append(signal if self.norm is None else self.norm(signal, own_mask))
+        return results
+
+
+class Stage(StageSteps):
+    """Weighted sum, convolution that strides over bands and frames, 2-D blocks, squeeze where expanded, time context, norm."""
+
+    weighted_sum: WeightedSum
+    squeeze: Squeeze | None
+    context: TimeContext | None
+    norm: SignalGroupNorm | None
+    norm_before: SignalGroupNorm | None
 
     def __init__(self, config: ReDimNet2Config, index: int, strides: Sequence[int], channels: int, bands: int) -> None:
         super().__init__()
@@ -76,27 +121,9 @@ class Stage(nn.Module):
         """How many outputs it gives."""
         return 2 if self.two_maps else 1
 
-    def forward(self, outputs: Sequence[Tensor], mask: Tensor | None) -> list[Tensor]:
-        """Return outputs ``(batch, frames / time_stride, volume)``; ``mask`` is that of all frames, ``(batch, frames)``."""
-        summed: Tensor = self.weighted_sum(outputs)
-        if self.band_embedding is not None:
-            summed = summed + self.band_embedding.flatten()
-        maps = summed.view(*summed.shape[:2], self.bands_in, self.channels_in).permute(0, 3, 1, 2)
-        maps = self.reshape(maps)
-        own_mask = None if mask is None else mask[:, :: self.time_stride]
-        maps_inside = map_mask(own_mask)
-        for block in self.blocks:
-            maps = block(maps, maps_inside)
-        if self.squeeze is not None:
-            maps = self.squeeze(maps)
-        signal = as_signal(maps)
-        results = []
-        if self.two_maps:
-            results.append(signal if self.norm_before is None else self.norm_before(signal, own_mask))
-        if self.context is not None:
-            signal = self.context(signal, own_mask)
-        results.append(signal if self.norm is None else self.norm(signal, own_mask))
-        return results
+    def to_maps(self, summed: Tensor) -> Tensor:
+        maps: Tensor = self.reshape(summed.view(*summed.shape[:2], self.bands_in, self.channels_in).permute(0, 3, 1, 2))
+        return maps
 
 
 def _block(
@@ -135,17 +162,11 @@ class FrameEncoder(Encoder):
         inputs = config.volume // self.head_bands
         self.frame_projection = nn.Linear(inputs, config.head_channels) if config.head_channels else None
 
-    def stage_outputs(self, features: Tensor, mask: Tensor | None = None, depth: int | None = None) -> list[Tensor]:
-        """Return the outputs of the stem and of the first ``depth`` stages (None: all), each at its own time resolution."""
-        maps = self.stem(hide_padding(features.unsqueeze(1), map_mask(mask)).contiguous(memory_format=torch.channels_last))
-        signal: Tensor = self.stem_norm(maps.permute(0, 2, 3, 1)).flatten(2)
-        outputs = [signal if self.stem_group_norm is None else self.stem_group_norm(signal, mask)]
-        for stage in self.stages[:depth]:
-            outputs.extend(stage(outputs, mask))
-        return outputs
+    def stem_output(self, features: Tensor, mask: Tensor | None) -> Tensor:
+        signal = super().stem_output(features, mask)
+        return signal if self.stem_group_norm is None else self.stem_group_norm(signal, mask)
 
     def project_frames(self, summed: Tensor) -> Tensor:
-        """Turn a weighted sum of outputs ``(batch, frames, volume)`` into frame features ``(batch, frames, frame_dim)``."""
         maps = summed.view(*summed.shape[:2], self.head_bands, -1)
         if self.frame_projection is not None:
             maps = self.frame_projection(maps)

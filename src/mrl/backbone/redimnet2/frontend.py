@@ -16,10 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from mrl.backbone.convolutional import emphasised, log_mel_facts, normalised
-from mrl.backbone.frontend import FrontEnd, emphasise, frame_mask, normalise_signal, pre_emphasis_taps
-from mrl.backbone.frontend_config import FrontEndConfig
-from mrl.backbone.reading import ConfigReader, is_count
-from mrl.errors import ConfigError
+from mrl.backbone.frontend import FrontEnd, frame_mask, pre_emphasis_taps
+from mrl.backbone.frontend_config import FrontEndConfig, read_rest
+from mrl.backbone.reading import ConfigReader
 
 
 @dataclass(frozen=True)
@@ -41,30 +40,8 @@ def read_fourier_front_end(spec_params: Mapping[str, Any], where: str, bands: in
         ConfigError: an unknown key, or a value that the official front end cannot have.
     """
     reader = ConfigReader(spec_params, where)
-    sample_rate = reader.positive("sample_rate", 16000)
-    n_fft = reader.positive("n_fft", 512)
-    config = FourierFrontEndConfig(
-        sample_rate=sample_rate,
-        n_fft=n_fft,
-        window_length=reader.take(
-            "win_length", 400, lambda v: is_count(v) and 1 < v <= n_fft, f"a whole number from 2 to n_fft={n_fft}"
-        ),
-        hop_length=hop_length,
-        lowest_frequency=reader.number("f_min", 20, 0, sample_rate / 2),
-        highest_frequency=reader.number("f_max", 7600, 0, sample_rate / 2),
-        bands=bands,
-        normalise_signal=reader.boolean("norm_signal", False),
-        signal_epsilon=reader.number("eps", 1e-8, 1e-30, 1.0),
-        pre_emphasis=reader.boolean("do_preemph", True),
-        spec_augment=reader.boolean("do_spec_aug", False),
-        spec_augment_lowest_band=reader.take("freq_start_bin", 0, lambda v: is_count(v, zero=True), "a whole number"),
-        band_mask_width=reader.pair("freq_mask_width", (0, 8)),
-        frame_mask_width=reader.pair("time_mask_width", (0, 10)),
-    )
-    reader.finish()
-    if config.lowest_frequency >= config.highest_frequency:
-        raise ConfigError(f"{where}: f_min={config.lowest_frequency} must lie below f_max={config.highest_frequency}")
-    return config
+    floor = reader.number("eps", 1e-8, 1e-30, 1.0)
+    return FourierFrontEndConfig(signal_epsilon=floor, **read_rest(reader, bands, hop_length, shortest_window=2))
 
 
 class FourierFrontEnd(FrontEnd):
@@ -73,7 +50,6 @@ class FourierFrontEnd(FrontEnd):
     real_kernels: Tensor
     imaginary_kernels: Tensor
     filters: Tensor
-    pre_emphasis_filter: Tensor | None
 
     def __init__(self, config: FourierFrontEndConfig) -> None:
         super().__init__(config)
@@ -101,7 +77,7 @@ class FourierFrontEnd(FrontEnd):
         }
 
     def samples_for(self, frames: int) -> int:
-        """Return the fewest samples that give so many frames; emphasising the first sample needs a second."""
+        """Return the fewest samples that give this number of frames; emphasising the first sample needs a second."""
         config = self.config
         return max(2, config.window_length - 2 * (config.hop_length // 2) + (frames - 1) * config.hop_length)
 
@@ -110,32 +86,10 @@ class FourierFrontEnd(FrontEnd):
         config = self.config
         return (samples + 2 * (config.hop_length // 2) - config.window_length) // config.hop_length + 1
 
-    @torch.no_grad()
-    def forward(self, waveform: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Compute mean-free log-mel features in float32.
-
-        Args:
-            waveform: ``(batch, samples)``; what lies beyond an item's length is ignored.
-            lengths: ``(batch,)`` samples per item, or None when all are full.
-
-        Returns:
-            ``(batch, frames, bands)``; frames beyond an item's own are zero.
-        """
-        with torch.autocast(device_type=waveform.device.type, enabled=False):
-            signal = waveform.float()
-            if self.config.normalise_signal:
-                signal = normalise_signal(signal, lengths, self.config.signal_epsilon)
-            if self.pre_emphasis_filter is not None:
-                signal = emphasise(signal, self.pre_emphasis_filter)
-            if lengths is not None:
-                signal = torch.where(frame_mask(lengths, signal.shape[1]), signal, 0.0)
-            features = self.log_mel(signal)
-            num_frames = None if lengths is None else self.num_frames(lengths)
-            return self.mask_in_training(self.normalise_in_time(features, num_frames))
-
-    def log_mel(self, signal: Tensor) -> Tensor:
-        """Return log-mel features ``(batch, frames, bands)`` of emphasised waveforms ``(batch, samples)``, not normalised."""
+    def log_mel(self, signal: Tensor, lengths: Tensor | None = None) -> Tensor:
         config, floor = self.config, self.config.signal_epsilon
+        if lengths is not None:
+            signal = torch.where(frame_mask(lengths, signal.shape[1]), signal, 0.0)
         margin = config.hop_length // 2
         frames = functional.pad(signal, (margin, margin)).unfold(-1, config.window_length, config.hop_length)
         power = self.power(frames).clamp(floor, 1 / floor)

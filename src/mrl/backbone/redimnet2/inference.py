@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
-from mrl.backbone.encoder import Encoder
 from mrl.backbone.folding import InferenceConv, Kernel, affine_of
 from mrl.backbone.frontend import FrontEnd
-from mrl.backbone.inference import InferenceTimeContext, inference_block
-from mrl.backbone.layers import SignalGroupNorm, as_signal, hide_padding, map_mask
-from mrl.backbone.redimnet2.encoder import FrameEncoder, Squeeze, Stage
+from mrl.backbone.inference import InferenceEncoder, InferenceTimeContext, inference_block
+from mrl.backbone.layers import SignalGroupNorm
+from mrl.backbone.redimnet2.encoder import FrameEncoder, Stage, StageSteps
 from mrl.backbone.redimnet2.frontend import FourierFrontEnd, windowed_kernels
-from mrl.backbone.sums import WeightedSum
 
 _KERNEL_TOLERANCE = 1e-4
 
@@ -41,10 +37,10 @@ def folded_front_end(front_end: FrontEnd) -> FrontEnd:
     if not isinstance(front_end, FourierFrontEnd):
         return front_end
     config = front_end.config
-    for found, expected in zip(
+    for kernels, expected in zip(
         (front_end.real_kernels, front_end.imaginary_kernels), windowed_kernels(config.window_length, config.n_fft), strict=True
     ):
-        if float((found.cpu() - expected).abs().max()) > _KERNEL_TOLERANCE:
+        if float((kernels.cpu() - expected).abs().max()) > _KERNEL_TOLERANCE:
             return front_end
     return FastFourierFrontEnd(front_end).to(front_end.filters.device)
 
@@ -110,7 +106,7 @@ class InferenceReshape(nn.Module):
         return total.flatten(3).permute(0, 3, 1, 2)
 
 
-class InferenceStage(nn.Module):
+class InferenceStage(StageSteps):
     """Stage with its norms in the convolutions; what is squeezed is one product."""
 
     def __init__(self, source: Stage) -> None:
@@ -122,83 +118,34 @@ class InferenceStage(nn.Module):
         self.reshape = InferenceReshape(source.reshape, source.bands_in)
         bands = source.bands_in // source.reshape.stride[1]
         self.blocks = nn.ModuleList(inference_block(block, bands) for block in source.blocks)
-        self.squeeze = None if source.squeeze is None else _squeeze(source.squeeze)
+        squeeze = source.squeeze
+        self.squeeze = None if squeeze is None else InferenceConv(Kernel.of(squeeze.conv).then(affine_of(squeeze.norm)))
         self.context = None if source.context is None else InferenceTimeContext(source.context)
         self.norm = None if source.norm is None else InferenceGroupNorm(source.norm)
         self.norm_before = None if source.norm_before is None else InferenceGroupNorm(source.norm_before)
 
-    band_embedding: Tensor | None
-
-    def forward(self, outputs: Sequence[Tensor], mask: Tensor | None) -> list[Tensor]:
-        summed: Tensor = self.weighted_sum(outputs)
-        if self.band_embedding is not None:
-            summed = summed + self.band_embedding
-        maps = self.reshape(summed)
-        own_mask = None if mask is None else mask[:, :: self.time_stride]
-        maps_inside = map_mask(own_mask)
-        for block in self.blocks:
-            maps = block(maps, maps_inside)
-        if self.squeeze is not None:
-            maps = self.squeeze(maps)
-        signal = as_signal(maps)
-        results = []
-        if self.two_maps:
-            # The time context is added to the signal in place.
-            results.append(signal.clone() if self.norm_before is None else self.norm_before(signal, own_mask))
-        if self.context is not None:
-            signal = self.context(signal, own_mask)
-        results.append(signal if self.norm is None else self.norm(signal, own_mask))
-        return results
+    def to_maps(self, summed: Tensor) -> Tensor:
+        maps: Tensor = self.reshape(summed)
+        return maps
 
 
-def _squeeze(source: Squeeze) -> InferenceConv:
-    return InferenceConv(Kernel.of(source.conv).then(affine_of(source.norm)))
-
-
-class InferenceEncoder(Encoder):
+class InferenceFrameEncoder(InferenceEncoder):
     """FrameEncoder: ``(batch, frames, bands)`` log-mel features -> ``(batch, frames, frame_dim)`` frame features."""
 
     def __init__(self, source: FrameEncoder) -> None:
-        super().__init__()
-        self.stem = InferenceConv(Kernel.of(source.stem), padding=(1, 1))
-        self.stem_norm = source.stem_norm
+        super().__init__(source)
         self.stem_group_norm = None if source.stem_group_norm is None else InferenceGroupNorm(source.stem_group_norm)
         self.stages = nn.ModuleList(InferenceStage(stage) for stage in source.stages if isinstance(stage, Stage))
-        assert isinstance(source.final_sum, WeightedSum)
-        self.final_sum = source.final_sum.for_inference()
-        self.outputs_after = source.outputs_after
-        self.frame_dim, self.numbers_per_frame = source.frame_dim, source.numbers_per_frame
         self.head_bands = source.head_bands
         self.frame_projection = None
         if source.frame_projection is not None:
             self.frame_projection = InferenceConv(Kernel.of(source.frame_projection))
 
-    def in_dtype(self, dtype: torch.dtype) -> InferenceEncoder:
-        """Convert the weights, in place, and return the encoder; the stem is never less precise than float32."""
-        self.to(dtype)
-        for part in (self.stem, self.stem_norm):
-            part.to(torch.float32)
-        return self
-
-    def stage_outputs(self, features: Tensor, mask: Tensor | None = None, depth: int | None = None) -> list[Tensor]:
-        """Return the outputs of the stem and of the first ``depth`` stages (None: all), each at its own time resolution."""
-        maps = hide_padding(features.to(self.stem_norm.weight.dtype).unsqueeze(1), map_mask(mask))
-        # With one channel any contiguous memory is channels-last; the strides must say so.
-        maps = maps.contiguous()
-        maps = self.stem(maps.as_strided(maps.shape, (maps.shape[2] * maps.shape[3], 1, maps.shape[3], 1)))
-        signal: Tensor = self.stem_norm(maps.permute(0, 2, 3, 1)).flatten(2).to(self.final_sum_dtype)
-        outputs = [signal if self.stem_group_norm is None else self.stem_group_norm(signal, mask)]
-        for stage in list(self.stages)[:depth]:
-            outputs.extend(stage(outputs, mask))
-        return outputs
-
-    @property
-    def final_sum_dtype(self) -> torch.dtype:
-        """The type in which outputs are kept."""
-        return next(self.final_sum.buffers()).dtype
+    def stem_output(self, features: Tensor, mask: Tensor | None) -> Tensor:
+        signal = super().stem_output(features, mask).to(self.final_sum.weights.dtype)
+        return signal if self.stem_group_norm is None else self.stem_group_norm(signal, mask)
 
     def project_frames(self, summed: Tensor) -> Tensor:
-        """Turn a weighted sum of outputs ``(batch, frames, volume)`` into frame features ``(batch, frames, frame_dim)``."""
         maps = summed.view(*summed.shape[:2], self.head_bands, -1)
         if self.frame_projection is None:
             return maps.transpose(2, 3).flatten(2)

@@ -1,4 +1,4 @@
-"""The exact ReDimNet2: waveform in, raw speaker embedding out, numbers as the official network gives them.
+"""The exact ReDimNet2: waveform in, raw speaker embedding out, the same values as from the official network.
 
 Paper: Yakovlev and Okhotnikov, "ReDimNet2: Scaling Speaker Verification via Time-Pooled Dimension Reshaping", Interspeech 2026,
 https://arxiv.org/abs/2603.11841.
@@ -7,10 +7,10 @@ https://arxiv.org/abs/2603.11841.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mrl.backbone.base import Backbone
 from mrl.backbone.conversion import Entry
@@ -20,9 +20,9 @@ from mrl.backbone.pooling import LaterFrames, build_pooling
 from mrl.backbone.redimnet2.config import OWN_KEYS, ReDimNet2Config
 from mrl.backbone.redimnet2.encoder import FrameEncoder
 from mrl.backbone.redimnet2.frontend import FourierFrontEnd, FourierFrontEndConfig
-from mrl.backbone.redimnet2.inference import InferenceEncoder, folded_front_end
+from mrl.backbone.redimnet2.inference import InferenceFrameEncoder, folded_front_end
 from mrl.backbone.redimnet2.official import official_entries
-from mrl.backbone.redimnet2.variants import VARIANTS, scratch_config, size_name
+from mrl.backbone.redimnet2.variants import VARIANTS
 from mrl.errors import TrainingError
 
 
@@ -33,20 +33,21 @@ class ReDimNet2(Backbone):
     for every item by its own length.
     """
 
-    family: ClassVar[str] = "redimnet2"
+    family = "redimnet2"
+    config_class = ReDimNet2Config
+    variants = VARIANTS
     config: ReDimNet2Config
 
     def __init__(self, config: ReDimNet2Config) -> None:
-        front = config.front_end
+        super().__init__(config)
+
+    def parts(self) -> tuple[FrontEnd, Encoder, nn.Module]:
+        config, front = self.config, self.config.front_end
         front_end: FrontEnd = FourierFrontEnd(front) if isinstance(front, FourierFrontEndConfig) else LogMelFrontEnd(front)
-        pooling = build_pooling(config.pooling, config.frame_dim, global_context=config.global_context_attention)
-        super().__init__(
-            config,
-            front_end,
-            FrameEncoder(config),
-            LaterFrames(pooling, config.skipped_frames) if config.skipped_frames else pooling,
-            embedding_norm=config.embedding_norm,
-        )
+        pooling: nn.Module = build_pooling(config.pooling, config.frame_dim, global_context=config.global_context_attention)
+        if config.skipped_frames:
+            pooling = LaterFrames(pooling, config.skipped_frames)
+        return front_end, FrameEncoder(config), pooling
 
     @property
     def minimum_samples(self) -> int:
@@ -68,7 +69,7 @@ class ReDimNet2(Backbone):
 
     def folded_encoder(self, dtype: torch.dtype) -> Encoder:
         assert isinstance(self.encoder, FrameEncoder)
-        return InferenceEncoder(self.encoder).in_dtype(dtype)
+        return InferenceFrameEncoder(self.encoder).in_dtype(dtype)
 
     @classmethod
     def claims(cls, model_config: Mapping[str, Any]) -> bool:
@@ -78,23 +79,8 @@ class ReDimNet2(Backbone):
         in_pairs = isinstance(first, (list, tuple)) and bool(first) and isinstance(first[0], (list, tuple))
         return in_pairs or not OWN_KEYS.isdisjoint(model_config)
 
-    @classmethod
-    def from_model_config(cls, model_config: Mapping[str, Any]) -> ReDimNet2:
-        return cls(ReDimNet2Config.from_model_config(model_config))
-
-    @classmethod
-    def scratch_names(cls) -> tuple[str, ...]:
-        return tuple(VARIANTS)
-
-    def size_name(self) -> str | None:
-        return size_name(self.config)
-
-    @classmethod
-    def scratch_config(cls, name: str) -> ReDimNet2Config:
-        return scratch_config(name)
-
     def official_entries(self) -> list[Entry]:
-        return official_entries(self.config)
+        return list(official_entries(self.config))
 
     def to_official(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
         """Return ``(model_config, state_dict)`` with the official names and shapes; the inverse of :meth:`from_official`.

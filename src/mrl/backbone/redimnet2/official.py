@@ -14,10 +14,11 @@ from mrl.backbone.conversion import (
     Kind,
     block_entries,
     context_entries,
+    head_entries,
     mel_entries,
     module_entries,
     norm_entries,
-    pooling_entries,
+    stem_entries,
 )
 from mrl.backbone.redimnet2.config import ReDimNet2Config
 from mrl.backbone.redimnet2.frontend import FourierFrontEndConfig
@@ -27,15 +28,10 @@ _FILTERS = Kind(lambda t: t.squeeze(-1).transpose(0, 1), lambda t: t.transpose(0
 _MAP_POINT = Kind(lambda t: t.squeeze(-1).squeeze(-1), lambda t: t.unsqueeze(-1).unsqueeze(-1))
 
 
-def official_entries(config: ReDimNet2Config) -> list[Entry]:
-    """Return every tensor of a network with its official names."""
-    return list(_entries(config))
-
-
-def _entries(config: ReDimNet2Config) -> Iterator[Entry]:
+def official_entries(config: ReDimNet2Config) -> Iterator[Entry]:
+    """Yield every tensor of a network with its official names."""
     yield from _front_end(config)
-    yield from module_entries("encoder.stem", "backbone.stem.0", SWAP)
-    yield from norm_entries("encoder.stem_norm", "backbone.stem.1", NORM)
+    yield from stem_entries()
     if config.map_groups:
         yield from norm_entries("encoder.stem_group_norm", "backbone.stem_gnorm", NORM)
     for index in range(config.num_stages):
@@ -44,11 +40,7 @@ def _entries(config: ReDimNet2Config) -> Iterator[Entry]:
     if config.head_channels is not None:
         kind = _MAP_POINT if config.head_2d else POINT
         yield from module_entries("encoder.frame_projection", "backbone.head", kind)
-    yield from pooling_entries(config.pooling, "pooling.inner" if config.skipped_frames else "pooling")
-    yield from norm_entries("pooled_norm", "bn", BATCH_NORM)
-    yield from module_entries("embedding", "linear")
-    if config.embedding_norm:
-        yield from norm_entries("embedding_norm", "bn2", BATCH_NORM)
+    yield from head_entries(config, "pooling.inner" if config.skipped_frames else "pooling")
 
 
 def _front_end(config: ReDimNet2Config) -> Iterator[Entry]:

@@ -28,7 +28,7 @@ class _Variant:
 
 _SIX_24 = (24,) * 6
 
-VARIANTS = {
+_VARIANTS = {
     "redimnet2-b0": _Variant(12, (2, 1, 1, 1, 1, 1), (36, 36, 36, 36, 18, 18), 64),
     "redimnet2-b1": _Variant(16, (2, 1, 1, 1, 1, 1), (32, 32, 32, 32, 16, 16)),
     "redimnet2-b2": _Variant(
@@ -40,19 +40,12 @@ VARIANTS = {
     "redimnet2-b6": _Variant(64, (3, 2, 2, 1, 0.75, 0.5), (64, 64, 48, 48, 32, 24), 224, blocks=(3, 4, 5, 5, 4, 3)),
     "redimnet2-tiny": _Variant(4, (2, 1, 0.5), (12, 12, 12), 8, ((1, 1), (2, 2), (2, 1)), (1, 1, 1), bands=24),
 }
-"""By name, smallest network last."""
 
 
-def scratch_config(name: str) -> ReDimNet2Config:
-    """Return the configuration of an untrained ReDimNet2: ``redimnet2-b0`` to ``redimnet2-b6``, or ``redimnet2-tiny``.
-
-    ``redimnet2-tiny`` has fewer than 100,000 parameters and learns on a CPU.
-    """
-    variant = VARIANTS[name]
+def _config(variant: _Variant) -> ReDimNet2Config:
     rows = zip(variant.strides, variant.blocks, variant.expansions, variant.reductions, strict=True)
-    front_end = FourierFrontEndConfig(bands=variant.bands, normalise_signal=True)
     return ReDimNet2Config(
-        front_end=front_end,
+        front_end=FourierFrontEndConfig(bands=variant.bands, normalise_signal=True),
         channels=variant.channels,
         stages=tuple(
             StageConfig(*strides, blocks, expansion, ((3, 3),), reduction) for strides, blocks, expansion, reduction in rows
@@ -63,11 +56,5 @@ def scratch_config(name: str) -> ReDimNet2Config:
     )
 
 
-def size_name(config: ReDimNet2Config) -> str | None:
-    """Return which of these networks ``config`` describes, whatever its norms, head and embedding; None for another one."""
-
-    def shape(each: ReDimNet2Config) -> tuple[object, ...]:
-        rows = tuple((row.band_stride, row.time_stride, row.num_blocks, row.expansion) for row in each.stages)
-        return rows, each.bands, each.channels, each.block_1d, each.block_2d, each.group_divisor
-
-    return next((name for name in VARIANTS if shape(scratch_config(name)) == shape(config)), None)
+VARIANTS = {name: _config(variant) for name, variant in _VARIANTS.items()}
+"""By name, smallest network last; ``redimnet2-tiny`` has fewer than 100,000 parameters and learns on a CPU."""
