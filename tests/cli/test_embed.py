@@ -63,6 +63,8 @@ def test_a_folder_of_shards(place: Path, tmp_path: Path, capsys: pytest.CaptureF
     assert run([*arguments, "-o", str(tmp_path / "shards"), "--shard-size", "7", "--shard-format", "npz"]) == 0
     assert f"18 embeddings of 16 dimensions in 3 shards written to {tmp_path / 'shards'}" in capsys.readouterr().out
     one, shards = load_embeddings(tmp_path / "one.npz"), load_embeddings(tmp_path / "shards")
+    seconds = one.metadata.pop("seconds")
+    assert len(seconds) == len(one.metadata.pop("speech_seconds")) == 18 and min(seconds) > 0.4
     assert shards.ids == one.ids and shards.metadata == one.metadata
     np.testing.assert_allclose(shards.matrix, one.matrix, atol=1e-6)
     assert run([*arguments, str(tmp_path / "absent.wav"), "-o", str(tmp_path / "again")]) == 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,8 +13,9 @@ import soundfile
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import mrl.embeddings.extraction as extraction
 from mrl.audio import load_audio
-from mrl.embeddings import Extraction, as_embedder, embed_recording, embed_to_folder, extract
+from mrl.embeddings import Extraction, as_embedder, embed_recording, embed_to_file, embed_to_folder, extract, load_embeddings
 from mrl.embeddings import windows as windows_module
 from mrl.embeddings.windows import cut
 from mrl.errors import InputError
@@ -137,3 +139,31 @@ def test_a_long_recording_says_how_far_it_is(
 def test_windows_that_cannot_be(window: float, overlap: float) -> None:
     with pytest.raises(InputError, match="overlap_seconds must be from 0 s to less than window_seconds"):
         Extraction(window_seconds=window, overlap_seconds=overlap)
+
+
+def test_a_file_of_many_recordings_resumes_where_it_was_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extraction, "_RECORDINGS_PER_PART", 2)
+    files = [_speech(tmp_path / f"{number}.wav", 0.3 + 0.1 * number) for number in range(6)]
+    output, model = tmp_path / "out.npz", SpectrumBackbone()
+    expected = as_embedder(model).encode(files)
+
+    class Stopped(SpectrumBackbone):
+        def pooled_statistics(self, audio: Any) -> Any:
+            if len(self.batches) == 2:
+                raise KeyboardInterrupt
+            return super().pooled_statistics(audio)
+
+    with pytest.raises(KeyboardInterrupt):
+        embed_to_file(Stopped(), files, output, model_name="m", num_workers=0)
+    assert not output.exists() and (tmp_path / "out.npz.partial").is_dir()
+    model.batches.clear()
+    embed_to_file(model, files, output, model_name="m", num_workers=0)
+    assert sum(map(len, model.batches)) == 2
+    table = load_embeddings(output)
+    np.testing.assert_allclose(table.matrix, expected, rtol=1e-5)
+    assert table.metadata["seconds"] == [0.3, 0.4, 0.5, 0.6, 0.7, 0.8] and len(table.metadata["speech_seconds"]) == 6
+    assert not (tmp_path / "out.npz.partial").exists()
+    model.batches.clear()
+    monkeypatch.setattr(extraction, "_RECORDINGS_PER_PART", 6)
+    embed_to_file(model, files, output, model_name="m", num_workers=0)  # a single part is not kept anywhere
+    assert sorted(map(len, model.batches)) == [6]

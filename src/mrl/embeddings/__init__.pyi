@@ -2,7 +2,6 @@ from .cache import EmbeddingCache as EmbeddingCache
 from .calibrated import load_calibration as load_calibration
 from .embedder import Embedder as Embedder
 from .encoding import encode as encode
-from .extraction import Crops as Crops
 from .extraction import EmbeddedFiles as EmbeddedFiles
 from .extraction import Extracted as Extracted
 from .extraction import Extraction as Extraction
@@ -38,6 +37,10 @@ from .opening import open_embedder as open_embedder
 from .opening import open_model as open_model
 from .recordings import EmbeddedRecording as EmbeddedRecording
 from .recordings import embed_recording as embed_recording
+from .timed import TimedEmbeddings as TimedEmbeddings
+from .timed import embed_windows as embed_windows
+from .timed import save_timed as save_timed
+from .windows import Crops as Crops
 from .writing import EmbeddedFolder as EmbeddedFolder
 from .writing import embed_to_file as embed_to_file
 from .writing import embed_to_folder as embed_to_folder

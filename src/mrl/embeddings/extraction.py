@@ -22,7 +22,7 @@ from mrl.embeddings.cache import EmbeddingCache, Shelf
 from mrl.embeddings.embedder import Embedder, Matrix, Output, Waveform
 from mrl.embeddings.mapping import BatchFunction, FileFailure, MappedFiles, Reader, WaveformChange, failure_summary, map_files
 from mrl.embeddings.opening import as_embedder
-from mrl.embeddings.windows import Sound, Windows, cut, embed_sounds
+from mrl.embeddings.windows import Crops, Sound, Windows, cut, embed_sounds
 from mrl.errors import AudioLoadingError, DataError, InputError
 from mrl.scoring.cosine import cosine_similarity as cosine_similarity
 from mrl.settings import changed
@@ -30,8 +30,8 @@ from mrl.settings import changed
 PathLike = str | os.PathLike[str]
 OnError = Literal["report", "raise"]
 
-# Recordings that a process embeds between two writes to the cache: what is lost at most when the process is killed.
-_RECORDINGS_PER_PART = 128
+# What a process embeds between two writes to the cache: what is lost at most when the process is killed.
+_RECORDINGS_PER_PART, _BYTES_PER_PART = 128, 64 << 20
 
 _LONGEST_WHOLE = 1.5  # windows: a recording up to this length is embedded whole
 
@@ -180,35 +180,6 @@ class Extraction:
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         chosen = {name: value for name, value in values.items() if name not in _HOW_ONLY and value != defaults[name]}
         return {"max_seconds": self.max_seconds, **chosen}
-
-
-@dataclass(frozen=True)
-class Crops:
-    """Evenly spaced crops of every recording: the first at its beginning, the last at its end. One crop is the middle.
-
-    A recording no longer than a crop is used whole, and once: all its crops are the same embedding, and no audio is repeated or
-    padded.
-
-    Attributes:
-        count: of each recording.
-        seconds: length of a crop.
-    """
-
-    count: int = 10
-    seconds: float = 4.0
-
-    def __post_init__(self) -> None:
-        if self.count < 1 or not self.seconds > 0:
-            raise InputError(f"num_crops must be at least 1 and crop_seconds above 0 s; found {self.count} and {self.seconds}")
-
-    def cut(self, waveform: Waveform) -> list[Waveform]:
-        """Return the different crops (samples,) of a waveform: all, or the whole waveform."""
-        samples = max(1, round(self.seconds * SAMPLE_RATE))
-        spare = len(waveform) - samples
-        if spare <= 0:
-            return [waveform]
-        starts = np.array([spare / 2]) if self.count == 1 else np.linspace(0, spare, self.count)
-        return [waveform[start : start + samples] for start in np.rint(starts).astype(int)]
 
 
 class Change(Protocol):
@@ -424,11 +395,7 @@ def _with_cache(
     missing_here = [index for index in range(len(paths)) if index not in rows]
     # Another job may have filled the cache between the looks of two processes, which must agree on what is to be done.
     missing = {index for part in processes.exchange(missing_here) for index in part}
-    # By size, so that the recordings of one part have similar lengths and fill batches well.
-    ordered = sorted(missing, key=lambda index: (-_size(paths[index]), index))
-    step = _RECORDINGS_PER_PART * processes.world_size
-    for start in range(0, len(ordered), step):
-        numbers = ordered[start : start + step]
+    for numbers in in_parts(paths, sorted(missing), processes.world_size):
         mapped = run(numbers, on_error="report")
         kept = [numbers[place] for place in mapped.kept]
         failed = [number for number in numbers if number not in set(kept)]
@@ -442,6 +409,22 @@ def _with_cache(
     usable = tuple(number for number in range(len(paths)) if number not in reasons)
     columns = zip(*([row.reshape(-1) for row in rows[number]] for number in usable), strict=True)
     return MappedFiles(usable, tuple(np.stack(column) for column in columns), failures)
+
+
+def in_parts(paths: Sequence[Path], numbers: Sequence[int], world_size: int = 1) -> list[list[int]]:
+    """Divide recordings, by their places in ``paths``, into those that are embedded between two writes to a cache.
+
+    They are ordered by size, so that the recordings of one part have similar lengths and fill batches well.
+    """
+    parts: list[list[int]] = []
+    held = 0
+    for size, number in sorted((-_size(paths[number]), number) for number in numbers):
+        full = not parts or len(parts[-1]) >= _RECORDINGS_PER_PART * world_size or held - size > _BYTES_PER_PART * world_size
+        if full:
+            parts.append([])
+        parts[-1].append(number)
+        held = -size if full else held - size
+    return parts
 
 
 def _about(

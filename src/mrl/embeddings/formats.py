@@ -124,7 +124,7 @@ def check_suffix(path: str | os.PathLike[str]) -> None:
         MissingDependencyError: ``.parquet`` without pyarrow.
     """
     if _format_of(Path(path), _WRITERS) is _write_parquet:
-        _pyarrow()
+        pyarrow_modules()
 
 
 _Contents = tuple[list[str], npt.NDArray[Any], str]
@@ -157,7 +157,12 @@ def _read_npz(file: Path) -> _Contents:
     return arrays["ids"].tolist(), arrays["embeddings"], str(arrays.get("metadata", "{}"))
 
 
-def _pyarrow() -> tuple[Any, Any]:
+def pyarrow_modules() -> tuple[Any, Any]:
+    """Return pyarrow and pyarrow.parquet.
+
+    Raises:
+        MissingDependencyError: they are not installed.
+    """
     try:
         import pyarrow
         import pyarrow.parquet
@@ -167,14 +172,14 @@ def _pyarrow() -> tuple[Any, Any]:
 
 
 def _write_parquet(file: Path, names: list[str], rows: npt.NDArray[np.float32], notes: str) -> None:
-    pyarrow, parquet = _pyarrow()
+    pyarrow, parquet = pyarrow_modules()
     vectors = pyarrow.FixedSizeListArray.from_arrays(pyarrow.array(rows.ravel()), rows.shape[1])
     table = pyarrow.table({"id": pyarrow.array(names, pyarrow.string()), "embedding": vectors})
     parquet.write_table(table.replace_schema_metadata({"mrl": notes}), file)
 
 
 def _read_parquet(file: Path) -> _Contents:
-    _pyarrow()
+    pyarrow_modules()
     table = read_parquet(file, ("id", "embedding"), advice=_ADVICE)
     return (*embedding_columns(table, file), (table.schema.metadata or {}).get(b"mrl", b"{}").decode("utf-8", "replace"))
 

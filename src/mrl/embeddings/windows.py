@@ -23,6 +23,7 @@ import numpy as np
 
 from mrl.audio import SAMPLE_RATE
 from mrl.embeddings.embedder import Embedder, Matrix, Output, Waveform
+from mrl.errors import InputError
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,35 @@ class Sound:
     def waveform(self) -> Waveform:
         """Return all of it (samples,)."""
         return _joined(list(self.blocks()))
+
+
+@dataclass(frozen=True)
+class Crops:
+    """Evenly spaced crops of every recording: the first at its beginning, the last at its end. One crop is the middle.
+
+    A recording no longer than a crop is used whole, and once: all its crops are the same embedding, and no audio is repeated or
+    padded.
+
+    Attributes:
+        count: of each recording.
+        seconds: length of a crop.
+    """
+
+    count: int = 10
+    seconds: float = 4.0
+
+    def __post_init__(self) -> None:
+        if self.count < 1 or not self.seconds > 0:
+            raise InputError(f"num_crops must be at least 1 and crop_seconds above 0 s; found {self.count} and {self.seconds}")
+
+    def cut(self, waveform: Waveform) -> list[Waveform]:
+        """Return the different crops (samples,) of a waveform: all, or the whole waveform."""
+        samples = max(1, round(self.seconds * SAMPLE_RATE))
+        spare = len(waveform) - samples
+        if spare <= 0:
+            return [waveform]
+        starts = np.array([spare / 2]) if self.count == 1 else np.linspace(0, spare, self.count)
+        return [waveform[start : start + samples] for start in np.rint(starts).astype(int)]
 
 
 def cut(blocks: Iterable[Waveform], size: int, overlap: int, whole: int) -> Windows:

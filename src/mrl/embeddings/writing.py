@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,8 +22,9 @@ import numpy as np
 from rich.console import Console
 
 from mrl.distribution import Processes
+from mrl.embeddings.cache import EmbeddingCache
 from mrl.embeddings.embedder import Embedder
-from mrl.embeddings.extraction import EmbeddedFiles, Extraction, embed_files, embed_function
+from mrl.embeddings.extraction import EmbeddedFiles, Extraction, embed_function, extract, in_parts
 from mrl.embeddings.formats import EMBEDDING_SUFFIXES, READABLE_SUFFIXES, ShardedEmbeddings, check_suffix, save_embeddings
 from mrl.embeddings.mapping import BatchFunction, FileFailure
 from mrl.embeddings.opening import as_embedder
@@ -50,6 +52,9 @@ def embed_to_file(
 ) -> EmbeddedFiles:
     """Embed recordings and write what could be embedded to ``output``, with the path of each as its id.
 
+    Of more than 128 recordings or 64 MB, what is finished is kept in a folder ``output`` + ``.partial`` until all is: the same
+    job resumes from it. The metadata give the seconds of audio and of speech of every row.
+
     Args:
         model: the network, or an :class:`mrl.embeddings.Embedder`.
         paths: the recordings.
@@ -66,11 +71,18 @@ def embed_to_file(
     """
     check_suffix(output)
     embedder, chosen = as_embedder(model), changed(how or Extraction(), changes)
-    embedded = embed_files(embedder, paths, chosen, target_dim=target_dim, processes=processes)
-    if embedded.paths and (processes is None or processes.is_first):
-        metadata = describe_embeddings(embedder, model_name, embedded.matrix.shape[1], chosen)
-        save_embeddings(output, [str(path) for path in embedded.paths], embedded.matrix, metadata)
-    return embedded
+    unfinished = Path(f"{os.fspath(output)}.partial")
+    files = [Path(path) for path in paths]
+    long = unfinished.is_dir() or len(in_parts(files, range(len(files)))) > 1
+    cache = EmbeddingCache(unfinished) if long else None
+    found = extract(embedder, files, chosen, dim=target_dim, cache=cache, processes=processes)
+    if processes is None or processes.is_first:
+        if found.paths:
+            metadata = describe_embeddings(embedder, model_name, found.matrices[0].shape[1], chosen)
+            spoken = {name: [round(float(value), 2) for value in getattr(found, name)] for name in ("seconds", "speech_seconds")}
+            save_embeddings(output, [str(path) for path in found.paths], found.matrices[0], {**metadata, **spoken})
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return EmbeddedFiles(found.paths, found.matrices[0], found.failures)
 
 
 def describe_embeddings(embedder: Embedder, model_name: str, dim: int, how: Extraction) -> dict[str, Any]:
