@@ -108,6 +108,8 @@ def test_silero_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match=r"redimnet-mrl\[vad\]"):
         find_speech([_tone(1.0)], "silero")
+    with pytest.raises(MissingDependencyError, match="vad=silero needs Silero VAD and ONNX Runtime"):
+        check_detector("silero")
 
 
 def test_a_detector_that_is_unknown() -> None:
