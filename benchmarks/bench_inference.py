@@ -185,15 +185,16 @@ def measure(
                 "highest_ratio": max(ratios),
                 "processor_time_ratio": statistics.median(busy),
                 "real_time_factor": wall / seconds_of_audio,
-                "share_of_peak": work
-                * batch.shape[0]
-                / wall
-                / peaks["bfloat16" if name == "bfloat16" or "bf16" in name else "float32"],
+                "share_of_peak": work * batch.shape[0] / wall / peaks["bfloat16" if _in_bfloat16(name) else "float32"],
                 "one_minus_cosine": float(1 - cosine),
                 "rounds": len(ratios),
             }
         )
     return rows
+
+
+def _in_bfloat16(form: str) -> bool:
+    return form == "bfloat16" or "bf16" in form
 
 
 def front_end_ms(network: Backbone, batch: Tensor) -> float:
@@ -270,7 +271,9 @@ def bench_model(
     """Measure one size of network with one number of threads; print and yield the rows of each batch."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    peaks = {"float32": peak(torch.float32), "bfloat16": peak(torch.bfloat16)}
+    # A product in bfloat16 takes minutes on a processor without it.
+    types = {"bfloat16" if _in_bfloat16(name) else "float32" for name in ("eager", *options.forms.split(","))}
+    peaks = {name: peak(getattr(torch, name)) for name in sorted(types)}
     config = scratch_config(model)
     if isinstance(config, ReDimNet2Config) and not options.group_norms:
         config = config.replace(map_groups=0)
@@ -290,8 +293,7 @@ def bench_model(
                     "seconds": length,
                     "front_end_ms": front_end_ms(network, batch),
                     "operations_per_item": work,
-                    "peak_float32": peaks["float32"],
-                    "peak_bfloat16": peaks["bfloat16"],
+                    **{f"peak_{name}": speed for name, speed in peaks.items()},
                 }
                 rows = []
                 for row in measure(official, ways, batch, options, peaks, work):
@@ -305,7 +307,7 @@ def bench_model(
                     )
                 print(
                     f"| {model} | {threads} | {size} | {length:g} | front end alone | {shared['front_end_ms']:.1f} | | | | | |"
-                    f"\n\npeak {peaks['float32'] / 1e9:.0f} GFLOP/s float32, {peaks['bfloat16'] / 1e9:.0f} bfloat16; "
+                    f"\n\npeak {', '.join(f'{speed / 1e9:.0f} GFLOP/s {name}' for name, speed in peaks.items())}; "
                     f"{work / 1e9:.2f} GFLOP per item\n",
                     flush=True,
                 )

@@ -99,7 +99,7 @@ def plot(source: Path, target: Path) -> None:
         panel.set(title=title, xscale="log", xlabel="processor time, ms", ylabel="EER as published, %")
         panel.margins(0.07, 0.1)
         panel.grid(visible=True, which="both", alpha=0.25)
-        panel.legend()
+        panel.legend(loc="upper right")
     conditions = results["conditions"]
     figure.suptitle(f"One recording of {conditions['seconds']:g} s, {conditions['threads']} thread, {conditions['processor']}")
     figure.savefig(target, dpi=130)

@@ -98,6 +98,19 @@ def test_the_table_of_both_generations() -> None:
         assert f"| {size} | {' | '.join(cells)} |" in CHOICE, (size, cells)
 
 
+def test_the_table_of_speed_of_the_second_generation() -> None:
+    files = sorted((ROOT / "docs" / "results" / "speed").glob("redimnet2-*.json"))
+    rows = [row for file in files for row in json.loads(file.read_text(encoding="utf-8"))["rows"]]
+    assert len(rows) >= 9
+    for row in rows:
+        if row["form"] == "official":
+            start = f"| {row['model']} | {row['batch']} × {row['seconds']:g} | {row['rounds']} |"
+            assert SECOND.count(start) == 1
+        else:
+            line = SECOND.partition(start)[2].partition("\n")[0]
+            assert f"{row['processor_time_ratio']:.2f} ({row['ratio']:.2f})" in line
+
+
 def _gmacs(model_name: str) -> float:
     checkpoint: PretrainedCheckpoint = find_by_name(model_name)
     assert checkpoint.paper_gmacs is not None

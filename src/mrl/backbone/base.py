@@ -107,7 +107,7 @@ class Backbone(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the network lies."""
+        """Device of the parameters."""
         return self.embedding.weight.device
 
     def trainable_parameters(self, *, head: bool = True) -> Iterator[nn.Parameter]:
@@ -273,8 +273,8 @@ class Backbone(nn.Module):
         """Return a faster copy for inference with the same results; this network stays as it is.
 
         BatchNorms are folded into the convolutions and the head (exactly, at the edges too), the weights of the aggregation are
-        computed once, bias, activation and residual become part of the convolution before them, and on a CPU the weights lie in
-        the layout in which oneDNN computes. The copy cannot be trained, saved or converted; it may be moved and pickled.
+        computed once, bias, activation and residual become part of the convolution before them, and on a CPU the weights are
+        stored in oneDNN's own layout. The copy cannot be trained, saved or converted; it may be moved and pickled.
 
         Args:
             dtype: float32, or bfloat16 for encoder and pooling layers where the processor has it (front end, statistics and
@@ -382,7 +382,7 @@ class Backbone(nn.Module):
         return self
 
     def requires_grad_(self, requires_grad: bool = True) -> Backbone:
-        """Say whether the parameters shall receive a gradient.
+        """Set whether the parameters receive a gradient.
 
         Raises:
             TrainingError: a gradient for an inference copy.

@@ -95,7 +95,7 @@ class NetworkReader(ConfigReader):
     """Reads the arguments of the official constructors that all families have."""
 
     def features(self, default: Mapping[str, Any]) -> tuple[Mapping[str, Any], str, int, int]:
-        """Return ``spec_params``, where they stand, bands and hop length."""
+        """Return ``spec_params``, their name in messages, bands and hop length."""
         bands = self.take("F", 72, lambda v: is_count(v) and v <= MOST_BANDS, f"a whole number from 1 to {MOST_BANDS}")
         hop_length = self.positive("hop_length", 160)
         spec_params = self.take("spec_params", default, lambda v: isinstance(v, Mapping), "a mapping")

@@ -26,7 +26,7 @@ def normalised(signal: Tensor, epsilon: float) -> Tensor:
 
 
 def emphasised(signal: Tensor, share: float) -> Tensor:
-    """Take ``share`` of the sample before off each sample; before the first stands the second."""
+    """Subtract ``share`` of the previous sample from each sample; the one before the first is the second."""
     return signal - share * torch.cat([signal[:, 1:2], signal[:, :-1]], dim=1)
 
 

@@ -77,7 +77,7 @@ class Kernel:
 
 
 def _by_group(values: Tensor, kernel: Kernel) -> Tensor:
-    """Numbers per input channel, ``(inputs,)``, as they stand against the weight: ``(outputs, inputs per group, 1, 1)``."""
+    """Values per input channel, ``(inputs,)``, broadcast against the weight: ``(outputs, inputs per group, 1, 1)``."""
     outputs = kernel.weight.shape[0] // kernel.groups
     return values.reshape(kernel.groups, -1).repeat_interleave(outputs, dim=0)[:, :, None, None]
 

@@ -81,7 +81,7 @@ class SpecAugment(nn.Module):
     def drawn(self, numbers: Tensor) -> Iterator[None]:
         """Mask by these random numbers while the block runs, in eval mode too: a frozen backbone is always in that.
 
-        Numbers that belong to the items make the masks the same in whatever batches the items stand.
+        Numbers that belong to the items make the masks the same in any batch.
 
         Args:
             numbers: ``(batch, numbers_per_item)`` float32, from 0 to below 1, for the batch of every forward pass in the block.
@@ -254,7 +254,7 @@ class LogMelFrontEnd(FrontEnd):
         else:
             padded = _reflect_ends(signal, lengths, half)
         margin = (self.config.n_fft - self.config.window_length) // 2
-        # The window is centred in the transform; its power does not depend on where the zeros stand.
+        # The window is centred in the transform; its power does not depend on where the zeros are.
         frames = padded[:, margin : padded.shape[1] - margin].unfold(-1, self.config.window_length, self.config.hop_length)
         num_frames = signal.shape[1] // self.config.hop_length + 1
         spectrum = torch.fft.rfft(frames[:, :num_frames] * self.window, n=self.config.n_fft)
@@ -322,7 +322,7 @@ def _reflect_ends(signal: Tensor, lengths: Tensor, margin: int) -> Tensor:
 
 
 def _hidden(size: int, numbers: Tensor, most: int) -> Tensor:
-    """Return ``(batch, size)`` booleans, true where one of the stretches of at most ``most`` lies.
+    """Return ``(batch, size)`` booleans, true inside any of the stretches of at most ``most``.
 
     ``numbers`` ``(batch, 2 * stretches)``: those of the widths, then those of the places.
     """

@@ -204,7 +204,7 @@ class UtteranceColumns(Sequence[Utterance]):
 
     @property
     def has_slices(self) -> bool:
-        """Whether any utterance lies in a shard."""
+        """Whether any utterance is in a shard."""
         return bool((self._arrays["rows"]["slice_file"] != _NONE).any())
 
     @property

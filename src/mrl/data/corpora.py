@@ -23,7 +23,7 @@ from mrl.trials.speakers import public_name, read_speakers
 def scan_speaker_folders(root: str | os.PathLike[str]) -> Corpus:
     """Return the corpus under ``root``: each direct subfolder is a speaker, with recordings at any depth below it.
 
-    The first folder level inside a speaker's folder is taken as the session (the video, in VoxCeleb); files that lie directly in
+    The first folder level inside a speaker's folder is taken as the session (the video, in VoxCeleb); files that are directly in
     the speaker's folder have no session. Hidden subfolders and those without recordings are skipped.
 
     Raises:
@@ -317,7 +317,7 @@ def _segments(path: Path) -> Iterator[tuple[str, tuple[str, float, float | None]
 
 
 def _keyed_lines(path: Path, expected: str) -> Iterator[tuple[str, str, str]]:
-    """Yield where each line stands, its first word, and the rest, of a table of Kaldi's."""
+    """Yield the place of each line of a Kaldi table (for messages), its first word, and the rest."""
     keys: set[str] = set()
     for number, line in enumerate(text_lines(path, "Kaldi table"), start=1):
         place, fields = f"{path}, line {number}", line.decode("utf-8", "surrogateescape").split(maxsplit=1)

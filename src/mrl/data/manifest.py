@@ -139,7 +139,7 @@ def _number(row: Mapping[str, Any], column: str, place: str) -> float | None:
 
 
 def manifest_rows(path: str | os.PathLike[str]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Yield each row of a manifest as it stands, with the words that name its place (file and line).
+    """Yield each row of a manifest unchanged, with its place (file and line) for messages.
 
     Raises:
         DataError: the file is absent, malformed or of another format.

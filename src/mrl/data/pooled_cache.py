@@ -114,7 +114,7 @@ class PooledCache:
     and any order costs the same. Only one thread may read at a time.
 
     Attributes:
-        folder: where its shards lie.
+        folder: holds its shards.
         utterances, views, pooled_dim: the sizes of the whole.
         storage: data type on disk.
         bad: why some vectors are missing: unreadable recordings, values that are not finite.

@@ -278,7 +278,7 @@ def prepare_manifest(
         found: from :func:`find_recordings`.
         output: the manifest; its suffix names the format.
         root: folder that paths in the manifest start from. By default the manifest's own, as :func:`read_manifest` expects;
-            recordings that do not lie below it are given by absolute path.
+            recordings outside it are given by absolute path.
         limits: when an utterance counts as short, silent or clipped.
         keep: kinds of fault (of :data:`KEEPABLE`) that stay in the manifest and are listed only.
         decode: false: read headers only, and do not look for silence, clipping, duplicates and damage inside.

@@ -23,7 +23,7 @@ class ShardSampler:
     """Every utterance once in each epoch, shard after shard: network storage and spinning disks are read almost in order.
 
     The shards of an epoch come in random order, the utterances of each in the order of their bytes; then every utterance is put
-    off by a random number of places below ``shuffle_buffer``. As with a shuffle buffer, utterances that are drawn together lie
+    off by a random number of places below ``shuffle_buffer``. As with a shuffle buffer, utterances that are drawn together are
     near each other on disk (none moves by ``shuffle_buffer`` places or more); unlike with one, every draw depends on seed, epoch
     and position alone, so that the order is the same for any number of processes and workers, and after a resume.
 
@@ -54,7 +54,7 @@ class ShardSampler:
         return [Draw(utterance, epoch, position) for position, utterance in enumerate(order.tolist())]
 
 
-# Which utterances of one speaker stand together in a batch: different ones, of different sessions where there are enough.
+# Which utterances of one speaker are together in a batch: different ones, of different sessions where there are enough.
 
 
 def members_by_session(corpus: Corpus, members: Sequence[int]) -> list[list[int]]:
@@ -310,7 +310,7 @@ def split_updates(
 
     An update takes ``batch_size * accumulation_steps * world_size`` draws. If less than half of that would be left for the last
     one, the last two share what is left evenly, so that no update is tiny (:func:`update_size`). Within an update the processes
-    take every ``world_size``-th group of draws, so that together they take each draw exactly once, in whatever number they are;
+    take every ``world_size``-th group of draws, so that together they take each draw exactly once, however many they are;
     each process cuts its part into as few batches as possible, whose sizes differ by one group at most. So no batch has less
     than half of ``batch_size`` unless the whole epoch is smaller than one update.
 

@@ -75,7 +75,7 @@ class ShardIndex:
     """A folder of shards, opened by :meth:`load`.
 
     Attributes:
-        folder: where the shards lie.
+        folder: holds the shards.
         shards: the tar files in order.
         speakers, sessions: names.
         rows: (utterances,) of dtype :data:`ROW`.
@@ -174,7 +174,7 @@ class ShardIndex:
         )
 
     def corpus(self) -> Corpus:
-        """Return all utterances in the order in which they lie in the shards."""
+        """Return all utterances in the order of the shards."""
         return Corpus.in_order(
             self._utterance(first + step, row)
             for first in range(0, len(self), _BLOCK_ROWS)  # in blocks, which is several times as fast as row by row

@@ -43,7 +43,7 @@ def open_trial_source(
 
     Args:
         source: a manifest (``.csv``, ``.tsv``, ``.jsonl``, ``.parquet``) or a folder with one subfolder per speaker.
-        root: folder that the list's paths shall be relative to; by default the folder itself, or the manifest's.
+        root: folder that the list's paths are relative to; by default the folder itself, or the manifest's.
         where: for a manifest: keep only rows whose column has the value.
         gender_column: for a manifest: the column with the speakers' genders, to be read.
 

@@ -142,7 +142,7 @@ def export_model(
         precision: "fp32", "fp16" (weights stored in 16 bit), "int8-dynamic" or "int8-static".
         calibration_audio: folder with recordings like those to come, for "int8-static".
         trials: compare equal error rates on this list.
-        root: folder below which its paths lie.
+        root: folder that its paths are relative to.
         compare: measure all forms that can be made here and put the figures into ``OUTPUT.json``.
         show_progress: draw bars (on a terminal only).
 

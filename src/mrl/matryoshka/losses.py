@@ -320,7 +320,7 @@ class MatryoshkaLoss(nn.Module):
     def _sample(self, labels: Tensor) -> tuple[Tensor, Tensor, Tensor] | None:
         """Return rows of the class matrices, the labels among their classes, and how many classes each of these stands for.
 
-        The classes of the batch are always there and stand for themselves. None where all classes are drawn.
+        The classes of the batch are always drawn, with weight one. None where all classes are drawn.
 
         Raises:
             InputError: :meth:`start_step` was never called.

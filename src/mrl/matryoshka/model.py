@@ -73,7 +73,7 @@ class ReDimNetMRL(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where the model lies."""
+        """Device of the parameters."""
         return self.projection.weight.device
 
     @property
@@ -120,7 +120,7 @@ class ReDimNetMRL(nn.Module):
     ) -> Tensor | dict[int, Tensor]:
         """Return speaker embeddings of unit length.
 
-        The network runs in full whatever the length asked for: a short prefix saves storage and search, not encoding time. That
+        The network runs in full for every length: a short prefix saves storage and search, not encoding time. That
         is what ``depth`` is for.
 
         Args:

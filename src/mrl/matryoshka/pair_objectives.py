@@ -34,7 +34,7 @@ class PairObjective(Protocol):
             scale: scalar that cosines are multiplied by.
 
         Raises:
-            InputError: no speaker stands twice in the batch.
+            InputError: no speaker is in the batch twice.
         """
         ...
 

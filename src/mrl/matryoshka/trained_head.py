@@ -170,7 +170,7 @@ def _chances(utterances: int, groups: Tensor | None, balance: float) -> Tensor:
 
 
 def _compared(own: Tensor, speakers: int, count: int, random: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Return the speakers that a batch is compared with, ascending, and where among them the own ones stand."""
+    """Return the speakers that a batch is compared with, ascending, and the positions of the batch's own among them."""
     if count >= speakers:
         return torch.arange(speakers), own
     drawn = torch.randint(speakers, (count,), generator=random)

@@ -57,7 +57,7 @@ def bundled_names() -> tuple[str, ...]:
 def model_folder(name_or_folder: str | os.PathLike[str]) -> Path:
     """Return the folder that is meant: a folder that exists, or else the model of the package that has this name.
 
-    A folder of one's own wins over a model of the package with the same name. What is neither is returned as it is.
+    A local folder wins over a model of the package with the same name. Anything else is returned unchanged.
     """
     path = Path(name_or_folder)
     if path.is_dir():
@@ -66,7 +66,7 @@ def model_folder(name_or_folder: str | os.PathLike[str]) -> Path:
 
 
 def copy_bundled(name: str, folder: str | os.PathLike[str]) -> Path:
-    """Copy a model of the package into a folder of one's own, where it may be calibrated, and return the folder.
+    """Copy a model of the package into a local folder, where it may be calibrated, and return the folder.
 
     Raises:
         InputError: there is no such model, or the folder has something in it.

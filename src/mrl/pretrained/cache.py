@@ -36,7 +36,7 @@ def checkpoint_folder() -> Path:
 
 
 def record_path(file_name: str) -> Path:
-    """Return where the record of a file lies."""
+    """Return the path of a file's record."""
     return checkpoint_folder() / f"{file_name}.mrl.json"
 
 

@@ -43,12 +43,12 @@ class LocalCheckpoint:
     path: Path
     sha256: str
     checkpoint: PretrainedCheckpoint | None
-    """Which released file it is; None for a file of one's own."""
+    """Which released file it is; None for any other file."""
 
 
 @dataclass(frozen=True)
 class _Wanted:
-    """A file that is to lie in the cache, and where to get it."""
+    """A file for the cache, and where to get it."""
 
     file_name: str
     source: str
@@ -179,7 +179,7 @@ def _wanted_from_address(address: str) -> _Wanted:
     checkpoint = find_by_address(address)
     if checkpoint is not None:
         return _Wanted(checkpoint.file_name, address, checkpoint)
-    # Files of one's own may share a name: the address makes it unique.
+    # Other files may share a name: the address makes it unique.
     path = Path(name)
     return _Wanted(f"{path.stem}-{hashlib.sha256(address.encode()).hexdigest()[:8]}{path.suffix}", address, None)
 
@@ -307,7 +307,7 @@ def _accept_in_folder(folder: Path, checkpoint: PretrainedCheckpoint) -> LocalCh
 
 
 def _in_folder(folder: Path, checkpoint: PretrainedCheckpoint) -> Path:
-    """Return where a released file lies in a folder of such: under its name in the cache, or else under its released name."""
+    """Return the path of a released file in a mirror folder: its name in the cache, or else its released name."""
     kept_apart = folder / checkpoint.file_name
     return kept_apart if kept_apart.is_file() else folder / checkpoint.released_name
 

@@ -57,7 +57,7 @@ def load_pretrained_redimnet(
         dataset: ``vox2`` (b0 to b6 of both generations); ``vb2`` for ptn and ``vb2+vox2+cnc`` for ft_mix of S and M;
             ``vb2+vox2_v0`` (redimnet2-b6) and ``vb2+vox2+cnc2_v0`` (redimnet2-b3 and -b6). None: the first that there is.
         weights: a checkpoint file, its http(s) or file address, or a mirror (a folder, or an address ending in ``/``, that holds
-            released files). A file or an address of a file says itself what it is; a ``model_name`` that it is not is an error.
+            released files). A file (or its address) records what it is; another ``model_name`` is an error.
         force_reload: download again even if the file is in the cache.
         device: where the network goes.
         progress: show a progress bar while downloading (on a terminal only).

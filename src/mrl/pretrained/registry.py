@@ -75,7 +75,7 @@ class PretrainedCheckpoint:
     other_eers: tuple[tuple[str, float], ...] = ()
     """Further published equal error rates in percent, as (test set, value) pairs."""
     figures_source: str = ""
-    """Where the published figures stand; empty when there are none."""
+    """Source of the published figures; empty when there are none."""
 
     @property
     def name(self) -> str:

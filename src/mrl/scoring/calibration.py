@@ -5,7 +5,7 @@ logarithm of the shorter recording's duration and the absolute difference of bot
 
     llr = a * cosine + b + c * min(log t1, log t2) + d * |log t1 - log t2|
 
-How the weights are fitted stands in :mod:`mrl.scoring.calibration_fit`.
+:mod:`mrl.scoring.calibration_fit` fits the weights.
 """
 
 from __future__ import annotations

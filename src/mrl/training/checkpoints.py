@@ -155,7 +155,7 @@ class CheckpointFolder:
     """The checkpoints of one run, ``step-00000123`` and so on; the last ``keep`` stay.
 
     Args:
-        folder: where they lie.
+        folder: holds them.
         keep: how many stay.
     """
 

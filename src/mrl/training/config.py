@@ -117,7 +117,7 @@ class DataConfig(Section):
         description="Crops per speaker and epoch with balance: speakers; default: the mean number of utterances.",
     )
     crops_per_speaker: int = Field(
-        default=1, ge=1, description="This many crops of a speaker stand together in a batch, for losses that compare pairs."
+        default=1, ge=1, description="Number of crops of each speaker in a batch, for losses that compare pairs."
     )
     session_aware: bool = Field(default=True, description="These come from different sessions where the speaker has several.")
     augmentation: AugmentationConfig = Field(default=AugmentationConfig(), description="Noise, rooms and much else.")

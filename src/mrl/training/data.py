@@ -1,4 +1,4 @@
-"""From the configuration to what is trained on: corpus, augmentation, and that validation is on other people."""
+"""From the configuration to the training data: corpus, augmentation, and a check that validation is on other people."""
 
 from __future__ import annotations
 
@@ -194,7 +194,7 @@ def check_separate(data: TrainingData, validator: Validator | None, *, allow_ove
         allow_overlap: warn only (``data.allow_overlap``).
 
     Raises:
-        TrainingError: some stand in both.
+        TrainingError: some are in both.
     """
     if validator is None:
         return

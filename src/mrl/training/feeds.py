@@ -60,7 +60,7 @@ def _recomputed(stage: nn.Module) -> Callable[..., Any]:
 
 @contextlib.contextmanager
 def _without_statistics(stage: nn.Module) -> Iterator[None]:
-    """Let BatchNorms in training mode normalise by the batch as ever, but leave their running statistics as they are."""
+    """Let BatchNorms in training mode normalise by the batch as usual, but keep their running statistics."""
     moving = [module for module in stage.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training]
     kept = [(module.momentum, module.num_batches_tracked) for module in moving]
     for module in moving:

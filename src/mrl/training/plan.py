@@ -242,7 +242,7 @@ def _step_bytes(config: TrainConfig, stage: Stage, system: TrainingSystem, batch
     """Measure what forward and backward passes of a small batch need, gradients included."""
     random = torch.Generator().manual_seed(0)
     labels = torch.zeros(batch, dtype=torch.int64)  # one speaker: some losses compare crops of the same
-    # the types of a GPU are measured here, on the CPU: bf16 stands for both kinds of half precision
+    # the types of a GPU are measured on the CPU: bf16 stands for both kinds of half precision
     half = config.training.precision != "fp32"
     context = torch.autocast("cpu", torch.bfloat16) if half else contextlib.nullcontext()
     system.train()

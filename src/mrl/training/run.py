@@ -119,7 +119,7 @@ class Run:
 
     Attributes:
         config: all settings.
-        device: where the network lies.
+        device: of the network.
         processes: this process among all.
         folder: paths of what the run writes.
         progress: how far it is; changes at every step.

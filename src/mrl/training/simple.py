@@ -77,7 +77,7 @@ def train_projection_head(
 ) -> History:
     """Stage 1: train the head alone; the backbone stays bit for bit what it is.
 
-    The model is trained in place, on the device it lies on. The loader is read once more before training: to learn how many
+    The model is trained in place, on its own device. The loader is read once more before training: to learn how many
     speakers there are, and to start their class vectors at their mean embeddings.
 
     Args:

@@ -129,7 +129,7 @@ def fill_cache(
 
 
 def _cache_folder(config: TrainConfig, base: Path, backbone: Backbone, data: TrainingData, settings: ViewSettings) -> Path:
-    """Return where the cache for these weights and this data lies, under the name of version 0.1 where that one made it."""
+    """Return the folder of the cache for these weights and this data, under the name of version 0.1 where that one made it."""
     augmentation = data.augmenter.settings() if data.augmenter else {}
     storage = config.advanced.cache_storage
 
@@ -144,7 +144,7 @@ def _cache_folder(config: TrainConfig, base: Path, backbone: Backbone, data: Tra
 
 
 def cache_base(config: TrainConfig, run_folder: Path) -> Path:
-    """Return the folder that caches lie in, each in a folder of its own."""
+    """Return the folder of all caches, each in a folder of its own."""
     return Path(config.advanced.cache_dir) if config.advanced.cache_dir is not None else run_folder / "cache"
 
 
@@ -153,7 +153,7 @@ class CleanStatistics:
     """Pooled statistics of clean whole utterances, in blocks of whole speakers.
 
     Attributes:
-        cache: where they lie.
+        cache: holds them.
         members: their positions in the cache, those of one speaker next to each other.
         utterances: and their positions in the corpus.
         labels: ``(len(members),)`` class indices.
@@ -272,7 +272,7 @@ def _fit_heads(
     statistics: CleanStatistics,
     wanted: Mapping[str, Method | Literal["data_free"] | None],
 ) -> dict[str, AffineMap]:
-    """Return a head for each method that is wanted, all fitted in one pass; those that lie beside the cache are read."""
+    """Return a head for each method that is wanted, all fitted in one pass; those already beside the cache are read."""
     heads: dict[str, AffineMap] = {}
     fits: dict[Method, ProjectionFit] = {}
     labelled = not config.data.train.unlabelled

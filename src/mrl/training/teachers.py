@@ -136,7 +136,7 @@ def open_teacher(spec: str, device: torch.device) -> TeacherNetwork:
 def read_teacher_embeddings(path: str, corpus: Corpus, root: str | None) -> npt.NDArray[np.float32]:
     """Return the teacher's embedding of each utterance ``(utterances, dim)``, from a file with one row per recording.
 
-    Ids are matched as paths: as they stand, and relative to ``root``, which is by default found by trying the folders above the
+    Ids are matched as paths: as given, and relative to ``root``, which is by default found by trying the folders above the
     first recording.
 
     Raises:

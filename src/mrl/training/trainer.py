@@ -80,7 +80,7 @@ class TrainingResult:
     """What a run ended with.
 
     Attributes:
-        run_folder: where everything lies; ``run_folder / "best"`` is the model.
+        run_folder: holds everything; ``run_folder / "best"`` is the model.
         best: error rates of the best model, None without validation.
         start: error rates at step 0, None without validation.
         best_epoch: epochs that were done when the best model was; 0 is the start.

@@ -53,7 +53,7 @@ MarginSchedule = Literal["linear", "exponential"]
 
 
 def margin_factor(epochs: float, *, delay: float, rise: float, schedule: MarginSchedule) -> float:
-    """Return the share of the margin after so many ``epochs``: 0 during ``delay``, then rising over ``rise`` epochs."""
+    """Return the share of the margin after ``epochs``: 0 during ``delay``, then rising over ``rise`` epochs."""
     if epochs < delay:
         return 0.0
     done = (epochs - delay) / rise if rise else 1.0
