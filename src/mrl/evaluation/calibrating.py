@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from mrl.audio import SAMPLE_RATE
 from mrl.embeddings import Extraction, extract, open_embedder
 from mrl.embeddings.calibrated import calibration_file
 from mrl.embeddings.opening import EXPORTED_SUFFIX
@@ -77,7 +78,8 @@ def calibrate_model(
     chosen = check_dims(embedder.default_dims if dims is None else dims, embedder.embed_dim)
     trials.require_files(root)
     embedded = extract(embedder, trials.paths(root), chosen_how, on_error="raise")
-    seconds = embedded.seconds.astype(np.float64) if quality == "duration" else None
+    whole_samples = np.rint(embedded.seconds.astype(np.float64) * SAMPLE_RATE)  # what float32 rounded
+    seconds = whole_samples / SAMPLE_RATE if quality == "duration" else None
     calibration = fit_calibration(
         score_prefixes(embedded.matrices[0], trials, chosen),
         trials,
