@@ -52,8 +52,9 @@ def _check_training(namespace: dict[str, Any]) -> None:
 
 
 def _check_difficult_audio(namespace: dict[str, Any]) -> None:
-    assert namespace["voice"].shape == (256,)
-    torch.testing.assert_close(namespace["voice"].norm(), torch.tensor(1.0))
+    assert namespace["recording"].embedding.shape == (256,)
+    assert 0.1 <= namespace["recording"].speech_seconds <= namespace["recording"].seconds
+    assert namespace["voices"].shape == (2, 256)
     assert namespace["part"].shape == (3200,)
 
 
