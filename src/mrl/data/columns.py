@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mrl.audio import FileSlice
+from mrl.bounded import brief
 from mrl.errors import DataError
 
 
@@ -92,7 +93,10 @@ class _Texts:
 
     def packed(self) -> dict[str, npt.NDArray[Any]]:
         """Return their bytes, one after the other, and where each ends."""
-        encoded = [text.encode("utf-8", "surrogateescape") for text in self.numbers]
+        try:
+            encoded = [text.encode("utf-8", "surrogateescape") for text in self.numbers]
+        except UnicodeEncodeError as error:
+            raise DataError(f"{brief(error.object)} is not valid Unicode; rename it") from error
         ends = np.cumsum([len(text) for text in encoded], dtype=np.uint64) if encoded else np.zeros(0, dtype=np.uint64)
         return {"bytes": np.frombuffer(b"".join(encoded), dtype=np.uint8), "ends": ends}
 
