@@ -62,7 +62,7 @@ def embed(embedder: Embedder, recordings: Sequence[Waveform], how: Extraction) -
     rows = []
     for recording in recordings:
         try:
-            rows.append(embed_recording(embedder, recording, how).embedding)
+            rows.append(embed_recording(embedder, recording, how, sample_rate=SAMPLE_RATE).embedding)
         except AudioLoadingError:
             rows.append(np.zeros(embedder.embed_dim, dtype=np.float32))
     return np.stack(rows)

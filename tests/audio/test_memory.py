@@ -131,6 +131,9 @@ def test_a_batch_that_looks_like_two_channels_is_warned_of(audio: np.ndarray, ca
 def test_batches_and_lists_keep_their_form(audio: np.ndarray) -> None:
     tensor = torch.zeros(2, 100)
     assert as_recordings(tensor) is tensor and as_recordings([tensor, audio])[0] is tensor
+    assert as_recordings(tensor, padded=True) is tensor
+    with pytest.raises(InputError, match=r"a padded batch \(lengths=\) has the network's rate, 16000 Hz"):
+        as_recordings(tensor, 8000, padded=True)
     batch = np.stack([audio, audio[::-1]])
     np.testing.assert_allclose(as_recordings((batch * 32768).astype(np.int16)), batch, atol=1e-4)
     high = as_recordings(np.stack([sweep(44100, 1.0)] * 2)[:, None], 44100)

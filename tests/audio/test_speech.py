@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mrl.audio import SpeechDetector, find_speech
+from mrl.audio import SpeechDetector, find_speech, load_audio
 from mrl.audio.speech import check_detector
-from mrl.errors import InputError
+from mrl.errors import InputError, MissingDependencyError
 
 RATE = 16000
 
@@ -57,6 +62,54 @@ def test_blocks_make_no_difference(block: int, detector: SpeechDetector) -> None
     kept = np.concatenate(list(speech.keep(blocks)))
     np.testing.assert_array_equal(kept, np.concatenate(list(speech.keep([audio]))))
     assert len(kept) == pytest.approx(speech.kept_seconds * RATE)
+
+
+silero = pytest.mark.skipif(importlib.util.find_spec("silero_vad") is None, reason="silero-vad is not installed")
+
+
+@silero
+def test_silero_takes_no_noise_for_speech() -> None:
+    noise = _noise(4.0, amplitude=0.1)
+    assert find_speech([noise], "energy").speech_seconds == pytest.approx(4.0)
+    assert find_speech([noise], "silero").speech_seconds < 0.3
+    assert (
+        "torch" not in subprocess.run([sys.executable, "-c", _WITHOUT_TORCH], check=True, capture_output=True, text=True).stdout
+    )
+
+
+_WITHOUT_TORCH = """
+import sys
+import numpy
+from mrl.audio import find_speech
+find_speech([numpy.zeros(16000, dtype=numpy.float32)], "silero")
+print(*sys.modules)
+"""
+
+
+@silero
+def test_silero_finds_speech_in_noise_whatever_the_blocks(shared: Path) -> None:
+    files = sorted((shared / "corpora/eval/libri_test_other").rglob("*.opus"))[:2]
+    noise = sorted((shared / "corpora/noise").glob("sc_running_tap*"))[0]
+    speech = np.concatenate([load_audio(file, duration=3.0) for file in files])
+    audio = (
+        np.pad(speech, (5 * RATE, 4 * RATE)) + 0.3 * np.resize(load_audio(noise), len(speech) + 9 * RATE) * np.std(speech) / 0.1
+    )
+    whole = find_speech([audio.astype(np.float32)], "silero")
+    (start, _), (_, end) = whole.stretches[0], whole.stretches[-1]
+    assert start / RATE == pytest.approx(5.0, abs=1.0) and end / RATE == pytest.approx(11.0, abs=1.0)
+    blocks = [audio[place : place + 7777].astype(np.float32) for place in range(0, len(audio), 7777)]
+    assert find_speech(blocks, "silero") == whole
+
+
+def test_silero_without_its_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    from mrl.audio import speech
+
+    speech._silero_session.cache_clear()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(MissingDependencyError, match=r"redimnet-mrl\[vad\]"):
+        find_speech([_tone(1.0)], "silero")
+    with pytest.raises(MissingDependencyError, match="vad=silero needs Silero VAD and ONNX Runtime"):
+        check_detector("silero")
 
 
 def test_a_detector_that_is_unknown() -> None:

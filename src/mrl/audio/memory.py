@@ -64,10 +64,10 @@ def as_waveform(
     check_samples(samples, what)
     if sample_rate is None:
         warn_of_other_rate(samples, rate)
-    return np.clip(resample(samples, rate, target_rate), -1.0, 1.0)
+    return resample(samples, rate, target_rate)
 
 
-def as_recordings(audio: Any, sample_rate: int | None = None, *, target_rate: int = SAMPLE_RATE) -> Any:
+def as_recordings(audio: Any, sample_rate: int | None = None, *, target_rate: int = SAMPLE_RATE, padded: bool = False) -> Any:
     """Return what a network was given with every recording in it as a waveform at ``target_rate``, see :func:`as_waveform`.
 
     Tensors stay as they are, unless their rate is stated and another one: training passes them, and must not wait for a look at
@@ -77,10 +77,17 @@ def as_recordings(audio: Any, sample_rate: int | None = None, *, target_rate: in
         audio: a recording, a list of recordings, or a batch of waveforms (batch, samples) or (batch, 1, samples).
         sample_rate: of arrays, in Hz; by default ``target_rate``.
         target_rate: of the network, in Hz.
+        padded: it is a batch whose lengths come with it, and is returned as it is.
 
     Raises:
-        AudioLoadingError, InputError: as for :func:`as_waveform`.
+        AudioLoadingError, InputError: as for :func:`as_waveform`; or a padded batch of another rate.
     """
+    if padded:
+        if sample_rate not in (None, target_rate):
+            raise InputError(
+                f"a padded batch (lengths=) has the network's rate, {target_rate} Hz; found sample_rate={sample_rate}"
+            )
+        return audio
     if isinstance(audio, (list, tuple)):
         return [_item(item, sample_rate, target_rate, f"item {place} of the list") for place, item in enumerate(audio)]
     if getattr(audio, "ndim", 1) < 2 or _is_tensor_at(audio, sample_rate, target_rate) or not len(audio):

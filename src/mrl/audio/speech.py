@@ -89,9 +89,16 @@ def find_speech(blocks: Iterable[Waveform], detector: SpeechDetector) -> Speech:
 
 
 def check_detector(detector: str) -> None:
-    """Raise :class:`InputError` if there is no such :data:`SpeechDetector`."""
+    """Make sure, before the work begins, that speech can be found in this way.
+
+    Raises:
+        InputError: there is no such :data:`SpeechDetector`.
+        MissingDependencyError: its packages are not installed.
+    """
     if detector not in get_args(SpeechDetector):
         raise InputError(f"vad must be one of {', '.join(get_args(SpeechDetector))}; found {detector!r}")
+    if detector == "silero":
+        _silero_file()
 
 
 def _stretches(active: npt.NDArray[np.bool_], frame: int, samples: int) -> tuple[tuple[int, int], ...]:
@@ -161,15 +168,18 @@ def _silero_probabilities(blocks: Iterable[Waveform]) -> tuple[int, npt.NDArray[
 
 @functools.cache
 def _silero_session() -> Any:
-    package = importlib.util.find_spec("silero_vad")  # looked up, not imported: that would load torch
-    folder = Path((package.submodule_search_locations or [""])[0] if package is not None else "")
-    file = folder / "data" / "silero_vad_16k_sequence.onnx"
-    try:
-        import onnxruntime
-    except ImportError:
-        onnxruntime = None
-    if package is None or onnxruntime is None or not file.is_file():
-        raise MissingDependencyError('vad=silero needs Silero VAD and ONNX Runtime: pip install "redimnet-mrl[vad]"')
+    file = _silero_file()
+    import onnxruntime
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1  # recordings are decoded in several threads as it is
     return onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
+
+
+def _silero_file() -> Path:
+    package = importlib.util.find_spec("silero_vad")  # looked up, not imported: that would load torch
+    folder = Path((package.submodule_search_locations or [""])[0] if package is not None else "")
+    file = folder / "data" / "silero_vad_16k_sequence.onnx"
+    if package is None or importlib.util.find_spec("onnxruntime") is None or not file.is_file():
+        raise MissingDependencyError('vad=silero needs Silero VAD and ONNX Runtime: pip install "redimnet-mrl[vad]"')
+    return file

@@ -220,7 +220,8 @@ class Backbone(nn.Module):
             InputError: unusable type, shape or length.
             AudioLoadingError: a path that cannot be decoded.
         """
-        waveform, counts, single = self._batch(as_recordings(audio, sample_rate, target_rate=self.sample_rate), lengths)
+        audio = as_recordings(audio, sample_rate, target_rate=self.sample_rate, padded=lengths is not None)
+        waveform, counts, single = self._batch(audio, lengths)
         pooled, outputs = self._pooled(waveform, counts)
         result = self.embed_pooled(pooled)
         if self.classifier is not None:

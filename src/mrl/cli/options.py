@@ -131,12 +131,15 @@ EXTRACTION_OPTIONS: dict[str, dict[str, Any]] = {
     "vad": {
         "type": click.Choice(["none", "energy", "silero"]),
         "default": "energy",
-        "help": "Cut gaps without speech of more than a second, by their power or by Silero VAD (pip install redimnet-mrl[vad]).",
+        "help": "Cut gaps without speech of more than a second, by their power or by Silero VAD (extra vad).",
     },
     "minimum_speech": {"type": float, "default": 0.0, "help": "Refuse recordings with less speech than this, in seconds."},
     "num_workers": {"type": int, "default": 2, "help": "Number of decoding threads."},
 }
 """One for each setting of :class:`mrl.embeddings.Extraction` that users choose, by its name there."""
+
+LEAST_SPEECH = 0.25
+"""Seconds of speech that a decision about a recording needs: with less, one in four is wrong."""
 
 FOR_MANY = ("batch_seconds", "num_workers")
 """Settings that make no difference to single recordings."""

@@ -9,6 +9,7 @@ import click
 
 from mrl.cli.options import (
     FOR_MANY,
+    LEAST_SPEECH,
     Criterion,
     ModelChoice,
     decision_options,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 @click.argument("second", type=click.Path(path_type=Path))
 @model_options(depth=True)
 @dim_option
-@extraction_options(without=FOR_MANY)
+@extraction_options(without=FOR_MANY, minimum_speech=LEAST_SPEECH)
 @decision_options()
 @store_option
 def command(

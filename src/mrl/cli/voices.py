@@ -12,6 +12,7 @@ import click
 
 from mrl.cli.options import (
     FOR_MANY,
+    LEAST_SPEECH,
     Criterion,
     ModelChoice,
     decision_options,
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     help="Format of a new store, float32 by default; int8 takes a quarter of the space, binary 1/32.",
 )
 @click.option("--add", "extend", is_flag=True, help="Add the recordings to an enrolled voice.")
-@extraction_options(without=FOR_MANY)
+@extraction_options(without=FOR_MANY, minimum_speech=LEAST_SPEECH)
 def enrol(
     name: str,
     files: tuple[Path, ...],
@@ -74,7 +75,7 @@ def enrol(
     show_default=True,
     help="Search method; approximate is faster with very many voices and may miss one.",
 )
-@extraction_options(without=FOR_MANY)
+@extraction_options(without=FOR_MANY, minimum_speech=LEAST_SPEECH)
 @decision_options()
 def identify(
     file: Path,

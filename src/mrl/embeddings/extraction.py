@@ -54,6 +54,7 @@ class Extraction:
 
     Raises:
         InputError: a window is not longer than the overlap, which is not below 0 s; or there is no such ``vad``.
+        MissingDependencyError: ``vad="silero"`` without its packages.
     """
 
     batch_seconds: float = 60.0

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from mrl.audio import audio_info
+from mrl.audio import SAMPLE_RATE
 from mrl.embeddings import Extraction, extract, open_embedder
 from mrl.embeddings.calibrated import calibration_file
 from mrl.embeddings.opening import EXPORTED_SUFFIX
@@ -78,9 +78,8 @@ def calibrate_model(
     chosen = check_dims(embedder.default_dims if dims is None else dims, embedder.embed_dim)
     trials.require_files(root)
     embedded = extract(embedder, trials.paths(root), chosen_how, on_error="raise")
-    seconds = None
-    if quality == "duration":
-        seconds = np.array([chosen_how.used_seconds(audio_info(path).seconds) for path in trials.paths(root)])
+    whole_samples = np.rint(embedded.seconds.astype(np.float64) * SAMPLE_RATE)  # what float32 rounded
+    seconds = whole_samples / SAMPLE_RATE if quality == "duration" else None
     calibration = fit_calibration(
         score_prefixes(embedded.matrices[0], trials, chosen),
         trials,

@@ -146,7 +146,7 @@ class ReDimNetMRL(nn.Module):
             self.projection.check_dim(target_dim)
         early = None if depth is None or (type(depth) is int and depth == self.depths[-1]) else self._exit(depth)
         waveform, counts, single = as_batch(
-            as_recordings(audio, sample_rate, target_rate=self.sample_rate),
+            as_recordings(audio, sample_rate, target_rate=self.sample_rate, padded=lengths is not None),
             lengths,
             sample_rate=self.sample_rate,
             minimum_samples=self.backbone.minimum_samples,

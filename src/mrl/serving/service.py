@@ -391,7 +391,7 @@ class VoiceService:
             )
         except Refusal as refusal:
             raise Refusal(refusal.status, f"{which}{refusal}", refusal.headers) from refusal
-        except InputError as error:
+        except (InputError, AudioLoadingError) as error:
             raise Refusal(422, f"{which}{error}") from error
 
     def _new_name(self, name: str) -> str:
