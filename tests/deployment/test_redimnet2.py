@@ -52,7 +52,8 @@ def test_a_traced_graph(changes: dict[str, object], tmp_path: Path) -> None:
     graph = to_onnx(export_network(network, "waveform"), "waveform", network.minimum_samples)
     session = onnxruntime.InferenceSession(graph.SerializeToString())
     runtimes: list[Callable[[np.ndarray], Any]] = [lambda batch: session.run(["raw_embedding"], {"waveform": batch})[0]]
-    if importlib.util.find_spec("openvino"):
+    # With these two options OpenVINO 2026 errs where a longer batch follows a shorter one; an export compares and refuses.
+    if importlib.util.find_spec("openvino") and not {"pad_right_samples", "before_pool_offset"} & changes.keys():
         import openvino
 
         onnx.save(graph, str(tmp_path / "graph.onnx"))
