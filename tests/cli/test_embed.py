@@ -96,7 +96,7 @@ def test_a_folder_of_shards(place: Path, tmp_path: Path, capsys: pytest.CaptureF
         (["-o", "e.npz", "--shard-size", "5"], "is one file"),
         (["-o", "e", "--shard-size", "0"], "at least 1"),
         (["-o", "e.npz", "--device", "nonsense"], "nonsense"),
-        (["-o", "e.npz", "--batch-seconds", "0"], "batch_seconds"),
+        (["-o", "e.npz", "--batch-seconds", "0"], "--batch-seconds"),
     ],
 )
 def test_errors_are_one_line(

@@ -130,7 +130,7 @@ def test_rename_merge_and_many_files(place: Path, tmp_path: Path, capsys: pytest
     assert "absent.wav" in captured.err and "1 of 3 recordings could not be used" in captured.err
     assert run(["identify", *files[::2], "--top", "1", *store, *model]) == 0
     assert [line for line in capsys.readouterr().out.splitlines() if line.endswith(":")] == [f"{file}:" for file in files[::2]]
-    assert run(["identify", files[0], "--dim", "999", *store, *model]) == 2
+    assert run(["verify", files[0], files[2], "--dim", "999", *model]) == 2
     assert "--dim" in capsys.readouterr().err
 
 

@@ -71,7 +71,7 @@ def import_voices(store_path: str | os.PathLike[str], path: str | os.PathLike[st
     if merge:
         taken = [voice.name for voice in voices if voice.name in store]
         if taken:
-            logger.warning("%d voices are left out, since their names are taken: %s", len(taken), brief(", ".join(taken)))
+            logger.warning("%d voices are left out, since their names are taken: %s", len(taken), ", ".join(taken[:20]))
         voices = [voice for voice in voices if voice.name not in taken]
     if voices:
         store.add_voices(voices)
