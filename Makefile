@@ -25,11 +25,11 @@ check: .venv/ready
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# Everything but PyTorch by hash, complete (--no-deps: nothing beside what is listed), then PyTorch by version.
+# Everything but PyTorch by hash, then PyTorch by version, see requirements-torch.lock.
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 .venv/ready: requirements.lock requirements-torch.lock pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(PIP) --no-deps --require-hashes -r requirements.lock
+	$(PIP) --require-hashes -r requirements.lock
 	$(PIP) -r requirements-torch.lock
 	$(PIP) --no-deps --no-build-isolation --editable .
 	touch $@
@@ -40,11 +40,12 @@ docs: .venv/ready
 	$(BIN)/python -m docs.readme_figures
 	$(BIN)/python -m benchmarks.study.page docs/appendix/accuracy-study.md docs/explanation/strong-network.md
 
-# Needs pip-tools. PyTorch stays out of the hashed file, see requirements-torch.lock.
+# Needs pip-tools, and Python 3.11, for whose packages the lock is.
 lock:
 	pip-compile --quiet --generate-hashes --strip-extras --extra dev --all-build-deps --unsafe-package torch --no-header \
 		--no-emit-index-url --no-emit-find-links --no-emit-trusted-host --constraint requirements-torch.lock \
 		--output-file requirements.lock pyproject.toml
+	sed -i "1i # Every package but PyTorch (requirements-torch.lock) by version and hash, for pip install --require-hashes; made by make lock." requirements.lock
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache demo runs

@@ -5,7 +5,8 @@
 The revision is checked out beside this repository (a ``git worktree`` in a temporary folder) and started with the same Python:
 ``mrl --help``, and ``mrl verify`` of two synthetic voices, by default with the model that comes with the package. Every run is a
 process of its own, and the two checkouts take turns, the first of each pair in turn too, so that what else the machine does falls
-on both alike. One unmeasured pair comes first: it compiles the modules and fills the file cache.
+on both alike. Processor seconds are given beside those of the clock: they count the process alone, and are what to compare on a
+busy machine. One unmeasured pair comes first: it compiles the modules and fills the file cache.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -51,31 +53,35 @@ def checked_out(revision: str) -> Iterator[Path]:
             git("worktree", "remove", "--force", str(place))
 
 
-def seconds_to_run(checkout: Path, arguments: list[str]) -> float:
-    """Return the wall-clock seconds of ``mrl`` with these arguments, of one checkout, from start to end."""
+def seconds_to_run(checkout: Path, arguments: list[str]) -> tuple[float, float]:
+    """Return wall-clock and processor seconds of ``mrl`` with these arguments, of one checkout, from start to end."""
     environment = {**os.environ, "PYTHONPATH": str(checkout / "src")}
-    start = time.perf_counter()
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     run = subprocess.run([sys.executable, "-c", _START, *arguments], env=environment, capture_output=True, text=True)
-    seconds = time.perf_counter() - start
+    wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     if run.returncode not in (0, 1):  # 1: another speaker
         raise SystemExit(f"{checkout}: mrl {' '.join(arguments)} ended with {run.returncode}: {run.stderr.strip()}")
-    return seconds
+    return wall, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
-def compare(before: Path, after: Path, arguments: list[str], runs: int) -> dict[str, object]:
-    """Return the medians of both checkouts and of their differences, pair by pair."""
+def compare(name: str, before: Path, after: Path, arguments: list[str], runs: int) -> dict[str, object]:
+    """Return the medians of both checkouts and of their differences, pair by pair; see the top for the two kinds of seconds."""
     pairs = []
     for number in range(runs + 1):
         order = (before, after) if number % 2 else (after, before)
         seconds = {checkout: seconds_to_run(checkout, arguments) for checkout in order}
         pairs.append((seconds[before], seconds[after]))
-    measured = pairs[1:]
-    return {
-        "before_median_s": statistics.median(pair[0] for pair in measured),
-        "after_median_s": statistics.median(pair[1] for pair in measured),
-        "median_difference_s": statistics.median(pair[1] - pair[0] for pair in measured),
-        "pairs_s": measured,
-    }
+        print(f"{name}, pair {number} of {runs}: {pairs[-1]}", file=sys.stderr, flush=True)
+    result: dict[str, object] = {}
+    for place, kind in enumerate(("wall", "processor")):
+        measured = [(first[place], second[place]) for first, second in pairs[1:]]
+        result[kind] = {
+            "before_median_s": statistics.median(pair[0] for pair in measured),
+            "after_median_s": statistics.median(pair[1] for pair in measured),
+            "median_difference_s": statistics.median(pair[1] - pair[0] for pair in measured),
+            "pairs_s": measured,
+        }
+    return result
 
 
 def main() -> None:
@@ -94,7 +100,7 @@ def main() -> None:
             soundfile.write(path, SyntheticVoice.random(rng).say(rng, 3.0), SAMPLE_RATE)
         verify = ["verify", *map(str, recordings), "--model", arguments.model]
         commands = {"mrl --help": ["--help"], "mrl verify": verify}
-        rows = {name: compare(before, REPOSITORY, command, arguments.runs) for name, command in commands.items()}
+        rows = {name: compare(name, before, REPOSITORY, command, arguments.runs) for name, command in commands.items()}
     result = {
         "before": git("rev-parse", arguments.against),
         "after": git("rev-parse", "HEAD"),
@@ -102,8 +108,6 @@ def main() -> None:
         "runs": arguments.runs,
         "results": rows,
     }
-    for name, row in rows.items():
-        print(f"{name}: {row['before_median_s']:.3f} s before, {row['after_median_s']:.3f} s after", file=sys.stderr)
     print(json.dumps(result, indent=2))
     if arguments.output is not None:
         write_json(arguments.output, result)

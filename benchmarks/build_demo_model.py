@@ -242,8 +242,8 @@ def make_release(
     measured = tuple(_list_result(name, result) for name, result in results.items())
     return Release(
         name=NAME,
-        notice=f"{NAME} is a demonstration model, trained on {backbone.speakers} speakers {backbone.effort}: good for trying "
-        "things out, not for any real decision. For real use take a released network, such as b2 (mrl pretrained list).",
+        notice=f"{NAME} is a demonstration model of {backbone.speakers} speakers: good for trying things out, not for any real "
+        "decision.",
         licence=LICENCE,
         num_parameters=get_model_info(model)["parameters"],
         training_speakers=backbone.speakers,

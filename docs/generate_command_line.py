@@ -68,7 +68,8 @@ def described(context: click.Context) -> str:
     usage = " ".join([context.command_path, *command.collect_usage_pieces(context)])
     paragraphs = re.split(r"\n\s*\n", inspect.cleandoc(command.help or "").replace("\b\n", ""))
     lines = ["", "```text", usage, "```", "", "\n\n".join(" ".join(text.split()) for text in paragraphs)]
-    options = [option for option in command.params if isinstance(option, click.Option)]
+    shown = [option for option in command.params if option.name not in ("quiet", "verbose")]  # which every verb has
+    options = [option for option in shown if isinstance(option, click.Option)]
     records = [record for option in options if (record := option.get_help_record(context)) is not None]
     rows = [f"| `{_cell(names)}` | {_cell(meaning)} |" for names, meaning in records]
     if rows:

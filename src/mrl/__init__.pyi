@@ -1,6 +1,9 @@
 from .audio import load_audio as load_audio
 from .backbone import ReDimNet as ReDimNet
 from .backbone import ReDimNetConfig as ReDimNetConfig
+from .embeddings import Embedder as Embedder
+from .embeddings import Verification as Verification
+from .embeddings import load_model as load_model
 from .matryoshka import MatryoshkaLoss as MatryoshkaLoss
 from .matryoshka import MatryoshkaProjection as MatryoshkaProjection
 from .matryoshka import ReDimNetMRL as ReDimNetMRL

@@ -62,6 +62,7 @@ def read_parquet(
             texts = [column for column in wanted if _is_text(schema.field(column).type)]
             with parquet.ParquetFile(stream, read_dictionary=texts) as opened:
                 table = opened.read(columns=wanted, use_threads=False)
+            table.validate(full=True)  # texts are UTF-8, lists end where they say
     except (MRLError, FileNotFoundError):
         raise
     except (

@@ -1,6 +1,9 @@
-"""The default prefix lengths that an embedding is trained for or measured at."""
+"""Defaults: the model that is used unless another is named, and the prefix lengths that are trained for or measured at."""
 
 from __future__ import annotations
+
+DEFAULT_MODEL = "mrl-b0-demo"
+"""Comes with the package, so that a first result needs no network."""
 
 DEFAULT_DIMS = (16, 32, 64, 128, 192, 256)
 """The length of the released models' embeddings (192) among powers of two."""

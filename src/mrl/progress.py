@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterator
 
 from rich.console import Console
@@ -35,7 +36,7 @@ def progress_bar(
 ) -> Iterator[Callable[[int], None]]:
     """Show a bar on standard error while the block runs; yield ``advance(n)``.
 
-    Nothing is drawn when ``enabled`` is false or standard error is not a terminal.
+    Nothing is drawn when ``enabled`` is false, standard error is not a terminal, or the library logs errors only (``--quiet``).
     """
     console = Console(stderr=True)
     progress = Progress(
@@ -46,7 +47,7 @@ def progress_bar(
         TimeElapsedColumn(),
         TimeRemainingColumn(),
         console=console,
-        disable=not (enabled and console.is_terminal),
+        disable=not (enabled and console.is_terminal and logging.getLogger("mrl").getEffectiveLevel() <= logging.WARNING),
         transient=True,
     )
     with progress:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import html
 import io
+import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -98,10 +99,12 @@ class Table:
 
 
 def print_tables(*tables: Table, stderr: bool = False) -> None:
-    """Print tables with their notes on standard output, or standard error; where that is no terminal they are as wide as they
-    need to be."""
+    """Print tables with their notes on standard output, or standard error.
+
+    They fit the terminal, or ``COLUMNS`` where that is set; elsewhere they are as wide as they need to be.
+    """
     stream = sys.stderr if stderr else sys.stdout
-    console = Console(width=None if stream.isatty() else _NEVER_FOLDED, stderr=stderr)
+    console = Console(width=None if stream.isatty() or "COLUMNS" in os.environ else _NEVER_FOLDED, stderr=stderr)
     for table in tables:
         console.print(table.terminal())
 

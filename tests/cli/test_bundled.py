@@ -129,5 +129,5 @@ def test_a_failed_download_names_the_model_that_needs_none(
     place: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MRL_MIRROR", str(tmp_path))  # an empty folder fails at once, without repeated attempts
-    assert run(["verify", *_files(place)]) == 2
+    assert run(["verify", *_files(place), "--model", "b2"]) == 2
     assert "A small model to try things out comes with the package: mrl-b0-demo" in capsys.readouterr().err

@@ -9,6 +9,7 @@ import pytest
 
 from mrl.cli.main import run
 from mrl.embeddings import embed_files, load_embeddings, open_model
+from mrl.trials import read_trials
 from tests.embeddings.tiny import write_models, write_voices
 
 
@@ -51,6 +52,20 @@ def test_unusable_recordings_are_counted_and_the_others_written(
     assert error.count("bad.wav") == 1
 
 
+def test_ids_below_a_root_are_those_of_a_trial_list(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    voices, output, model = place / "voices", tmp_path / "e.npz", ["--model", str(place / "tiny-mrl")]
+    assert run(["trials", "make", str(voices), "-o", str(tmp_path / "trials.txt")]) == 0
+    monkeypatch.chdir(place)
+    assert run(["embed", "voices", "-o", str(output), "--root", "voices", *model]) == 0
+    assert sorted(load_embeddings(output).ids) == sorted(read_trials(tmp_path / "trials.txt").utterances)
+    assert run(["embed", "voices", "-o", str(output), "--root", str(tmp_path), *model]) == 2
+    assert "does not lie below the root" in capsys.readouterr().err
+    assert run(["embed", "voices", "-o", str(tmp_path / "shards"), "--root", "voices", *model]) == 2
+    assert "--root is for one file" in capsys.readouterr().err
+
+
 def test_nothing_usable_writes_nothing(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["embed", str(tmp_path / "absent.wav"), "-o", str(tmp_path / "e.npz"), "--model", str(place / "tiny.pt")]) == 1
     assert not list(tmp_path.iterdir())
@@ -81,7 +96,7 @@ def test_a_folder_of_shards(place: Path, tmp_path: Path, capsys: pytest.CaptureF
         (["-o", "e.npz", "--shard-size", "5"], "is one file"),
         (["-o", "e", "--shard-size", "0"], "at least 1"),
         (["-o", "e.npz", "--device", "nonsense"], "nonsense"),
-        (["-o", "e.npz", "--batch-seconds", "0"], "batch_seconds"),
+        (["-o", "e.npz", "--batch-seconds", "0"], "--batch-seconds"),
     ],
 )
 def test_errors_are_one_line(

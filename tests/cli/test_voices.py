@@ -100,6 +100,40 @@ def test_the_whole_life_of_voices(
     assert [row.split()[:3] for row in rows] == [["speaker", str(number), recordings] for number, recordings in enumerate("3222")]
 
 
+def test_rename_merge_and_many_files(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    store, model = ["--store", str(tmp_path / "v.sqlite")], ["--model", str(place / "tiny-mrl")]
+    speakers = _speakers(place)
+    for name, files in (("a", speakers[0]), ("b", speakers[1])):
+        assert run(["enroll", name, files[0], *store, *model, "-q"]) == 0
+    assert "warning" not in capsys.readouterr().err
+    assert run(["voices", "export", "-o", str(tmp_path / "both.jsonl"), *store]) == 0
+    before = VoiceStore(tmp_path / "v.sqlite").embedding("a")
+    assert run(["voices", "rename", "a", "Anna", *store]) == 0
+    assert (VoiceStore(tmp_path / "v.sqlite").embedding("Anna") == before).all() and "a" not in VoiceStore(tmp_path / "v.sqlite")
+    for arguments, message in ((["a", "c"], "no voice 'a'"), (["Anna", "b"], "'b' is enrolled in")):
+        capsys.readouterr()
+        assert run(["voices", "rename", *arguments, *store]) == 2
+        assert message in capsys.readouterr().err
+    assert run(["voices", "import", str(tmp_path / "both.jsonl"), *store]) == 2
+    assert "'b' is enrolled in" in capsys.readouterr().err
+    assert run(["voices", "import", str(tmp_path / "both.jsonl"), "--merge", "--json", *store]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["voices"] == 1 and "1 voices are left out, since their names are taken: b" in captured.err
+    assert sorted(voice.name for voice in VoiceStore(tmp_path / "v.sqlite").voices()) == ["Anna", "a", "b"]
+
+    files = [speakers[0][0], str(tmp_path / "absent.wav"), speakers[1][0]]
+    assert run(["identify", *files, "--top", "1", "--threshold", "0.99", "--json", *store, *model]) == 1
+    captured = capsys.readouterr()
+    answers = json.loads(captured.out)
+    assert [answer["file"] for answer in answers] == [files[0], files[2]] and answers[1]["name"] == "b"
+    assert answers[1]["candidates"][0]["score"] == pytest.approx(1.0, abs=1e-5)
+    assert "absent.wav" in captured.err and "1 of 3 recordings could not be used" in captured.err
+    assert run(["identify", *files[::2], "--top", "1", *store, *model]) == 0
+    assert [line for line in capsys.readouterr().out.splitlines() if line.endswith(":")] == [f"{file}:" for file in files[::2]]
+    assert run(["verify", files[0], files[2], "--dim", "999", *model]) == 2
+    assert "--dim" in capsys.readouterr().err
+
+
 def test_models_do_not_mix(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     store, files = ["--store", str(tmp_path / "v.sqlite")], _speakers(place)[0]
     assert run(["enroll", "x", files[0], *store, "--model", str(place / "tiny.pt"), "--format", "int8"]) == 0

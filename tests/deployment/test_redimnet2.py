@@ -40,7 +40,9 @@ def test_features_come_from_silence_too() -> None:
         found = network.front_end.time_normalisation()(log_mel(audio))
         assert torch.allclose(found, expected, atol=1e-4)
         silent = network.front_end.time_normalisation()(log_mel(torch.zeros(1, 2000)))
-        assert silent.abs().max() < 1e-5  # the mean of equal values, to rounding
+        # All frames of a band are the same number, about -17. The mean of a few of them is off by up to two units in its last
+        # place (measured: 0 with 4 frames, 1.9e-6 with 12, 3.8e-6 with 15), so the difference is not exactly zero.
+        assert silent.abs().max() < 1e-5
 
 
 @pytest.mark.slow
@@ -52,7 +54,8 @@ def test_a_traced_graph(changes: dict[str, object], tmp_path: Path) -> None:
     graph = to_onnx(export_network(network, "waveform"), "waveform", network.minimum_samples)
     session = onnxruntime.InferenceSession(graph.SerializeToString())
     runtimes: list[Callable[[np.ndarray], Any]] = [lambda batch: session.run(["raw_embedding"], {"waveform": batch})[0]]
-    if importlib.util.find_spec("openvino"):
+    # With these two options OpenVINO 2026 errs where a longer batch follows a shorter one; an export compares and refuses.
+    if importlib.util.find_spec("openvino") and not {"pad_right_samples", "before_pool_offset"} & changes.keys():
         import openvino
 
         onnx.save(graph, str(tmp_path / "graph.onnx"))
@@ -67,7 +70,9 @@ def test_a_traced_graph(changes: dict[str, object], tmp_path: Path) -> None:
                 expected = network(audio).numpy()
             for run in runtimes:
                 found = run(audio.numpy())
-                assert np.abs(found - expected).max() < 3e-5 * np.linalg.norm(expected, axis=1).max()  # sums in another order
+                # Measured with ONNX Runtime: up to 2e-6, but 1.3e-5 for one batch of items with four frames. Against float64
+                # PyTorch is off by 3e-7 at most, so that is the runtime's order of summation in a group norm.
+                assert np.abs(found - expected).max() < 3e-5 * np.linalg.norm(expected, axis=1).max()
 
 
 @pytest.fixture(scope="module")

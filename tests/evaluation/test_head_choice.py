@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -39,7 +40,8 @@ def _table(corpora: int = 2, speakers: int = 30, per_speaker: int = 4) -> tuple[
 
 
 def _held_out(name: str, full: float, targets: int = 10_000, **heads: dict[int, float]) -> HeldOut:
-    return HeldOut(name, 50, targets, full, {16: 4 * full, 64: full}, heads)  # type: ignore[arg-type]
+    kept = dict.fromkeys(heads, 0.9)
+    return HeldOut(name, 50, targets, full, {16: 4 * full, 64: full}, heads, kept)  # type: ignore[arg-type]
 
 
 def test_the_best_on_held_out_speakers_and_corpora_is_fitted_to_all() -> None:
@@ -56,6 +58,7 @@ def test_the_best_on_held_out_speakers_and_corpora_is_fitted_to_all() -> None:
     for one in choice.lists:
         assert one.relative(choice.method, 24) < 1.0 and one.heads[choice.method][4] < 0.9 * one.cut[4]
         assert one.heads["uncentred"][24] == pytest.approx(one.full, abs=1e-3)
+        assert one.kept["uncentred"] == pytest.approx(1.0, abs=1e-4) and 0.3 < one.kept[choice.method] < 0.999
     assert choice.lists[0].speakers < 60 and choice.lists[2].speakers == 30
     json.dumps(choice.as_dict())
     text = "\n".join(choice.lines())
@@ -133,6 +136,20 @@ def test_what_loses_at_full_length_on_any_list_is_left_out() -> None:
     assert _chosen(few, methods)[0] == "lda"  # 2.4 errors in place of 2 are chance
     slightly = [_held_out("x", 0.02, 100_000, trained={16: 0.02, 64: 0.0206}, lda={16: 1, 64: 1}, uncentred=safe) for _ in "ab"]
     assert _chosen(slightly, methods)[0] == "uncentred"
+
+
+def test_of_guessed_speakers_cosines_are_kept_at_full_length_and_shorter_lengths_decide() -> None:
+    methods: tuple[HeadMethod, ...] = ("lda", "trained", "uncentred")
+    rates: dict[HeadMethod, dict[int, float]] = {"lda": {16: 0.01, 64: 0.01}, "trained": {16: 0.02, 64: 0.03}}
+    lists = [_held_out(name, 0.02, **rates, uncentred={16: 0.04, 64: 0.02}) for name in "ab"]
+    assert _chosen(lists, methods)[0] == "lda" and "trained loses" in _chosen(lists, methods)[1]
+    changed = [replace(one, kept={"lda": kept, "trained": 0.9}) for one, kept in zip(lists, (0.86, 0.8), strict=True)]
+    method, why = _chosen(changed, methods, guessed=True)
+    assert method == "trained" and "1.00 times" in why and "2 lists and 1 dims" in why
+    assert "lda loses at 64 dimensions: its cosines correlate 0.83 with those of the whole embedding" in why
+    for rate, expected in ((0.0215, "trained"), (0.0225, "pca")):  # guesses cannot tell differences below a tenth
+        close = [_held_out("a", 0.02, trained={16: rate, 64: 0.02}, pca={16: 0.02, 64: 0.02}, uncentred={16: 0.04, 64: 0.02})]
+        assert _chosen(close, ("trained", "pca", "uncentred"), guessed=True)[0] == expected
 
 
 def test_the_candidates_are_compared_on_a_sample_of_whole_speakers_where_there_are_many(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ import csv
 import io
 import itertools
 import json
+import sys
 import xml.etree.ElementTree
 from pathlib import Path
 
@@ -123,6 +124,17 @@ def test_report_folder(result: EvaluationResult, tmp_path: Path) -> None:
     assert sorted(path.name for path in (tmp_path / "new/folder").iterdir()) == sorted(path.name for path in files)
     assert json.loads(files[0].read_text()) == json.loads(json.dumps(result.to_dict()))
     assert (tmp_path / "new/folder/eer_by_dim.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_without_matplotlib_everything_but_the_plots_is_written(
+    result: EvaluationResult, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    files = write_report(result, tmp_path)
+    assert [path.name for path in files] == ["report.json", "table.md", "table.csv", "report.html"]
+    page = files[-1].read_text()
+    assert "<img" not in page and "<h2>Error rate at every length</h2>" in page and "<table>" in page
+    assert 'pip install "redimnet-mrl[plots]"' in caplog.text
 
 
 def test_plot_shows_both_systems_and_all_dims_as_text(result: EvaluationResult, tmp_path: Path) -> None:

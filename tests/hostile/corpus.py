@@ -195,6 +195,7 @@ def hostile_tensor(rng: Any, good: torch.Tensor) -> Any:
     return rng.choice(kinds)()
 
 
+@functools.lru_cache(maxsize=8)
 def hostile_embeddings(suffix: str) -> dict[str, bytes]:
     """Tables that ask for far more than they hold, or that are not what they seem to be."""
     import zipfile

@@ -96,11 +96,11 @@ def checkpoint(folder: Path, *, config: dict[str, Any] | None = None, first: obj
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda good: torch.zeros(1).expand(40_000, 30_000), "more numbers than the file holds for it"),
-        (lambda good: good.to_sparse(), "expected plain numbers"),
-        (lambda good: good.to("meta"), "expected plain numbers"),
+        (lambda good: torch.zeros(1).expand(40_000, 30_000), "more values than the file holds for it"),
+        (lambda good: good.to_sparse(), "expected a dense tensor of numbers"),
+        (lambda good: good.to("meta"), "expected a dense tensor of numbers"),
         (lambda good: good.to(torch.float8_e4m3fn), "holds torch.float8_e4m3fn"),
-        (lambda good: torch.quantize_per_tensor(good.float(), 0.1, 0, torch.qint8), "expected plain numbers"),
+        (lambda good: torch.quantize_per_tensor(good.float(), 0.1, 0, torch.qint8), "expected a dense tensor of numbers"),
         (lambda good: torch.full_like(good, float("nan")), "holds NaN or infinite values"),
         (lambda good: good.bool(), "holds torch.bool"),
         (lambda good: [good], "is a list, expected a tensor"),

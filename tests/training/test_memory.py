@@ -8,7 +8,7 @@ import torch
 
 from mrl.errors import TrainingError
 from mrl.training import plan_run, run_training
-from mrl.training.trainer import out_of_memory_told
+from mrl.training.trainer import out_of_memory_explained
 from mrl.training.updates import Updater
 from tests.training.conftest import ConfigFactory
 
@@ -36,11 +36,11 @@ def test_a_run_out_of_memory_names_the_keys(
 
 
 def test_what_the_allocators_themselves_say() -> None:
-    with pytest.raises(TrainingError, match="out of memory"), out_of_memory_told():
+    with pytest.raises(TrainingError, match="out of memory"), out_of_memory_explained():
         torch.empty(1 << 50)
-    with pytest.raises(TrainingError, match="out of memory"), out_of_memory_told():
+    with pytest.raises(TrainingError, match="out of memory"), out_of_memory_explained():
         np.empty(1 << 50)
-    with pytest.raises(RuntimeError, match="another"), out_of_memory_told():
+    with pytest.raises(RuntimeError, match="another"), out_of_memory_explained():
         raise RuntimeError("another mistake")
 
 

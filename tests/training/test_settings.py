@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import re
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 
 from mrl.backbone.state_hash import state_sha256
 from mrl.data import CropDataset, PooledCache
+from mrl.distribution import Processes
 from mrl.errors import TrainingError
 from mrl.pretrained import load_pretrained_redimnet, write_official_checkpoint
 from mrl.training import TrainConfig, building, load_config, plan_run, run_training
@@ -18,6 +20,7 @@ from mrl.training.building import build_encoder
 from mrl.training.config import TrainDataConfig
 from mrl.training.data import read_corpus
 from mrl.training.logs import MetricsFile
+from mrl.training.trainer import Trainer
 from tests.backbone.networks import filled_network, small_model_config2
 from tests.training.conftest import ConfigFactory
 from tests.training.test_config import leaves
@@ -129,6 +132,14 @@ def test_a_run_stops_after_too_many_nonfinite_steps(make_config: ConfigFactory, 
     with pytest.raises(TrainingError, match=r"2 steps gave no finite loss.*training\.max_nonfinite_steps is 1"):
         run_training(config)
     assert [record["skipped"] for record in _records(Path(config.training.output_dir), "step")] == [True]
+
+
+def test_how_long_a_silent_process_is_waited_for(make_config: ConfigFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    waits: list[datetime.timedelta] = []
+    monkeypatch.setattr(Processes, "connect", lambda self, device, *, timeout: waits.append(timeout))
+    monkeypatch.setattr(Trainer, "run", lambda self, resume: None)
+    run_training(make_config(**{"training.process_timeout_minutes": 1.5}))
+    assert waits == [datetime.timedelta(seconds=90)]
 
 
 def test_the_checkpoint_that_is_asked_for(make_config: ConfigFactory, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from mrl.backbone.frontend import FrontEnd, frame_mask
 from mrl.backbone.grouping import pool_in_groups
 from mrl.backbone.inference import assign, inference_pooling
 from mrl.backbone.sums import WeightedSum
-from mrl.backbone.waveforms import Audio, as_batch
+from mrl.backbone.waveforms import Audio, as_batch, gradients
 from mrl.errors import InputError, TrainingError
 
 if TYPE_CHECKING:
@@ -205,6 +205,8 @@ class Backbone(nn.Module):
     ) -> Tensor | tuple[Tensor, list[Tensor]]:
         """Return what the official network returns: the raw embedding, not of unit length.
 
+        In evaluation mode without a gradient, unless the waveforms require one.
+
         Args:
             audio: a path, a waveform ``(samples,)``, ``(batch, samples)``, ``(batch, 1, samples)`` at :attr:`sample_rate` Hz,
                 or a list of waveforms of unequal lengths.
@@ -220,17 +222,19 @@ class Backbone(nn.Module):
             InputError: unusable type, shape or length.
             AudioLoadingError: a path that cannot be decoded.
         """
-        audio = as_recordings(audio, sample_rate, target_rate=self.sample_rate, padded=lengths is not None)
-        waveform, counts, single = self._batch(audio, lengths)
-        pooled, outputs = self._pooled(waveform, counts)
-        result = self.embed_pooled(pooled)
-        if self.classifier is not None:
-            result = self.classifier(result)
-        if single:
-            result = result.squeeze(0)
-        if self.config.return_all_outputs:
-            return result, [output.transpose(1, 2) for output in self.encoder.at_full_resolution(outputs)]
-        return result
+        with gradients(self, audio):
+            waveform, counts, single = self._batch(
+                as_recordings(audio, sample_rate, target_rate=self.sample_rate, padded=lengths is not None), lengths
+            )
+            pooled, outputs = self._pooled(waveform, counts)
+            result = self.embed_pooled(pooled)
+            if self.classifier is not None:
+                result = self.classifier(result)
+            if single:
+                result = result.squeeze(0)
+            if self.config.return_all_outputs:
+                return result, [output.transpose(1, 2) for output in self.encoder.at_full_resolution(outputs)]
+            return result
 
     def _batch(self, audio: Audio, lengths: Tensor | Sequence[int] | None) -> tuple[Tensor, Tensor | None, bool]:
         return as_batch(audio, lengths, sample_rate=self.sample_rate, minimum_samples=self.minimum_samples, device=self.device)

@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mrl.errors import InputError
 
@@ -16,6 +16,17 @@ Audio: TypeAlias = "str | os.PathLike[str] | np.ndarray[Any, Any] | Tensor | Seq
 
 _EXPECTED = "a path, a waveform (samples,), a batch (batch, samples) or (batch, 1, samples), or a list of waveforms"
 _PCM_SCALE = {torch.int16: 2.0**15, torch.int32: 2.0**31}
+
+
+def gradients(network: nn.Module, audio: Audio) -> torch.set_grad_enabled:
+    """Return a context in which gradients are recorded only where they can be wanted.
+
+    That is in training mode, or for waveforms that require a gradient. In evaluation mode results can then be turned into NumPy
+    arrays as they are, and no memory is held for a backward pass.
+    """
+    parts = audio if isinstance(audio, (list, tuple)) else (audio,)
+    wanted = network.training or any(isinstance(part, Tensor) and part.requires_grad for part in parts)
+    return torch.set_grad_enabled(wanted and torch.is_grad_enabled())
 
 
 def as_batch(

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 @model_options(depth=True)
 @click.option("--dim", type=int, help="Number of dimensions to keep; all by default.")
 @extraction_options()
+@click.option(
+    "--root", type=click.Path(path_type=Path), help="Folder that ids are relative to, as in trial lists (one file only)."
+)
 @click.option("--windows", "window", type=float, help="Embed windows of this many seconds, with path, start and end of each.")
 @click.option("--hop", type=float, help="Time from one window to the next, in seconds [default: half a window].")
 @click.option("--shard-size", type=int, help="Recordings per shard of a folder [default: 10000].")
@@ -42,6 +45,7 @@ def command(
     model: ModelChoice,
     dim: int | None,
     how: Extraction,
+    root: Path | None,
     window: float | None,
     hop: float | None,
     shard_size: int | None,
@@ -56,6 +60,8 @@ def command(
     Use a folder for up to millions of recordings: they are written shard by shard, and an interrupted command resumes if you
     run it again.
     """
+    if root is not None and (window is not None or not output.suffix):
+        raise click.UsageError("--root is for one file of embeddings, not for --windows or a folder of shards")
     if window is not None:
         _embed_windows(ctx, inputs, output, model, dim, how, window, window / 2 if hop is None else hop)
         return
@@ -73,7 +79,7 @@ def command(
             settings |= {name: value for name, value in shards.items() if value is not None}
             in_shards = embed_to_folder(embedder, recordings, output, how, **settings)
         else:
-            embedded = embed_to_file(embedder, recordings, output, how, **settings)
+            embedded = embed_to_file(embedder, recordings, output, how, root=root, **settings)
     if not processes.is_first:
         return
     if into_folder:

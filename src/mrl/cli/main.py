@@ -9,6 +9,7 @@ import contextlib
 import importlib
 import logging
 import os
+import re
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from typing import Any
 import click
 
 from mrl.cli.interrupting import EXIT_INTERRUPTED, ended_by_interrupt
+from mrl.cli.output import add_common_options
 from mrl.errors import MRLError, ProcessError, ReportedElsewhereError, printable
 from mrl.processes import ProcessPlace
 from mrl.version import __version__
@@ -28,9 +30,9 @@ VERBS: dict[str, str] = {
     "embed": "Turn recordings into embeddings, in one file or a folder of shards.",
     "verify": "Compare two recordings, or an enrolled voice and a recording.",
     "enroll": "Enrol a voice from recordings.",
-    "identify": "Identify the speaker of a recording among the enrolled voices.",
+    "identify": "Identify the speakers of recordings among the enrolled voices.",
     "label": "Name the speakers of a diarised recording by the enrolled voices.",
-    "voices": "List, remove, export and import enrolled voices.",
+    "voices": "List, rename, remove, export and import enrolled voices.",
     "serve": "Serve a local web page: record or upload, enrol, verify, identify.",
     "data": "Scan, check and count corpora for training.",
     "train": "Train a Matryoshka model in two stages.",
@@ -38,6 +40,7 @@ VERBS: dict[str, str] = {
     "evaluate": "Measure the error rate at every dimension on a trial list.",
     "calibrate": "Calibrate a model folder or an exported file: log-likelihood ratios and thresholds.",
     "quantise-report": "Measure what storing embeddings in fewer bytes costs.",
+    "push": "Share a model folder on the Hugging Face Hub.",
     "export": "Write a model for ONNX Runtime, OpenVINO or torch.export.",
     "fit-exits": "Add early exits to a model: faster embeddings from its first stages.",
     "fit-projection": "Fit a Matryoshka head to embeddings from any toolkit.",
@@ -84,8 +87,7 @@ class LazyGroup(click.Group):
         if verb not in self._table:
             return None
         module, name = self._places.get(verb, (verb.replace("-", "_"), "command"))
-        command: click.Command = getattr(importlib.import_module(f"mrl.cli.{module}"), name)
-        return command
+        return add_common_options(getattr(importlib.import_module(f"mrl.cli.{module}"), name))
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         # click's own version would import every command for its line of help.
@@ -112,7 +114,8 @@ class VerbGroup(LazyGroup):
             where = "mrl" if ctx.invoked_subcommand is None else f"mrl {ctx.invoked_subcommand}"
             place = _place()
             where += "" if place.is_first else f" ({place})"
-            click.echo(f"{where}: error: {_one_line(error)}", err=True)
+            command = None if ctx.invoked_subcommand is None else self.get_command(ctx, ctx.invoked_subcommand)
+            click.echo(f"{where}: error: {_in_options(_one_line(error), command)}", err=True)
             raise click.exceptions.Exit(EXIT_ERROR) from error
 
 
@@ -190,6 +193,16 @@ def _place() -> ProcessPlace:
         return ProcessPlace.from_environment()
     except ProcessError:
         return ProcessPlace()
+
+
+def _in_options(message: str, command: click.Command | None) -> str:
+    """Return a message of the library with its parameters as options: ``max_seconds`` becomes ``--max-seconds``."""
+    names = {"target_dim": "--dim"}
+    members = command.commands.values() if isinstance(command, click.Group) else [command] if command else []
+    for parameter in (parameter for member in members for parameter in member.params):
+        if isinstance(parameter, click.Option) and parameter.name and "_" in parameter.name:
+            names[parameter.name] = max(parameter.opts, key=len)
+    return re.sub(r"\b[a-z]+(?:_[a-z]+)+\b(?=[ =,;:]|$)", lambda word: names.get(word[0], word[0]), message)
 
 
 def _one_line(error: BaseException) -> str:

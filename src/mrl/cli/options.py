@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
 import click
+from click.shell_completion import CompletionItem
+
+from mrl.dims import DEFAULT_MODEL
 
 if TYPE_CHECKING:
     from mrl.embeddings import Embedder
@@ -90,11 +93,29 @@ def row_filter(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
     return wanted
 
 
+class ModelName(click.ParamType):  # type: ignore[type-arg]
+    """A model as users name it; the shell completes bundled and released names, and paths."""
+
+    name = "text"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        return str(value)
+
+    def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
+        from mrl.pretrained import bundled_names, list_pretrained
+
+        names = [*bundled_names(), *(name for released in list_pretrained() for name in (released.model_name, released.name))]
+        fitting = [CompletionItem(name) for name in dict.fromkeys(names) if name.startswith(incomplete)]
+        return fitting or [CompletionItem(incomplete, type="file")]
+
+
 model_option = click.option(
     "--model",
-    default="b2-vox2-ft_lm",
+    type=ModelName(),
+    default=DEFAULT_MODEL,
     show_default=True,
-    help="Model folder, official .pt checkpoint, .onnx file, released name, or mrl-b0-demo (bundled).",
+    envvar="MRL_MODEL",
+    help="Model folder, .pt checkpoint, .onnx file, released name such as b2, or mrl-b0-demo (bundled) [also MRL_MODEL].",
 )
 weights_option = click.option(
     "--weights", help="Where to take a released checkpoint from: a file, a URL, or a folder of released files."

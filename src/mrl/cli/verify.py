@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,9 +20,12 @@ from mrl.cli.options import (
     model_options,
     store_option,
 )
+from mrl.cli.output import json_option, result
 
 if TYPE_CHECKING:
-    from mrl.embeddings import Extraction
+    from mrl.embeddings import Extraction, Verification
+
+logger = logging.getLogger(__name__)
 
 
 @click.command()
@@ -31,6 +36,7 @@ if TYPE_CHECKING:
 @extraction_options(without=FOR_MANY, minimum_speech=LEAST_SPEECH)
 @decision_options()
 @store_option
+@json_option
 def command(
     first: str,
     second: Path,
@@ -46,7 +52,7 @@ def command(
     voice:NAME for the voice and ./NAME for the recording.
 
     The score is the cosine of the two embeddings, in [-1, 1]. A calibrated model (mrl calibrate) also gives a log-likelihood
-    ratio and a decision.
+    ratio, the probability of one speaker at a stated prior, and a decision.
     """
     from mrl.identification import VoiceStore, default_store, verify_files, verify_voice
     from mrl.identification.recognise import enrolled_name
@@ -60,19 +66,34 @@ def command(
         opened = VoiceStore(store or default_store())
         verified = verify_voice(model.open(), name, second, opened, how, dim=dim, **criterion)
     rule = verified.rule
-    click.echo(f"score: {verified.score:.4f} (raw cosine, from -1 to 1)")
+    facts = {
+        "score": verified.score,
+        "log_likelihood_ratio": verified.log_likelihood_ratio,
+        "probability": verified.probability,
+        "prior": verified.prior,
+        "same_speaker": verified.same_speaker,
+        "threshold": rule.threshold,
+        "basis": rule.basis or rule.absence,
+        "dim": rule.dim,
+        "model": model.spec,
+    }
+    result(facts, *_lines(verified))
+    if rule.threshold is not None and verified.log_likelihood_ratio is None:
+        logger.warning(
+            "a threshold holds for one model, one dim and one kind of recording; calibrate it on trials of your own. "
+            "It is a raw cosine, not the (cosine + 1) / 2 of some toolkits."
+        )
+
+
+def _lines(verified: Verification) -> Iterator[str]:
+    rule = verified.rule
+    yield f"score: {verified.score:.4f} (raw cosine, from -1 to 1)"
     if rule.threshold is None:
-        click.echo(f"no decision: {rule.absence}")
-        return
-    decision = "same speaker" if verified.same_speaker else "different speakers"
-    if verified.log_likelihood_ratio is not None:
+        yield f"no decision: {rule.absence}"
+    elif verified.log_likelihood_ratio is None:
+        yield f"decision: {verified.decision} (threshold {rule.threshold:g})"
+    else:
         ratio = f"{verified.log_likelihood_ratio:.3f}"
-        click.echo(f"log-likelihood ratio: {ratio} (natural logarithm, above 0 speaks for one speaker)")
-        click.echo(f"decision: {decision} ({rule.basis}: threshold {rule.threshold:.3f})")
-        return
-    click.echo(f"decision: {decision} (threshold {rule.threshold:g})")
-    click.echo(
-        "warning: a threshold holds for one model, one dim and one kind of recording; calibrate it on trials of your own. "
-        "It is a raw cosine, not the (cosine + 1) / 2 of some toolkits.",
-        err=True,
-    )
+        yield f"log-likelihood ratio: {ratio} (natural logarithm, above 0 speaks for one speaker)"
+        yield f"probability of one speaker: {verified.probability:.1%} (at prior {verified.prior:g})"
+        yield f"decision: {verified.decision} ({rule.basis}: threshold {rule.threshold:.3f})"

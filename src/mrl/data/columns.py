@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from mrl.audio import FileSlice
+from mrl.bounded import brief
 from mrl.errors import DataError
 
 
@@ -81,6 +82,18 @@ _ROW = np.dtype(
 _CHUNK_ROWS = 65536
 
 
+def _bytes_of(text: str) -> bytes:
+    """Return a text, which may be a file name that is not UTF-8, as bytes.
+
+    Raises:
+        DataError: it is neither, as only JSON can say (half of a surrogate pair).
+    """
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError as error:
+        raise DataError(f"{brief(text)} is not valid Unicode; rename it") from error
+
+
 class _Texts:
     """Different strings, numbered in the order in which they came."""
 
@@ -92,7 +105,7 @@ class _Texts:
 
     def packed(self) -> dict[str, npt.NDArray[Any]]:
         """Return their bytes, one after the other, and where each ends."""
-        encoded = [text.encode("utf-8", "surrogateescape") for text in self.numbers]
+        encoded = [_bytes_of(text) for text in self.numbers]
         ends = np.cumsum([len(text) for text in encoded], dtype=np.uint64) if encoded else np.zeros(0, dtype=np.uint64)
         return {"bytes": np.frombuffer(b"".join(encoded), dtype=np.uint8), "ends": ends}
 
@@ -303,7 +316,7 @@ def _remove(folder: Path, process: int) -> None:
 
 
 def _append(text: bytearray, name: str) -> tuple[int, int]:
-    encoded = name.encode("utf-8", "surrogateescape")
+    encoded = _bytes_of(name)
     text += encoded
     return len(text) - len(encoded), len(encoded)
 

@@ -16,7 +16,7 @@ from mrl.bounded import open_regular, parse_json
 from mrl.errors import CheckpointError, InputError, MissingDependencyError
 from mrl.runtime.description import Description
 from mrl.runtime.embedder import EMBEDDING, RAW_EMBEDDING
-from mrl.runtime.session import open_session
+from mrl.runtime.session import open_session, properties_of
 
 FormatName = Literal["onnx", "openvino", "pt2"]
 
@@ -120,7 +120,7 @@ def open_runner(path: str | os.PathLike[str], *, threads: int | None = None) -> 
 class _OnnxRunner:
     def __init__(self, file: Path, threads: int | None) -> None:
         self._session = open_session(file, threads)
-        self.description = Description.from_properties(self._session.get_modelmeta().custom_metadata_map, str(file))
+        self.description = Description.from_properties(properties_of(self._session, file), str(file))
 
     def __call__(self, batch: Matrix) -> Outputs:
         return Outputs(*self._session.run([EMBEDDING, RAW_EMBEDDING], {self.description.input: batch}))

@@ -33,6 +33,7 @@ from .networks import evaluation_mode as evaluation_mode
 from .networks import is_matryoshka as is_matryoshka
 from .networks import weights_sha256 as weights_sha256
 from .opening import as_embedder as as_embedder
+from .opening import load_model as load_model
 from .opening import open_embedder as open_embedder
 from .opening import open_model as open_model
 from .recordings import EmbeddedRecording as EmbeddedRecording
@@ -40,6 +41,9 @@ from .recordings import embed_recording as embed_recording
 from .timed import TimedEmbeddings as TimedEmbeddings
 from .timed import embed_windows as embed_windows
 from .timed import save_timed as save_timed
+from .verifying import Recording as Recording
+from .verifying import Verification as Verification
+from .verifying import verify_files as verify_files
 from .windows import Crops as Crops
 from .writing import EmbeddedFolder as EmbeddedFolder
 from .writing import embed_to_file as embed_to_file

@@ -25,7 +25,7 @@ from mrl.runtime.embedder import OnnxEmbedder, unit_prefix
 from mrl.scoring.calibration import Calibration
 
 if TYPE_CHECKING:
-    from mrl.embeddings import Extraction
+    from mrl.embeddings import Extraction, Recording, Verification
     from mrl.matryoshka.exits import Cut
 
 logger = logging.getLogger(__name__)
@@ -213,6 +213,21 @@ class Embedder(ABC):
             convert_to_numpy=convert_to_numpy,
             sample_rate=sample_rate,
         )
+
+    def similarity(self, first: Recording, second: Recording, how: Extraction | None = None, **options: Any) -> Verification:
+        """Compare the speakers of two recordings: cosine, probability of one speaker at a stated prior, decision.
+
+        Args:
+            first, second: files, their bytes, or arrays.
+            how: how they become embeddings.
+            options: dim, threshold, prior, max_false_accept, sample_rate; see :func:`mrl.embeddings.verify_files`, which this is.
+
+        Returns:
+            ``print`` shows it in one line, ``float`` gives the score. Without a calibration there is a score alone.
+        """
+        from mrl import embeddings  # whose function stands above this class
+
+        return embeddings.verify_files(self, first, second, how, **options)
 
     def width(self, output: Output, dim: int) -> int:
         """Return the number of dimensions of an output; "embedding" has ``dim``.

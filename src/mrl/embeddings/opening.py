@@ -10,8 +10,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mrl.dims import DEFAULT_MODEL
 from mrl.embeddings.embedder import Embedder, ExportedEmbedder
 from mrl.errors import CheckpointError, InputError
+from mrl.pretrained.hub import is_hub_name
 
 if TYPE_CHECKING:
     import torch
@@ -26,6 +28,31 @@ CHECKPOINT_SUFFIXES = (".pt", ".pth", EXPORTED_SUFFIX)
 """Of files that hold a network with its weights."""
 
 
+def load_model(
+    name_or_path: str | os.PathLike[str] = DEFAULT_MODEL,
+    *,
+    device: str = "cpu",
+    depth: int | None = None,
+    weights: str | os.PathLike[str] | None = None,
+    revision: str | None = None,
+) -> Embedder:
+    """Load a model and use it: ``load_model().similarity("a.wav", "b.wav")``.
+
+    Args:
+        name_or_path: a model that comes with the package (the default, offline), a released one such as ``"b2"`` (downloaded at
+            first use), a model folder, a repository ``"org/name"`` of the Hugging Face Hub, an official checkpoint (``.pt``), or
+            an exported file (``.onnx``).
+        device: where a network goes, such as ``"cuda"``.
+        depth: stop after N stages (early exit) of a model folder's network.
+        weights: for a released model's name, where its file is.
+        revision: branch, tag or commit of a repository on the Hub.
+
+    Raises:
+        InputError, CheckpointError, DownloadError, MissingDependencyError: as for :func:`open_embedder`, which this is.
+    """
+    return open_embedder(name_or_path, weights=weights, device=device, depth=depth, revision=revision)
+
+
 def open_embedder(
     spec: str | os.PathLike[str],
     *,
@@ -33,15 +60,18 @@ def open_embedder(
     device: str = "cpu",
     depth: int | None = None,
     threads: int | None = None,
+    revision: str | None = None,
 ) -> Embedder:
     """Open the model that ``spec`` names.
 
     Args:
         spec: a model folder, an official checkpoint, the name of a released or bundled model (see
-            :func:`mrl.embeddings.open_model`), or an ``.onnx`` file that ``mrl export`` wrote, for which torch is not needed.
+            :func:`mrl.embeddings.open_model`), a repository ``org/name`` or ``org/name@revision`` of the Hub, or an ``.onnx``
+            file that ``mrl export`` wrote, for which torch is not needed.
         weights: for a released model's name, where its file is.
         device: where a network in torch goes.
         depth: stop after this many stages (early exit) of a model folder's network; None for the whole network.
+        revision: of a repository on the Hub.
         threads: of one call of an ``.onnx`` file; a network goes by ``torch.set_num_threads``.
 
     Raises:
@@ -51,7 +81,9 @@ def open_embedder(
         MissingDependencyError: an ``.onnx`` file without ONNX Runtime.
     """
     text = os.fspath(spec)
-    if Path(text).suffix.lower() == EXPORTED_SUFFIX:
+    if Path(text).suffix.lower() == EXPORTED_SUFFIX and not is_hub_name(text):
+        if revision is not None:
+            raise InputError(f"{text} is a file, so it has no revision {revision!r}")
         if weights is not None:
             raise InputError(f"weights are for a released model's name; {text} has weights of its own")
         if device != "cpu":
@@ -62,9 +94,11 @@ def open_embedder(
             )
         return ExportedEmbedder(text, threads=threads)
     from mrl.embeddings.networks import NetworkEmbedder
+    from mrl.pretrained import model_folder
 
-    folder = Path(text).expanduser()
-    network = open_model(text, weights=weights, device=device, depth=depth)
+    folder = model_folder(Path(text).expanduser(), revision=revision)
+    place = folder if is_hub_name(text) else text  # what was fetched is not asked for again
+    network = open_model(place, weights=weights, device=device, depth=depth)
     return NetworkEmbedder(network, text, folder=folder if folder.is_dir() else None)
 
 
@@ -94,7 +128,7 @@ def open_model(
     """
     import torch
 
-    from mrl.pretrained import bundled_names, find_bundled, find_by_name, load_pretrained_redimnet
+    from mrl.pretrained import bundled_names, find_bundled, find_by_name, load_pretrained_redimnet, model_folder
 
     try:
         torch.empty(0, device=device)
@@ -118,6 +152,8 @@ def open_model(
             raise InputError(f"checkpoint {path} does not exist")
         _refuse_depth(text, depth)
         return load_pretrained_redimnet(weights=path, device=device)
+    if is_hub_name(text):
+        return open_model(model_folder(text), device=device, depth=depth)
     bundled = find_bundled(text)
     if bundled is not None:
         if weights is not None:

@@ -39,6 +39,18 @@ DEFAULT_SHARD_SIZE = 10_000
 _LOG = logging.getLogger(__name__)
 
 
+def id_below(path: str | os.PathLike[str], root: str | os.PathLike[str]) -> str:
+    """Return a recording's id in a trial list: its path relative to ``root``, with slashes.
+
+    Raises:
+        InputError: it does not lie below ``root``.
+    """
+    try:
+        return Path(path).absolute().relative_to(Path(root).absolute()).as_posix()
+    except ValueError:
+        raise InputError(f"{os.fspath(path)} does not lie below the root {os.fspath(root)}") from None
+
+
 def embed_to_file(
     model: Any,
     paths: Sequence[str | os.PathLike[str]],
@@ -47,6 +59,7 @@ def embed_to_file(
     *,
     model_name: str,
     target_dim: int | None = None,
+    root: str | os.PathLike[str] | None = None,
     processes: Processes | None = None,
     **changes: Any,
 ) -> EmbeddedFiles:
@@ -62,14 +75,16 @@ def embed_to_file(
         how: the settings.
         model_name: how the network was called, for the file's metadata.
         target_dim, changes: as for :func:`embed_files`.
+        root: folder that the ids are relative to, as those of a trial list are; by default they are the paths as given.
         processes: those that share the work; the first one writes the file.
 
     Raises:
-        InputError: unusable arguments.
+        InputError: unusable arguments, or a recording that is not below ``root``.
         ProcessError: another process has ended, does not answer, or was given other recordings.
         OSError: the file cannot be written.
     """
     check_suffix(output)
+    ids = {Path(path): os.fspath(path) if root is None else id_below(path, root) for path in paths}
     embedder, chosen = as_embedder(model), changed(how or Extraction(), changes)
     unfinished = Path(f"{os.fspath(output)}.partial")
     files = [Path(path) for path in paths]
@@ -80,7 +95,7 @@ def embed_to_file(
         if found.paths:
             metadata = describe_embeddings(embedder, model_name, found.matrices[0].shape[1], chosen)
             spoken = {name: [round(float(value), 2) for value in getattr(found, name)] for name in ("seconds", "speech_seconds")}
-            save_embeddings(output, [str(path) for path in found.paths], found.matrices[0], {**metadata, **spoken})
+            save_embeddings(output, [ids[path] for path in found.paths], found.matrices[0], {**metadata, **spoken})
         shutil.rmtree(unfinished, ignore_errors=True)
     return EmbeddedFiles(found.paths, found.matrices[0], found.failures)
 

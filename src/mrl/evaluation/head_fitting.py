@@ -83,9 +83,7 @@ def _choose(
     if speakers is None:
         table = _sample(table)
         speakers = {name: str(group) for name, group in zip(table.ids, likely_speakers(table.matrix), strict=True)}
-    # Guessed speakers are those that the embedding itself is sure of, so that a head's loss at full length is overstated: the
-    # choice errs on the safe side.
-    choice = choose_head(table, speakers, groups=groups, dims=dims)
+    choice = choose_head(table, speakers, groups=groups, dims=dims, guessed=not labelled)
     about = {**choice.head.about, "choice": choice.as_dict()}
     lines = choice.lines()
     if not labelled:

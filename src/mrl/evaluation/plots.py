@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import io
+import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +19,8 @@ from mrl.evaluation.figures import BYTES_PER_NUMBER
 from mrl.evaluation.result import EvaluationResult, SystemResult
 from mrl.files import atomic_path
 from mrl.scoring.metrics import error_curve
+
+logger = logging.getLogger(__name__)
 
 # Colours and markers of the lines in a plot, by their place.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -249,6 +253,14 @@ def strata_figure(result: EvaluationResult, group: str) -> Any | None:
     axes.grid(False, axis="x")
     axes.legend(frameon=False, fontsize=8.5, loc="upper left", ncols=len(dims))
     return figure
+
+
+def plots_wanted(plots: bool | None) -> bool:
+    """Return whether a report gets plots; None means wherever matplotlib is installed, and its absence is logged."""
+    if plots is None and importlib.util.find_spec("matplotlib") is None:
+        logger.warning('the report has no plots: they need matplotlib (pip install "redimnet-mrl[plots]")')
+        return False
+    return plots is not False
 
 
 def _figure_class() -> Any:

@@ -6,7 +6,7 @@ import base64
 import html
 import os
 import shlex
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from mrl.evaluation.plots import (
     eer_by_bytes_figure,
     eer_by_dim_figure,
     plot_eer_by_dim,
+    plots_wanted,
     score_figure,
     strata_figure,
     svg_of,
@@ -55,10 +56,15 @@ summary { cursor: pointer; font-size: 13px; color: #0b4f8a; margin: 6px 0; }
 """
 
 
-def write_report(result: EvaluationResult, folder: str | os.PathLike[str], *, plots: bool = True) -> list[Path]:
+def write_report(result: EvaluationResult, folder: str | os.PathLike[str], *, plots: bool | None = None) -> list[Path]:
     """Write ``report.json``, ``table.md``, ``table.csv``, the plot ``eer_by_dim`` (PNG and SVG) and the page ``report.html``.
 
     With strata there is ``strata.csv``, too. The page holds all pictures and tables and needs no other file and no network.
+
+    Args:
+        result: the evaluation.
+        folder: made if absent.
+        plots: draw them; by default wherever matplotlib is installed. Without them the page has tables only.
 
     Returns:
         The files.
@@ -75,11 +81,12 @@ def write_report(result: EvaluationResult, folder: str | os.PathLike[str], *, pl
     if result.strata:
         files.append(place / "strata.csv")
         write_text(files[-1], strata_csv(result))
-    if plots:
+    drawn = plots_wanted(plots)
+    if drawn:
         files += [place / "eer_by_dim.png", place / "eer_by_dim.svg"]
         plot_eer_by_dim(result, *files[-2:])
-        files.append(place / "report.html")
-        write_text(files[-1], html_report(result))
+    files.append(place / "report.html")
+    write_text(files[-1], html_report(result, plots=drawn))
     return files
 
 
@@ -95,21 +102,26 @@ def markdown_report(result: EvaluationResult) -> str:
     return "\n".join(table.markdown() for table in tables if table is not None)
 
 
-def html_report(result: EvaluationResult) -> str:
+def html_report(result: EvaluationResult, *, plots: bool = True) -> str:
     """Return the page: what was found in one sentence, pictures, tables, and how to repeat it.
 
     Everything that came from outside (names, paths, commands) is escaped.
 
     Raises:
-        MissingDependencyError: matplotlib is not installed.
+        MissingDependencyError: plots are wanted and matplotlib is not installed.
     """
+
+    def picture(draw: Callable[..., Any], caption: str, *about: str) -> str:
+        figure = draw(result, *about) if plots else None
+        return "" if figure is None else _picture(figure, caption)
+
     source = Path(result.trial_list.source).name or "trial list"
     figures = figures_table(result)
     parts = [
         f"<h1>{_text(', '.join(system.name for system in result.systems[:4]))}</h1>",
         f'<p class="lead">on {_text(source)}. {_text(headline(result))} Protocol: {_text(result.protocol.name)}.</p>',
         "<h2>Error rate at every length</h2>",
-        _picture(eer_by_dim_figure(result), "Equal error rate against the number of dimensions."),
+        picture(eer_by_dim_figure, "Equal error rate against the number of dimensions."),
         _table(figures),
         *_notes(figures.notes),
     ]
@@ -125,21 +137,18 @@ def html_report(result: EvaluationResult) -> str:
             "over speakers; * below 0.05. With many rows, some of them fall below 0.05 by chance.</p>",
         ]
     parts += [
-        "<h2>Operating points, scores and storage</h2>",
+        "<h2>Operating points, scores and storage</h2>" if plots else "",
         '<div class="pair">',
-        _picture(
-            det_figure(result), "Detection error trade-off; both axes in normal deviates. Nearer to the lower left is better."
-        ),
-        _picture(eer_by_bytes_figure(result), "What an embedding costs to store, and how often it errs."),
+        picture(det_figure, "Detection error trade-off; both axes in normal deviates. Nearer to the lower left is better."),
+        picture(eer_by_bytes_figure, "What an embedding costs to store, and how often it errs."),
         "</div>",
-        _picture(score_figure(result), "Scores of same-speaker (plain) and different-speaker trials (hatched), as densities."),
+        picture(score_figure, "Scores of same-speaker (plain) and different-speaker trials (hatched), as densities."),
     ]
     for group in strata_groups(result):
-        figure = strata_figure(result, group)
         strata = strata_table(result, group)
         parts += [
             f"<h2>By {_text(group)}</h2>",
-            "" if figure is None else _picture(figure, f"Equal error rate by {group}; bars: 95 % intervals over speakers."),
+            picture(strata_figure, f"Equal error rate by {group}; bars: 95 % intervals over speakers.", group),
             _table(strata_summary(result, group)),
             f"<details><summary>Intervals, trials, and errors at one threshold: by {_text(group)}</summary>",
             _table(strata),

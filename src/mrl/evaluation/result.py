@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from mrl.errors import InputError
+from mrl.bounded import read_json_object, said
+from mrl.errors import DataError, InputError
 from mrl.evaluation.figures import DimFigures, bounds
+from mrl.pretrained import ReleaseRate, ReleaseResult
 from mrl.scoring.bootstrap import Interval
 
 
@@ -191,3 +195,24 @@ def _stratum_dict(stratum: StratumFigures) -> dict[str, Any]:
         "false_reject_rate_at_overall_threshold": stratum.false_reject_rate,
         "note": stratum.note,
     }
+
+
+def reported_rates(path: str | os.PathLike[str]) -> ReleaseResult:
+    """Return the error rates of the first system in a ``report.json``, for a model card.
+
+    Raises:
+        DataError: the file is no such report, or was measured without intervals.
+    """
+    report = read_json_object(path, error=DataError, advice="give a report.json of mrl evaluate")
+    try:
+        facts, (system, *_) = report["trial_list"], report["systems"]
+        rates = tuple(
+            ReleaseRate(str(system["name"]), int(row["dim"]), float(row["eer"]), *map(float, row["eer_interval"]))
+            for row in system["dims"]
+        )
+        name = Path(str(facts["source"])).name or "trials"
+        return ReleaseResult(name, "", int(facts["speakers"]), int(facts["trials"]), rates, ())
+    except (KeyError, TypeError, ValueError) as error:
+        raise DataError(
+            f"{os.fspath(path)} is no report of mrl evaluate with intervals ({said(error)}); give --output and --bootstrap to it"
+        ) from error

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mrl.evaluation.figures import interval_bounds
-from mrl.evaluation.plots import COLOURS, MARKERS, figure_and_axes, save_figure
+from mrl.evaluation.plots import COLOURS, MARKERS, figure_and_axes, plots_wanted, save_figure
 from mrl.evaluation.storage import RANKS, FormatFigures, QuantisationResult, Recall
 from mrl.evaluation.tables import trial_list_note, with_interval
 from mrl.files import write_json, write_text
@@ -116,7 +116,9 @@ def quantisation_dict(result: QuantisationResult) -> dict[str, Any]:
     }
 
 
-def write_quantisation_report(result: QuantisationResult, folder: str | os.PathLike[str], *, plots: bool = True) -> list[Path]:
+def write_quantisation_report(
+    result: QuantisationResult, folder: str | os.PathLike[str], *, plots: bool | None = None
+) -> list[Path]:
     """Write ``report.json``, ``table.md``, ``table.csv`` and the plot ``eer_by_bytes`` (PNG and SVG); return the files.
 
     Raises:
@@ -128,7 +130,7 @@ def write_quantisation_report(result: QuantisationResult, folder: str | os.PathL
     write_json(files[0], quantisation_dict(result))
     write_text(files[1], quantisation_table(result).markdown())
     write_text(files[2], records_csv([_record(row) for row in result.rows]))
-    if plots:
+    if plots_wanted(plots):
         files += [place / "eer_by_bytes.png", place / "eer_by_bytes.svg"]
         plot_storage_formats(result, *files[-2:])
     return files

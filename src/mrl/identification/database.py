@@ -189,7 +189,10 @@ def require_model(path: Path, opened: sqlite3.Connection, model_hash: str) -> No
 
 def read_revision(opened: sqlite3.Connection) -> str:
     """Return the token of the store's present state."""
-    return str(opened.execute("SELECT value FROM facts WHERE name = 'revision'").fetchone()[0])
+    row = opened.execute("SELECT value FROM facts WHERE name = 'revision'").fetchone()
+    if row is None:
+        raise sqlite3.DatabaseError("malformed: it does not state its revision")
+    return str(row[0])
 
 
 def renew_revision(opened: sqlite3.Connection) -> None:
@@ -354,6 +357,8 @@ def clear_errors(path: Path) -> Iterator[None]:
             if part in said:
                 raise DataError(f"{path}: {message}") from error
         raise DataError(f"{path} cannot be used ({said}); check the file and its folder") from error
+    except UnicodeDecodeError as error:  # a text in the file, or a message of SQLite's that quotes one
+        raise DataError(f"{path}: {_MESSAGES[1][1]}") from error
 
 
 _MESSAGES = (

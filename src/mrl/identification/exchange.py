@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,6 +21,8 @@ from mrl.errors import DataError
 from mrl.files import atomic_path
 from mrl.identification.database import StoredRecording, StoredVoice
 from mrl.identification.store import VoiceStore
+
+logger = logging.getLogger(__name__)
 
 FORMAT = "redimnet-mrl-voices/1"
 _LARGEST_DIM = 1 << 20
@@ -50,8 +53,13 @@ def export_voices(store: VoiceStore, path: str | os.PathLike[str], names: Sequen
     return len(voices)
 
 
-def import_voices(store_path: str | os.PathLike[str], path: str | os.PathLike[str]) -> int:
+def import_voices(store_path: str | os.PathLike[str], path: str | os.PathLike[str], *, merge: bool = False) -> int:
     """Add all voices of a file to a store, which is made if it is not there, or none; return how many.
+
+    Args:
+        store_path: the store.
+        path: the file.
+        merge: leave out those whose names are taken; the store keeps its own.
 
     Raises:
         DataError: the file is missing, damaged or of another kind; or its voices do not fit the store (another model, length or
@@ -60,7 +68,13 @@ def import_voices(store_path: str | os.PathLike[str], path: str | os.PathLike[st
     file = Path(path)
     head, voices = _read(file)
     store = VoiceStore.open_or_create(store_path, embed_dim=head["embed_dim"], form=head["embedding_format"])
-    store.add_voices(voices)
+    if merge:
+        taken = [voice.name for voice in voices if voice.name in store]
+        if taken:
+            logger.warning("%d voices are left out, since their names are taken: %s", len(taken), ", ".join(taken[:20]))
+        voices = [voice for voice in voices if voice.name not in taken]
+    if voices:
+        store.add_voices(voices)
     return len(voices)
 
 

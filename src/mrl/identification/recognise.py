@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal
 
 import numpy as np
 
@@ -15,21 +15,20 @@ from mrl.embeddings.calibrated import ModelCalibration
 from mrl.embeddings.compact import EmbeddingFormat
 from mrl.embeddings.embedder import Embedder
 from mrl.embeddings.extraction import Extraction
-from mrl.embeddings.mapping import FileFailure, failure_summary
-from mrl.embeddings.recordings import EmbeddedRecording, embed_recording
-from mrl.errors import AudioLoadingError, DataError, InputError
+from mrl.embeddings.recordings import EmbeddedRecording
+from mrl.embeddings.verifying import Recording, as_embedded, embedder_rule, verification
+from mrl.embeddings.verifying import Verification as Verification
+from mrl.embeddings.verifying import verify_files as verify_files
+from mrl.errors import DataError, InputError
 from mrl.identification.database import Voice, clean_name
 from mrl.identification.search import ExactSearch, FunnelSearch, VoiceSearch, hits, unit_queries
 from mrl.identification.store import VoiceStore
 from mrl.identification.voice_matrix import load_voices, voices_in_memory
-from mrl.scoring.cosine import cosine_similarity
-from mrl.scoring.decisions import DecisionRule, decision_rule
+from mrl.scoring.decisions import DecisionRule
 
 logger = logging.getLogger(__name__)
 
 SearchMethod = Literal["exact", "approximate"]
-Recording: TypeAlias = "str | os.PathLike[str] | EmbeddedRecording"
-"""A recording's file, or what :func:`mrl.embeddings.embed_recording` made of one."""
 
 _VOICE = "voice:"
 _CANDIDATES = 20  # of the highest cosine, among which the highest log-likelihood ratio is looked for first
@@ -56,23 +55,6 @@ class VoiceScore:
     def rank(self) -> float:
         """By what voices are ordered: the log-likelihood ratio, or the cosine where there is none."""
         return self.score if self.log_likelihood_ratio is None else self.log_likelihood_ratio
-
-
-@dataclass(frozen=True)
-class Verification:
-    """What comparing a recording with another one, or with an enrolled voice, gave.
-
-    Attributes:
-        score: raw cosine in [-1, 1].
-        log_likelihood_ratio: natural logarithm; None without a calibration of the dim.
-        same_speaker: the decision; None for none.
-        rule: how it was made.
-    """
-
-    score: float
-    log_likelihood_ratio: float | None
-    same_speaker: bool | None
-    rule: DecisionRule
 
 
 @dataclass(frozen=True)
@@ -131,7 +113,7 @@ def enrol(
     if not recordings:
         raise InputError("a voice is enrolled from one recording or more")
     _require_enrollable(embedder, name, Path(store), form, extend)  # before the recordings, which may take long
-    embedded = [_embedded(embedder, recording, how) for recording in recordings]
+    embedded = [as_embedded(embedder, recording, how) for recording in recordings]
     opened = VoiceStore.open_or_create(store, embed_dim=embedder.embed_dim, form=form)
     return opened.add(
         name,
@@ -141,47 +123,6 @@ def enrol(
         calibration_hash=embedder.calibration_hash,
         extend=extend,
     )
-
-
-def verify_files(
-    embedder: Embedder,
-    first: str | os.PathLike[str],
-    second: str | os.PathLike[str],
-    how: Extraction | None = None,
-    *,
-    dim: int | None = None,
-    threshold: float | None = None,
-    prior: float | None = None,
-    max_false_accept: float | None = None,
-) -> Verification:
-    """Compare two recordings.
-
-    Args:
-        embedder: the model; a calibration at this very dim gives a log-likelihood ratio and a decision, one at a neighbouring dim
-            is never used in its place.
-        first, second: the recordings.
-        how: how they become embeddings.
-        dim: prefix length; all dimensions by default.
-        threshold, prior, max_false_accept: as for :func:`decision_rule`, for one voice.
-
-    Raises:
-        AudioLoadingError: a recording cannot be used; both are looked at.
-        InputError: unusable arguments.
-        CheckpointError: a damaged calibration, or one of another model.
-    """
-    rule = _rule(embedder, embedder.check_dim(dim), 1, threshold, prior, max_false_accept)
-    embedded: list[EmbeddedRecording] = []
-    failures: list[FileFailure] = []
-    for recording in (first, second):
-        try:
-            embedded.append(embed_recording(embedder, recording, how))
-        except (AudioLoadingError, InputError) as error:
-            failures.append(FileFailure(Path(recording), str(error)))
-    if failures:
-        raise AudioLoadingError(failure_summary(failures, 2))
-    enrolled, test = embedded
-    score = cosine_similarity(enrolled.embedding[: rule.dim], test.embedding[: rule.dim])
-    return _verification(rule, score, enrolled.seconds, test.seconds)
 
 
 def verify_voice(
@@ -217,8 +158,8 @@ def verify_voice(
     rule = _rule(embedder, chosen, 1, threshold, prior, max_false_accept, store)
     voice = store.voice(name)
     _warn_of_other_calibration(embedder, voice)
-    embedded = _embedded(embedder, recording, how)
-    return _verification(rule, voice_score(store, name, embedded, chosen), voice.seconds, embedded.seconds)
+    embedded = as_embedded(embedder, recording, how)
+    return verification(rule, voice_score(store, name, embedded, chosen), voice.seconds, embedded.seconds)
 
 
 def voice_score(store: VoiceStore, name: str, embedded: EmbeddedRecording, dim: int) -> float:
@@ -299,7 +240,7 @@ def identify(
     if not len(voices):
         raise DataError(f"no voice is enrolled in {store.path}; enrol some first (mrl enroll)")
     rule = _rule(embedder, chosen, len(voices), threshold, prior, max_false_accept, store)
-    embedded = _embedded(embedder, recording, how)
+    embedded = as_embedded(embedder, recording, how)
     # For as many candidates as are wanted here, the exact funnel would have to look at nearly all voices in the end, too.
     search: VoiceSearch = ExactSearch(voices) if method == "exact" else FunnelSearch(voices)
     candidates = _best_voices(search, store, rule, embedded, top, complete=method == "exact")
@@ -342,10 +283,6 @@ def _require_enrollable(embedder: Embedder, name: str, store: Path, form: Embedd
         raise DataError(f"there is no voice {wanted!r} in {store} to add recordings to")
 
 
-def _embedded(embedder: Embedder, recording: Recording, how: Extraction | None) -> EmbeddedRecording:
-    return recording if isinstance(recording, EmbeddedRecording) else embed_recording(embedder, recording, how)
-
-
 def usable_calibration(embedder: Embedder, store: VoiceStore | None = None) -> ModelCalibration:
     """Return the model's calibration if it holds for scores against the voices of a store, or why there is none."""
     known = embedder.calibrated
@@ -366,22 +303,15 @@ def _rule(
     store: VoiceStore | None = None,
 ) -> DecisionRule:
     """Return how a recording is decided on; the calibration is opened only where it is needed."""
-    known = ModelCalibration(None) if threshold is not None else usable_calibration(embedder, store)
-    return decision_rule(
-        known.calibration,
+    return embedder_rule(
+        embedder,
         dim,
-        voices=voices,
+        voices,
         threshold=threshold,
         prior=prior,
         max_false_accept=max_false_accept,
-        model=embedder.name,
-        absence=known.absence,
+        known=None if threshold is not None or store is None else usable_calibration(embedder, store),
     )
-
-
-def _verification(rule: DecisionRule, score: float, voice_seconds: float, seconds: float) -> Verification:
-    ratio = rule.log_likelihood_ratio(score, voice_seconds, seconds)
-    return Verification(score, ratio, rule.accepts(score, ratio), rule)
 
 
 def _scored(rule: DecisionRule, name: str, score: float, voice_seconds: float, seconds: float) -> VoiceScore:

@@ -297,6 +297,21 @@ class VoiceStore:
                 )
             renew_revision(opened)
 
+    def rename(self, name: str, new_name: str) -> None:
+        """Give a voice another name.
+
+        Raises:
+            InputError: an unusable name.
+            DataError: there is no such voice, the new name is taken, or the store cannot be written.
+        """
+        old, new = clean_name(name), clean_name(new_name)
+        with database.connection(self.path, write=True) as opened, database.transaction(opened, write=True):
+            number = require_voice(self.path, opened, old)
+            if voice_number(opened, new) not in (None, number):
+                raise DataError(f"a voice {new!r} is enrolled in {self.path} already; remove it first")
+            opened.execute("UPDATE voices SET name = ?, updated_at = ? WHERE id = ?", (new, _now(), number))
+            renew_revision(opened)
+
     def remove(self, names: Sequence[str]) -> None:
         """Delete voices, all or none, and every trace of them in the store's files.
 

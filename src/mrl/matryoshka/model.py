@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import os
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Literal, overload
 
@@ -15,14 +16,14 @@ from mrl.backbone import Audio, Backbone, family_named
 from mrl.backbone.inference import fold_norm
 from mrl.backbone.size import require_size
 from mrl.backbone.state_hash import state_sha256
-from mrl.backbone.waveforms import as_batch
+from mrl.backbone.waveforms import as_batch, gradients
 from mrl.bounded import said
 from mrl.errors import CheckpointError, InputError, MRLError, TrainingError
 from mrl.matryoshka.closed_form import Method, fit_projection
 from mrl.matryoshka.exits import Cut, EarlyExit, checked_exit_depth, cut_backbone, read_cut
 from mrl.matryoshka.projection import AffineMap, MatryoshkaProjection, pretrained_map
 from mrl.matryoshka.saving import in_half_precision, read_model_folder, write_model_folder
-from mrl.pretrained import Release, model_folder
+from mrl.pretrained import Release, model_folder, push_model_folder
 
 BatchNormStatistics = Literal["frozen", "update"]
 
@@ -121,7 +122,8 @@ class ReDimNetMRL(nn.Module):
         """Return speaker embeddings of unit length.
 
         The network runs in full for every length: a short prefix saves storage and search, not encoding time. That
-        is what ``depth`` is for.
+        is what ``depth`` is for. In evaluation mode the result has no gradient (``model(audio).numpy()`` works), unless the
+        waveforms require one.
 
         Args:
             audio: a path, a waveform ``(samples,)``, ``(batch, samples)``, ``(batch, 1, samples)``, or a list of waveforms.
@@ -145,22 +147,23 @@ class ReDimNetMRL(nn.Module):
         if target_dim is not None:
             self.projection.check_dim(target_dim)
         early = None if depth is None or (type(depth) is int and depth == self.depths[-1]) else self._exit(depth)
-        waveform, counts, single = as_batch(
-            as_recordings(audio, sample_rate, target_rate=self.sample_rate, padded=lengths is not None),
-            lengths,
-            sample_rate=self.sample_rate,
-            minimum_samples=self.backbone.minimum_samples,
-            device=self.device,
-        )
-        if early is None:
-            raw = self.project(self.backbone.pooled_statistics(waveform, counts), target_dim)
-        else:
-            raw = early(*self.backbone.early_statistics(waveform, counts, sums=[early.weighted_sum]), target_dim)
-        if single:
-            raw = raw.squeeze(0)
-        if return_all_dims:
-            return {dim: unit_prefix(raw, dim) for dim in self.mrl_dims}
-        return unit_prefix(raw, raw.shape[-1])
+        with gradients(self, audio):
+            waveform, counts, single = as_batch(
+                as_recordings(audio, sample_rate, target_rate=self.sample_rate, padded=lengths is not None),
+                lengths,
+                sample_rate=self.sample_rate,
+                minimum_samples=self.backbone.minimum_samples,
+                device=self.device,
+            )
+            if early is None:
+                raw = self.project(self.backbone.pooled_statistics(waveform, counts), target_dim)
+            else:
+                raw = early(*self.backbone.early_statistics(waveform, counts, sums=[early.weighted_sum]), target_dim)
+            if single:
+                raw = raw.squeeze(0)
+            if return_all_dims:
+                return {dim: unit_prefix(raw, dim) for dim in self.mrl_dims}
+            return unit_prefix(raw, raw.shape[-1])
 
     def pooled_statistics(self, audio: Audio, lengths: Tensor | Sequence[int] | None = None) -> Tensor:
         """Return pooled statistics ``(batch, pooled_dim)``, before their BatchNorm: what stage 1 trains on, computed once."""
@@ -404,19 +407,53 @@ class ReDimNetMRL(nn.Module):
         }
         write_model_folder(folder, tensors, description)
 
-    @classmethod
-    def from_pretrained(cls, folder: str | os.PathLike[str], *, device: str | torch.device = "cpu") -> ReDimNetMRL:
-        """Load a model that :meth:`save_pretrained` wrote, or one that comes with the package, in eval mode.
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        training: dict[str, Any] | None = None,
+        release: Release | None = None,
+        dtype: torch.dtype = torch.float32,
+        **options: Any,
+    ) -> str:
+        """Save the model and upload it to the Hugging Face Hub; return the address of the commit.
+
+        A folder with a calibration is shared by ``mrl push``, or :func:`mrl.pretrained.push_model_folder`.
 
         Args:
-            folder: a model folder, or a name of :func:`mrl.bundled_models` such as ``"mrl-b0-demo"``. A folder that exists wins
-                over a name.
+            repository: ``"org/name"``; made if absent.
+            training, release, dtype: as for :meth:`save_pretrained`.
+            options: private, revision, message, token; see :func:`mrl.pretrained.push_model_folder`.
+
+        Raises:
+            InputError, DownloadError, MissingDependencyError: as for :func:`mrl.pretrained.push_model_folder`.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, training=training, release=release, dtype=dtype)
+            return push_model_folder(folder, repository, **options)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | os.PathLike[str],
+        *,
+        device: str | torch.device = "cpu",
+        revision: str | None = None,
+        token: str | None = None,
+    ) -> ReDimNetMRL:
+        """Load a model that :meth:`save_pretrained` wrote, one that comes with the package, or one of the Hub, in eval mode.
+
+        Args:
+            folder: a model folder, a name of :func:`mrl.bundled_models` such as ``"mrl-b0-demo"``, or a repository ``"org/name"``
+                of the Hugging Face Hub. A folder that exists wins over a name.
             device: where the model goes.
+            revision, token: of a repository on the Hub, see :func:`mrl.pretrained.fetch_model_folder`.
 
         Raises:
             CheckpointError: no such folder or name, or the folder or a file in it is damaged or of another kind.
+            InputError, DownloadError, MissingDependencyError: as for :func:`mrl.pretrained.fetch_model_folder`.
         """
-        config, tensors = read_model_folder(model_folder(folder))
+        config, tensors = read_model_folder(model_folder(folder, revision=revision, token=token))
         try:
             # Version 0.1 knew one family and named none.
             network, described = family_named(config.get("family")), config["model_config"]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 from torch import Tensor
 
 from mrl.bounded import brief, read_json_object, read_safetensors
@@ -91,8 +92,13 @@ def _cell(rate: ReleaseRate) -> str:
 # The model card: what a stranger who finds the folder must know, generated from facts that are in ``config.json``.
 
 
-def model_card(config: dict[str, Any]) -> str:
-    """Return the text of ``README.md`` for a model folder."""
+def model_card(config: dict[str, Any], results: Sequence[ReleaseResult] = ()) -> str:
+    """Return the text of ``README.md`` for a model folder.
+
+    Args:
+        config: of ``config.json``.
+        results: measured besides those that the configuration states; they go into the card's machine-readable part.
+    """
     dims = ", ".join(str(dim) for dim in config["mrl_dims"])
     source = config["pretrained_source"] or {}
     licence = source.get("licence") or "not stated"
@@ -103,6 +109,7 @@ def model_card(config: dict[str, Any]) -> str:
         "library_name: redimnet-mrl",
         "tags: [speaker-verification, speaker-recognition, matryoshka]",
         *([] if release is None else [f"license: {release.licence.lower()}"]),
+        *_model_index("redimnet-mrl" if release is None else release.name, [*(release.results if release else ()), *results]),
         "---",
         "# Matryoshka speaker embeddings (ReDimNet)" if release is None else f"# {release.name}",
         "",
@@ -142,6 +149,30 @@ def model_card(config: dict[str, Any]) -> str:
     if release is not None:
         lines += release_sections(release)
     return "\n".join(lines) + "\n"
+
+
+def _model_index(name: str, results: Sequence[ReleaseResult]) -> list[str]:
+    """Return the results in the form that the Hugging Face Hub reads, as lines of YAML: an error rate in % for every dim."""
+    if not results:
+        return []
+    listed = [
+        {
+            "task": {"type": "speaker-verification", "name": "Speaker verification"},
+            "dataset": {"type": result.trial_list, "name": result.trial_list},
+            "metrics": [
+                {
+                    "type": "eer",
+                    "name": f"Equal error rate in % with {rate.dim} dimensions",
+                    "value": round(100 * rate.equal_error_rate, 3),
+                    "args": {"dim": rate.dim, "low": round(100 * rate.low, 3), "high": round(100 * rate.high, 3)},
+                }
+                for rate in result.model
+            ],
+        }
+        for result in results
+    ]
+    text = yaml.safe_dump({"model-index": [{"name": name, "results": listed}]}, sort_keys=False, allow_unicode=True)
+    return text.splitlines()
 
 
 def _backbone_weights(config: dict[str, Any]) -> str:

@@ -11,6 +11,10 @@ from .download import LocalCheckpoint as LocalCheckpoint
 from .download import TransferSettings as TransferSettings
 from .download import fetch_checkpoint as fetch_checkpoint
 from .download import resolve_weights as resolve_weights
+from .hub import fetch_model_folder as fetch_model_folder
+from .hub import is_hub_name as is_hub_name
+from .hub import push_model_folder as push_model_folder
+from .hub import split_hub_name as split_hub_name
 from .loading import CheckpointReport as CheckpointReport
 from .loading import load_pretrained_redimnet as load_pretrained_redimnet
 from .loading import verify_checkpoint as verify_checkpoint

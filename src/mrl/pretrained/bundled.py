@@ -11,6 +11,7 @@ from pathlib import Path
 from mrl.bounded import read_json_object
 from mrl.errors import CheckpointError, InputError
 from mrl.files import atomic_path
+from mrl.pretrained.hub import fetch_model_folder, is_hub_name, split_hub_name
 from mrl.pretrained.release import Release
 
 _CONFIG = "config.json"
@@ -54,15 +55,29 @@ def bundled_names() -> tuple[str, ...]:
     return tuple(folder.name for folder in _folders())
 
 
-def model_folder(name_or_folder: str | os.PathLike[str]) -> Path:
+def model_folder(name_or_folder: str | os.PathLike[str], *, revision: str | None = None, token: str | None = None) -> Path:
     """Return the folder that is meant: a folder that exists, or else the model of the package that has this name.
 
-    A local folder wins over a model of the package with the same name. Anything else is returned unchanged.
+    A local folder wins over a model of the package with the same name. A name ``org/name`` that is neither is looked up on the
+    Hub (:func:`mrl.pretrained.fetch_model_folder`). Anything else is returned unchanged.
+
+    Args:
+        name_or_folder: as said; ``org/name@revision`` names a revision, too.
+        revision: of a repository on the Hub.
+        token: of the Hub.
+
+    Raises:
+        InputError: a revision of what is no repository.
+        DownloadError, CheckpointError, MissingDependencyError: as for :func:`mrl.pretrained.fetch_model_folder`.
     """
-    path = Path(name_or_folder)
-    if path.is_dir():
-        return path
-    return next((folder for folder in _folders() if folder.name == os.fspath(name_or_folder)), path)
+    path, name = Path(name_or_folder), os.fspath(name_or_folder)
+    own = path if path.is_dir() else next((folder for folder in _folders() if folder.name == name), None)
+    if own is None and is_hub_name(name):
+        repository, given = split_hub_name(name)
+        return fetch_model_folder(repository, revision=revision or given, token=token)
+    if revision is not None:
+        raise InputError(f"{name} is no repository of the Hub (org/name), so it has no revision {revision!r}")
+    return path if own is None else own
 
 
 def copy_bundled(name: str, folder: str | os.PathLike[str]) -> Path:

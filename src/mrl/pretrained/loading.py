@@ -13,6 +13,7 @@ from mrl.backbone import Backbone, backbone_from_official
 from mrl.errors import CheckpointError, ConfigError, InputError
 from mrl.pretrained.checkpoint import read_official_checkpoint
 from mrl.pretrained.download import LocalCheckpoint, cached_checkpoint, fetch_checkpoint, is_mirror, resolve_weights
+from mrl.pretrained.hub import fetch_hub_checkpoint, is_hub_name, split_hub_name
 from mrl.pretrained.registry import PretrainedCheckpoint, find_by_file_name, find_checkpoint, list_pretrained
 
 _DEFAULT_MODEL = "b2"
@@ -43,6 +44,8 @@ def load_pretrained_redimnet(
     force_reload: bool = False,
     device: str | torch.device = "cpu",
     progress: bool = True,
+    revision: str | None = None,
+    token: str | None = None,
 ) -> Backbone:
     """Load a released ReDimNet exactly, in eval mode.
 
@@ -51,7 +54,7 @@ def load_pretrained_redimnet(
 
     Args:
         model_name: ``b0`` to ``b6``, ``S`` or ``M``; of the second generation ``redimnet2-b0`` to ``redimnet2-b6``. None: ``b2``,
-            or whatever ``weights`` holds.
+            or whatever ``weights`` holds. ``org/name`` is a repository of the Hugging Face Hub that holds one checkpoint (.pt).
         train_type: ``ptn``, ``ft_lm`` (b0 to b6) or ``ft_mix`` (S and M); of the second generation ``ptn``, ``lm`` or ``dis``.
             None: the fine-tuned one.
         dataset: ``vox2`` (b0 to b6 of both generations); ``vb2`` for ptn and ``vb2+vox2+cnc`` for ft_mix of S and M;
@@ -61,6 +64,7 @@ def load_pretrained_redimnet(
         force_reload: download again even if the file is in the cache.
         device: where the network goes.
         progress: show a progress bar while downloading (on a terminal only).
+        revision, token: of a repository on the Hub, see :func:`mrl.pretrained.fetch_model_folder`.
 
     Returns:
         The network. ``model(audio)`` gives the raw embedding ``(batch, 192)``. Its attribute ``pretrained_source`` is a dict with
@@ -74,6 +78,11 @@ def load_pretrained_redimnet(
         ConfigError: the file's ``model_config`` asks for something unknown.
     """
     target = _usable_device(device)
+    if model_name is not None and weights is None and is_hub_name(model_name):
+        repository, given = split_hub_name(model_name)
+        weights = fetch_hub_checkpoint(repository, revision=revision or given, token=token)
+    elif revision is not None:
+        raise InputError(f"only a repository of the Hub (org/name) has revisions; found {model_name!r} with {revision!r}")
     local = _locate(model_name, train_type, dataset, weights, force_reload, progress)
     local, model = _build(local)
     _refuse_another(model_name, local, model)

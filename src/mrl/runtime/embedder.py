@@ -15,7 +15,7 @@ from mrl.bounded import said
 from mrl.errors import CheckpointError, InputError
 from mrl.lengths import group_by_length
 from mrl.runtime.description import Description
-from mrl.runtime.session import open_session
+from mrl.runtime.session import open_session, properties_of
 from mrl.runtime.waveforms import Audio, Waveform, as_waveforms
 
 Matrix = npt.NDArray[np.float32]
@@ -48,7 +48,7 @@ class OnnxEmbedder:
     def __init__(self, path: str | os.PathLike[str], *, threads: int | None = None) -> None:
         self.path = Path(path).expanduser()
         self._session = open_session(self.path, threads)
-        self.description = Description.from_properties(self._session.get_modelmeta().custom_metadata_map, str(self.path))
+        self.description = Description.from_properties(properties_of(self._session, self.path), str(self.path))
         if self.description.input != "waveform":
             raise InputError(
                 f"{self.path} takes {self.description.input} from your own front end, not waveforms; "

@@ -46,6 +46,18 @@ def open_session(path: str | os.PathLike[str], threads: int | None = None) -> An
         raise CheckpointError(f"{file} is damaged or not an ONNX model ({detail}); export or copy it again") from error
 
 
+def properties_of(session: Any, file: Path) -> dict[str, str]:
+    """Return the text properties of an open model.
+
+    Raises:
+        CheckpointError: they are not UTF-8.
+    """
+    try:
+        return dict(session.get_modelmeta().custom_metadata_map)
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{file} is damaged: its properties are not UTF-8 text; export or copy it again") from error
+
+
 def usable_processors() -> int:
     """Return how many processors this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

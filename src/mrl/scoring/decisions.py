@@ -41,6 +41,7 @@ class DecisionRule:
         basis: in words, what the threshold stands for; empty for no decision.
         calibrated_dims: that the model's calibration covers.
         absence: without a threshold, why there is none and what to do about it; otherwise empty.
+        prior: of one speaker in two recordings, on which probabilities rest: as given, or that of the calibration.
     """
 
     dim: int
@@ -49,6 +50,13 @@ class DecisionRule:
     basis: str
     calibrated_dims: tuple[int, ...]
     absence: str = ""
+    prior: float | None = None
+
+    def probability(self, log_likelihood_ratio: float | None) -> float | None:
+        """Return the probability of one speaker at :attr:`prior`; None without a log-likelihood ratio."""
+        if log_likelihood_ratio is None or self.prior is None:
+            return None
+        return 0.5 * (1.0 + math.tanh(0.5 * (log_likelihood_ratio - bayes_threshold(self.prior))))  # no overflow at either end
 
     def log_likelihood_ratio(self, score: float, voice_seconds: float, seconds: float) -> float | None:
         """Return the natural log-likelihood ratio of a cosine; None without a calibration.
@@ -130,9 +138,11 @@ def decision_rule(
     if max_false_accept is None:
         chosen = calibration.prior if prior is None else prior
         bayes_threshold(chosen)  # refuses what is no prior, before it is shared out
-        return DecisionRule(dim, calibration, bayes_threshold(chosen / max(voices, 1)), f"prior {chosen:g}{several}", known)
+        limit = bayes_threshold(chosen / max(voices, 1))
+        return DecisionRule(dim, calibration, limit, f"prior {chosen:g}{several}", known, prior=chosen)
     limit, how = _false_accept_threshold(calibration, dim, max_false_accept, max(voices, 1))
-    return DecisionRule(dim, calibration, limit, f"false accept rate {max_false_accept:g}{several}{how}", known)
+    basis = f"false accept rate {max_false_accept:g}{several}{how}"
+    return DecisionRule(dim, calibration, limit, basis, known, prior=calibration.prior)
 
 
 def _false_accept_threshold(calibration: Calibration, dim: int, rate: float, voices: int) -> tuple[float, str]:

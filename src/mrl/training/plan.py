@@ -25,7 +25,7 @@ from mrl.training.stages import Stage, plan_stages, uses_cache
 from mrl.training.starting import start_figures
 from mrl.training.system import TrainingSystem, check_optimised
 from mrl.training.teachers import DistillationTeacher
-from mrl.training.trainer import out_of_memory_told
+from mrl.training.trainer import out_of_memory_explained
 from mrl.training.updates import build_optimizer, check_precision, parameter_groups
 
 # How much memory a piece of work needs at its peak, counted tensor by tensor, on any device.
@@ -191,7 +191,7 @@ def plan_run(config: TrainConfig) -> RunPlan:
     steps = math.ceil(draws / (config.training.batch_size * config.training.accumulation_steps))
     stages = plan_stages(config)
     program_bytes = _resident_bytes() + _LOADED_LATER_BYTES
-    with out_of_memory_told(), torch.random.fork_rng(devices=[]):
+    with out_of_memory_explained(), torch.random.fork_rng(devices=[]):
         reading_bytes = _reading_bytes(config, system)
         figures = [_figures(config, stage, system, steps, reading_bytes, _allocator_factor(config, device)) for stage in stages]
     vectors = len(data.corpus) * config.advanced.cache_views

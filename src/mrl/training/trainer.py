@@ -43,7 +43,7 @@ _ALLOCATOR_WORDS = ("DefaultCPUAllocator", "can't allocate memory", "not enough 
 
 
 @contextlib.contextmanager
-def out_of_memory_told() -> Iterator[None]:
+def out_of_memory_explained() -> Iterator[None]:
     """Turn an allocator's error within the block into one that names the keys to change.
 
     Raises:
@@ -115,7 +115,7 @@ def run_training(config: TrainConfig, *, resume: str | None = None) -> TrainingR
         check_compiler(device)
     processes.connect(device, timeout=datetime.timedelta(minutes=config.training.process_timeout_minutes))
     try:
-        with stop_on_sigterm() as stop, out_of_memory_told():
+        with stop_on_sigterm() as stop, out_of_memory_explained():
             return Trainer(config, device, processes, stop).run(resume)
     finally:
         processes.disconnect()
