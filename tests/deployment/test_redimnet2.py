@@ -60,7 +60,7 @@ def test_a_traced_graph(changes: dict[str, object], tmp_path: Path) -> None:
 
         onnx.save(graph, str(tmp_path / "graph.onnx"))
         settings = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
-        compiled = openvino.Core().compile_model(openvino.convert_model(tmp_path / "graph.onnx"), "CPU", settings)
+        compiled = openvino.Core().compile_model(openvino.convert_model(str(tmp_path / "graph.onnx")), "CPU", settings)
         runtimes.append(lambda batch: compiled(batch)["raw_embedding"])
     shortest = network.minimum_samples
     for samples in (shortest, shortest + 159, shortest + 160, 5003):
