@@ -29,7 +29,7 @@ check: .venv/ready
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 .venv/ready: requirements.lock requirements-torch.lock pyproject.toml
 	$(PYTHON) -m venv .venv
-	$(PIP) --require-hashes -r requirements.lock
+	$(PIP) --no-deps --require-hashes -r requirements.lock
 	$(PIP) -r requirements-torch.lock
 	$(PIP) --no-deps --no-build-isolation --editable .
 	touch $@
