@@ -56,14 +56,16 @@ def test_settings_by_keyword_or_whole_and_unknown_ones(recordings: list[Path]) -
 
 
 def test_facts_name_what_decides_an_embedding_and_outlast_new_settings() -> None:
-    assert Extraction(batch_seconds=1.0, num_workers=0, show_progress=False).facts() == {"max_seconds": None}
+    new = {"vad": "energy", "window_seconds": 20.0}  # not what records mean that do not mention them
+    assert Extraction(batch_seconds=1.0, num_workers=0, show_progress=False).facts() == {"max_seconds": None, **new}
+    assert Extraction(vad="none", max_seconds=30.0).facts() == {"max_seconds": 30.0}
 
     @dataclasses.dataclass(frozen=True)
     class Later(Extraction):
         speech_only: bool = False
 
-    assert Later(max_seconds=3.0).facts() == {"max_seconds": 3.0}
-    assert Later(speech_only=True).facts() == {"max_seconds": None, "speech_only": True}
+    assert Later(vad="none", max_seconds=3.0).facts() == {"max_seconds": 3.0}
+    assert Later(speech_only=True).facts() == {"max_seconds": None, **new, "speech_only": True}
 
 
 def test_crops_of_two_outputs_are_cut_alike(recordings: list[Path]) -> None:
@@ -105,7 +107,7 @@ def test_what_is_kept_is_what_was_computed(recordings: list[Path], tmp_path: Pat
 
 def test_caches_of_earlier_versions_serve_on(recordings: list[Path], tmp_path: Path) -> None:
     embedder, cache = as_embedder(SpectrumMatryoshka()), EmbeddingCache(tmp_path / "cache")
-    extract(embedder, recordings[:1], Extraction(max_seconds=2.0), outputs=("raw", "backbone"), cache=cache)
+    extract(embedder, recordings[:1], Extraction(max_seconds=2.0, vad="none"), outputs=("raw", "backbone"), cache=cache)
     about = {
         "format": 1,
         "network": embedder.model_hash,

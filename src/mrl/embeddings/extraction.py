@@ -36,6 +36,7 @@ _RECORDINGS_PER_PART, _BYTES_PER_PART = 128, 64 << 20
 _LONGEST_WHOLE = 1.5  # windows: a recording up to this length is embedded whole
 
 _HOW_ONLY = {"batch_seconds", "num_workers", "show_progress"}  # settings that decide how the work is done, not what comes out
+_AT_FIRST = {"vad": "none", "window_seconds": math.inf}  # what records and caches mean that do not mention these settings
 
 
 @dataclass(frozen=True)
@@ -175,11 +176,14 @@ class Extraction:
     def facts(self) -> dict[str, Any]:
         """Return the settings that decide an embedding, as JSON values, for records and for the keys of caches.
 
-        Those left at their default are not listed (but for ``max_seconds``), so that records and caches outlast new settings.
+        Those that say what versions without them did are not listed (but for ``max_seconds``): it is the default of most, so
+        that records and caches outlast new settings, and :data:`_AT_FIRST` of those that came with another default.
         """
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        defaults = {field.name: field.default for field in dataclasses.fields(self)}
-        chosen = {name: value for name, value in values.items() if name not in _HOW_ONLY and value != defaults[name]}
+        fields = [field for field in dataclasses.fields(self) if field.name not in _HOW_ONLY]
+        values = {field.name: (getattr(self, field.name), _AT_FIRST.get(field.name, field.default)) for field in fields}
+        if self.max_seconds is not None and self.max_seconds <= _LONGEST_WHOLE * self.window_seconds:
+            del values["window_seconds"], values["overlap_seconds"]  # nothing is long enough for windows
+        chosen = {name: value for name, (value, before) in values.items() if value != before}
         return {"max_seconds": self.max_seconds, **chosen}
 
 
