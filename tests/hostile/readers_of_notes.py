@@ -241,3 +241,15 @@ def _training_notes(folder: Path) -> Maker:
 
     lists = files(folder, {"txt": b"a.wav\tsilent\n# a comment\n\n/x/b.wav\n"}, read)
     return lambda rng: (heads if rng.random() < 0.5 else lists)(rng)
+
+
+@reader("reports for a model card", "evaluation.result:reported_rates")
+def _reports(folder: Path) -> Maker:
+    from mrl.evaluation.result import reported_rates
+
+    rows = [{"dim": 4, "eer": 0.1, "eer_interval": [0.05, 0.15]}, {"dim": 8, "eer": 0.05, "eer_interval": [0.01, 0.1]}]
+    report = {
+        "trial_list": {"source": "a/trials.txt", "speakers": 5, "trials": 20},
+        "systems": [{"name": "m", "dims": rows}],
+    }
+    return trees(folder / "report.json", report, lambda: reported_rates(folder / "report.json"))
