@@ -35,7 +35,12 @@ def demo() -> BundledModel:
 
 
 def test_the_files_are_those_that_were_built(demo: BundledModel) -> None:
-    assert sorted(path.name for path in demo.folder.iterdir()) == ["README.md", "config.json", "model.safetensors"]
+    assert sorted(path.name for path in demo.folder.iterdir()) == [
+        "README.md",
+        "calibration.json",
+        "config.json",
+        "model.safetensors",
+    ]
     assert sha256_of(demo.folder / "model.safetensors") == WEIGHTS_SHA256
     config = json.loads((demo.folder / "config.json").read_text(encoding="utf-8"))
     assert (config["weights_sha256"], config["weights_dtype"]) == (WEIGHTS_SHA256, "float16")
@@ -68,7 +73,7 @@ def test_the_card_is_written_from_the_configuration_and_says_what_it_must(demo: 
     assert f"{release.training_speakers} speakers" in release.notice and f"**{release.notice}**" in card
     for sentence in (*release.intended_use, *release.limits):
         assert sentence in card
-    assert any("no calibration" in limit for limit in release.limits)
+    assert any("starter calibration" in limit for limit in release.limits)
     spoken = [corpus for corpus in release.corpora if corpus.speakers is not None]
     assert [corpus.licence for corpus in spoken] == ["CC-BY-4.0", "CC-BY-4.0"]
     assert sum(corpus.speakers or 0 for corpus in spoken) == release.training_speakers == 376

@@ -52,7 +52,7 @@ def command(
     voice:NAME for the voice and ./NAME for the recording.
 
     The score is the cosine of the two embeddings, in [-1, 1]. A calibrated model (mrl calibrate) also gives a log-likelihood
-    ratio, the probability of one speaker at a stated prior, and a decision.
+    ratio, the probability of one speaker at a stated prior, and a decision. The bundled model has a starter calibration.
     """
     from mrl.identification import VoiceStore, default_store, verify_files, verify_voice
     from mrl.identification.recognise import enrolled_name
