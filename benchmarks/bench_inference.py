@@ -116,8 +116,10 @@ def _openvino(path: Path, threads: int, precision: str, *, fixed: bool) -> Run:
         import openvino  # type: ignore[import-untyped]
     except ImportError as error:
         raise MissingDependencyError('OpenVINO is not installed: pip install "redimnet-mrl[openvino]"') from error
+    from mrl.deployment.formats import OPENVINO_SETTINGS
+
     core = openvino.Core()
-    settings = {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads}
+    settings = OPENVINO_SETTINGS | {"INFERENCE_PRECISION_HINT": precision, "INFERENCE_NUM_THREADS": threads}
     compiled: dict[Any, Any] = {}
 
     def run(batch: Tensor) -> Tensor:

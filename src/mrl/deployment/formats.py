@@ -126,16 +126,21 @@ class _OnnxRunner:
         return Outputs(*self._session.run([EMBEDDING, RAW_EMBEDDING], {self.description.input: batch}))
 
 
+OPENVINO_SETTINGS: dict[str, Any] = {
+    # Without this hint OpenVINO computes in bfloat16 on processors that have it.
+    "INFERENCE_PRECISION_HINT": "f32",
+    # What OpenVINO 2026.4 keeps of a recording whose pooling sees one frame makes the embeddings of all later ones wrong.
+    "CPU_RUNTIME_CACHE_CAPACITY": 0,
+}
+
+
 class _OpenVinoRunner:
     def __init__(self, file: Path, threads: int | None) -> None:
         openvino = require_openvino()
         with open_regular(file, error=CheckpointError) as stream:
             if not stream.read(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"<"):  # its readers of other formats would be tried
                 raise CheckpointError(f"{file} is not the XML of an OpenVINO model; export it again")
-        # Without this hint OpenVINO computes in bfloat16 on processors that have it.
-        settings: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32"}
-        if threads is not None:
-            settings["INFERENCE_NUM_THREADS"] = threads
+        settings = OPENVINO_SETTINGS | ({} if threads is None else {"INFERENCE_NUM_THREADS": threads})
         try:
             core = openvino.Core()
             model = core.read_model(str(file))
