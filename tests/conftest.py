@@ -21,6 +21,12 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session", autouse=True)
+def no_width() -> None:
+    """Tables are as wide as they need to be where ``COLUMNS`` is not set; processes of pytest-xdist have it."""
+    os.environ.pop("COLUMNS", None)
+
+
+@pytest.fixture(scope="session", autouse=True)
 def one_thread() -> Iterator[None]:
     """Small networks gain nothing from threads, and the machine may be busy."""
     before = torch.get_num_threads()

@@ -148,7 +148,7 @@ def test_int8_scores_need_a_calibration_of_their_own(
     for command in verify:
         assert run(command) == 0
         answers.append([line for line in capsys.readouterr().out.splitlines() if "score" not in line])
-    assert answers[0] == answers[1] and "prior 0.01: threshold 4.595" in answers[0][1]
+    assert answers[0] == answers[1] and "prior 0.01: threshold 4.595" in answers[0][-1]
     beside.write_text(json.dumps({**json.loads(beside.read_text()), "weights_sha256": "9" * 64}))
     assert run(verify[0]) == 2
     assert "int8.onnx.calibration.json was made for other weights than" in capsys.readouterr().err

@@ -69,4 +69,4 @@ def test_few_blocks_are_left_out() -> None:
     every = [block for page in pages() for block in fenced_blocks(page, "python")]
     left_out = [f"{block.place}: {block.not_run}" for block in every if block.not_run is not None]
     assert len(every) >= 10
-    assert len(left_out) <= 2, left_out
+    assert len(left_out) <= 3, left_out  # a corpus twice, and the Hub

@@ -103,15 +103,17 @@ def _requests(folder: Path) -> Maker:
     """Bytes as they come from the network, through uvicorn's parser and the whole application, without a socket."""
     import asyncio
     import contextlib
+    import weakref
 
     from tests.hostile.transport import answer_to
     from tests.serving.makers import application
 
     stack = contextlib.ExitStack()
-    app = stack.enter_context(application(folder / "v.sqlite"))
     loop = asyncio.new_event_loop()
+    stack.callback(loop.close)
+    app = stack.enter_context(application(folder / "v.sqlite"))
 
-    def make(rng: random.Random, _open: contextlib.ExitStack = stack) -> Action:  # the application ends with its last name
+    def make(rng: random.Random) -> Action:
         sent = damaged_bytes(rng, list(_HEADS))
 
         def send() -> None:
@@ -124,6 +126,7 @@ def _requests(folder: Path) -> Maker:
 
         return send
 
+    weakref.finalize(make, stack.close)
     return make
 
 

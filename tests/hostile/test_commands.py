@@ -41,8 +41,8 @@ _BUSY = """
 import hashlib, sys
 import mrl.cli.main as main
 def run(args):
-    print("busy", flush=True)
     try:
+        print("busy", flush=True)
         hashlib.pbkdf2_hmac("sha256", b"a", b"b", 2_000_000_000)  # one instruction of Python's, for many minutes
     except KeyboardInterrupt:  # the signal came before that instruction began
         return main.EXIT_INTERRUPTED

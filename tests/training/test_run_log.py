@@ -120,6 +120,7 @@ def test_disabled_and_missing_logs(make_config: ConfigFactory, monkeypatch: pyte
         run_training(make_config(**short, **{"training.tensorboard": True, "training.output_dir": "run-3"}))
 
 
+@pytest.mark.skipif(importlib.util.find_spec("wandb") is None, reason="needs Weights & Biases (the extra logs)")
 def test_wandb_that_cannot_start_is_reported(make_config: ConfigFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     import wandb
 

@@ -21,11 +21,11 @@ _PCM_SCALE = {torch.int16: 2.0**15, torch.int32: 2.0**31}
 def gradients(network: nn.Module, audio: Audio) -> torch.set_grad_enabled:
     """Return a context in which gradients are recorded only where they can be wanted.
 
-    That is in training mode, or for waveforms that require a gradient. In evaluation mode results can then be turned into NumPy
-    arrays as they are, and no memory is held for a backward pass.
+    That is in training mode, and for tensors, as PyTorch has it. The embedding of a file or a NumPy array in evaluation mode can
+    then be turned into a NumPy array as it is, and no memory is held for a backward pass.
     """
     parts = audio if isinstance(audio, (list, tuple)) else (audio,)
-    wanted = network.training or any(isinstance(part, Tensor) and part.requires_grad for part in parts)
+    wanted = network.training or any(isinstance(part, Tensor) for part in parts)
     return torch.set_grad_enabled(wanted and torch.is_grad_enabled())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,7 +60,8 @@ def embed_recording(
     """
     chosen = how or Extraction()
     sound = chosen.open(recording, name=name, sample_rate=sample_rate)
-    logger.info("%s: %.1f s of speech, %.1f s embedded", sound.name, sound.speech_seconds, sound.seconds)
+    if isinstance(recording, (str, os.PathLike)):
+        logger.info("%s: %.1f s of speech, %.1f s embedded", sound.name, sound.speech_seconds, sound.seconds)
     if sound.speech_seconds < SHORT_SECONDS:
         logger.warning(
             "%s has %.2f s of speech; below %g s scores are uncertain", sound.name, sound.speech_seconds, SHORT_SECONDS
