@@ -130,7 +130,7 @@ def test_push_and_load_again(
     assert run(["push", "mrl-b0-demo", NAME, "--report", str(report)]) == 0
     assert capsys.readouterr().out.startswith(f"pushed: {hub.address}/{NAME}/commit/")
     shared = hub.repositories[NAME].commits[hub.repositories[NAME].branches["main"]]
-    assert set(shared) == {".gitattributes", "README.md", "config.json", "model.safetensors"}
+    assert set(shared) == {".gitattributes", "README.md", "calibration.json", "config.json", "model.safetensors"}
     parsed = huggingface_hub.ModelCard(shared["README.md"].decode()).data.eval_results
     ours = [one for one in parsed if one.dataset_name == "mine.txt"]
     figures = [(one.metric_args["dim"], one.metric_value, one.metric_args["low"]) for one in ours]
