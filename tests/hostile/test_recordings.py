@@ -111,9 +111,9 @@ def test_verifying(mixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     model = corpus.write_model(tmp_path / "model")
     for name in ("rf64-of-20-bytes.wav", "pcm-64.wav", "bits-33.wav", "rate-1.wav"):
         assert run(["verify", str(mixed / "spk1" / name), str(mixed / "spk2" / "good0.flac"), "--model", str(model)]) == 2
-        told = capsys.readouterr().err
-        (line,) = [line for line in told.splitlines() if "error" in line]
-        assert line.startswith("mrl verify: error: ") and name in line and "Traceback" not in told
+        printed = capsys.readouterr().err
+        (line,) = [line for line in printed.splitlines() if "error" in line]
+        assert line.startswith("mrl verify: error: ") and name in line and "Traceback" not in printed
 
 
 def test_preparing_a_corpus(mixed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

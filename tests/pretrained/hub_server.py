@@ -6,10 +6,11 @@ import base64
 import contextlib
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
+
+from tests.pretrained.servers import running
 
 GOOD_TOKEN = "hf_writeToken"
 
@@ -137,13 +138,5 @@ def serving_hub() -> Iterator[Hub]:
                 {"success": True, "commitOid": key, "commitUrl": f"{hub.address}/{'/'.join(parts[2:4])}/commit/{key}"}
             )
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    hub.address = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
+    with running(Handler) as hub.address:
         yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -35,6 +35,21 @@ class Answers:
 
 
 @contextlib.contextmanager
+def running(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    """Serve by a handler until the block ends; yield the address, without a slash."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    server.daemon_threads = True
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+@contextlib.contextmanager
 def serving(answers: Answers) -> Iterator[str]:
     """Serve until the block ends; yield the base address with its slash."""
 
@@ -101,14 +116,8 @@ def serving(answers: Answers) -> Iterator[str]:
             condition = self.headers.get("If-Range")
             return None if condition is not None and condition != etag else int(match.group(1))
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/releases/"
-    finally:
-        answers.stop.set()
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with running(Handler) as address:
+        try:
+            yield f"{address}/releases/"
+        finally:
+            answers.stop.set()

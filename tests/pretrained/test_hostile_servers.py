@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from http.client import HTTPMessage
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 
 import pytest
@@ -17,7 +16,7 @@ from mrl.pretrained import fetch_checkpoint, find_by_name
 from mrl.pretrained.cache import record_path
 from mrl.transfer import TransferSettings, _SafeRedirects, fetch_url
 from tests.hostile import corpus
-from tests.pretrained.servers import Answers
+from tests.pretrained.servers import Answers, running
 
 HASTY = TransferSettings(attempts=2, timeout_seconds=5.0, first_delay_seconds=0.01, most_bytes=300_000)
 ENDLESS = 50_000_000
@@ -34,16 +33,8 @@ def answering(answer: Callable[[BaseHTTPRequestHandler], None]) -> Iterator[str]
         def do_GET(self) -> None:
             answer(self)
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/a.pt"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
+    with running(Handler) as address:
+        yield f"{address}/a.pt"
 
 
 def endless(request: BaseHTTPRequestHandler) -> None:

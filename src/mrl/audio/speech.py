@@ -18,7 +18,7 @@ from mrl.audio.reading import SAMPLE_RATE
 from mrl.errors import InputError, MissingDependencyError
 
 SpeechDetector = Literal["none", "energy", "silero"]
-"""How speech is told from the rest: not at all (all is kept), by its power, or by the network Silero VAD."""
+"""How speech is found: not at all (all is kept), by its power, or by the network Silero VAD."""
 
 _LONGEST_PAUSE = SAMPLE_RATE  # kept: networks are trained on speech with its pauses
 _MARGIN = SAMPLE_RATE // 5  # kept on each side of a longer one

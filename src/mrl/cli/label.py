@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ from mrl.cli.options import (
     model_options,
     store_option,
 )
+from mrl.cli.output import json_option, result, wants_json
 
 if TYPE_CHECKING:
     from mrl.embeddings import Extraction
@@ -35,19 +35,18 @@ if TYPE_CHECKING:
     show_default=True,
     help="Least lead over the second best voice: in log-likelihood ratio, or in cosine for a model without calibration.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print what was found for each speaker as JSON; needs --output.")
 @model_options()
 @store_option
 @dim_option
 @extraction_options(without=(*FOR_MANY, "max_seconds"))
 @decision_options()
+@json_option
 def command(
     turns: Path,
     recording: Path,
     output: Path | None,
     min_seconds: float,
     margin: float,
-    as_json: bool,
     model: ModelChoice,
     store: Path | None,
     dim: int | None,
@@ -57,14 +56,15 @@ def command(
     """Name the speakers of a diarised recording by the enrolled voices.
 
     TURNS says who speaks when in RECORDING: .rttm, .json (WhisperX, pyannote), .srt or .vtt with speaker tags. The same file is
-    written with names in place of the speakers that are enrolled; unknown speakers stay as they are.
+    written with names in place of the speakers that are enrolled; unknown speakers stay as they are. --json prints what was found
+    for each speaker, and needs --output.
     """
     from mrl.errors import InputError
     from mrl.files import write_text
     from mrl.identification import LabelSettings, VoiceStore, default_store, label_speakers, new_names, read_turns
     from mrl.tables import ABSENT, Table, print_tables
 
-    if as_json and output is None:
+    if wants_json() and output is None:
         raise InputError("--json prints on the screen, where the named turns would go; write those to a file with --output")
     settings = LabelSettings(min_seconds=min_seconds, max_seconds=max(60.0, min_seconds), margin=margin)
     read = read_turns(turns, recording=recording.stem)
@@ -75,8 +75,8 @@ def command(
         click.echo(named, nl=False)
     else:
         write_text(output, named)
-    if as_json:
-        click.echo(json.dumps([speaker.to_dict() for speaker in speakers], indent=2, ensure_ascii=False))
+    if wants_json():
+        result(speakers)
         return
     rows = []
     for speaker in speakers:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 import numpy as np
 
-from mrl.audio import audio_info, load_audio
+from mrl.audio import SAMPLE_RATE, audio_info, load_audio
 from mrl.embeddings.embedder import Embedder, Waveform
 from mrl.embeddings.extraction import Extraction
 from mrl.embeddings.recordings import embed_recording
@@ -67,10 +66,6 @@ class LabelledSpeaker:
     second: VoiceScore | None
     reason: str
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return what JSON holds of it."""
-        return dataclasses.asdict(self)
-
 
 def label_speakers(
     embedder: Embedder,
@@ -125,7 +120,8 @@ def label_speakers(
             continue
         speech = _speech(recording, usable, wanted.max_seconds)
         try:
-            embedded = embed_recording(embedder, speech, how, name=f"{speaker} in {os.fspath(recording)}")
+            name = f"{speaker} in {os.fspath(recording)}"
+            embedded = embed_recording(embedder, speech, how, name=name, sample_rate=SAMPLE_RATE)
         except AudioLoadingError as error:  # silence where speech should be
             speakers.append(LabelledSpeaker(speaker, None, seconds, None, None, str(error)))
             continue

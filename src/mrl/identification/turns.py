@@ -87,7 +87,7 @@ class Turns:
 
 
 def read_turns(path: str | os.PathLike[str], *, recording: str | None = None) -> Turns:
-    """Read the turns of one recording; the format is told by the suffix (.rttm, .json, .srt, .vtt).
+    """Read the turns of one recording; the suffix says which format it has (.rttm, .json, .srt, .vtt).
 
     Args:
         path: the file.
